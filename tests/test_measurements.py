@@ -9,7 +9,7 @@ import pytest
 from conftest import do
 from pgrunbook.config.targets import Target
 from pgrunbook.database import connection, measurements
-from pgrunbook.database.measurements import Measurements
+from pgrunbook.database.measurements import Measurements, TableSize
 from pgrunbook.database.query_plans import HeavyQuery, MeasuredQuery, QueryPlan
 from pgrunbook.procedures import measured_views, query_views
 from scenes import session
@@ -92,6 +92,14 @@ def test_a_query_of_the_traffic_is_compared_by_the_calls_since() -> None:
     assert (reset.now_ms, list(reset.problems(2.0))) == (30.0, [])
     unseen = query_views.of_heavy(was, HeavyQuery(was.query, 100, 4_000.0))
     assert (unseen.now_ms, list(unseen.problems(2.0))) == (None, [])
+
+
+def test_a_dollar_in_a_name_is_no_formula() -> None:
+    """pg_stat_statements writes values as $1, and a table may be named so."""
+    name = "SELECT $1+i%$2, \\frac"
+    assert query_views.bars({name: (1.0, 2.0)}, 2.0).says == f"Critical queries: {name}: 1.0 ms before, 2.0 ms now"
+    size = {"a$b^{$": TableSize(1 << 20, 1 << 20, 0)}
+    assert query_views.size_bars(size, size, list(size)).png[:4] == b"\x89PNG"
 
 
 def test_a_query_that_fails_now_is_a_problem_and_one_that_always_failed_is_not() -> None:

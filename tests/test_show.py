@@ -188,6 +188,17 @@ def test_a_picture_is_told_in_words_as_well() -> None:
     assert pictures[0].png == pictures[1].png
 
 
+def test_a_name_with_dollars_is_no_formula() -> None:
+    """As matplotlib takes $...$ for one, wherever it stands: at a bar, an axis, a point, in the legend."""
+    name = "$1+i%$2^{"
+    made, axes = figure(3, 2)
+    axes.barh([name], [1], label=name)
+    axes.set_xlabel(name)
+    axes.annotate(name, (0.5, 0.5))
+    axes.legend()
+    assert Picture.of(made, name).png.startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize("view", ["table", "card", "banner"])
 def test_a_name_moves_no_cursor_and_turns_no_text(view: str) -> None:
     """Names and values of the database in a terminal, and in HTML."""

@@ -92,7 +92,8 @@ def _count(conn: Connection, leave_out: str, counts: dict[str, tuple[int, bool]]
         if row["rows_estimate"] >= COUNT_EXACTLY_BELOW_ROWS:
             counts[row["name"]] = (row["rows_estimate"], False)
             continue
-        query = sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(row["schema_name"], row["relation"]))
+        table = sql.Identifier(row["schema_name"], row["relation"])
+        query = sql.SQL("/* pgrunbook */ SELECT count(*) FROM {}").format(table)
         try:
             number = conn.execute(query).fetchone()
             counts[row["name"]] = (int(str(number[0])) if number else 0, True)
@@ -128,7 +129,7 @@ def _not_checked(name: str, where: str, why: str) -> Leftover:
 
 def _furthest(conn: Connection, row: dict[str, Any]) -> int | None:
     """The last value in the column in the sequence's direction, None where it has no row. Raises as the server does."""
-    query = sql.SQL("SELECT {}({})::bigint FROM {}").format(
+    query = sql.SQL("/* pgrunbook */ SELECT {}({})::bigint FROM {}").format(
         sql.SQL("max" if row["increment"] > 0 else "min"),
         sql.Identifier(row["column_name"]), sql.Identifier(row["schema_name"], row["relation"]),
     )  # fmt: skip

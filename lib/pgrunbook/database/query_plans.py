@@ -21,6 +21,7 @@ from pgrunbook.sql.tree import trees, walk
 
 GENERIC_PLAN_SINCE = 160_000
 ANALYZE_TIMEOUT_MS = 600_000
+ENOUGH_CALLS = 5  # of a query of the traffic: a load that runs once says nothing about it
 _WRITES = (ast.InsertStmt, ast.UpdateStmt, ast.DeleteStmt, ast.MergeStmt)
 # What the server counts of all users; ours and its own are no queries of the application.
 _HEAVIEST = """
@@ -34,9 +35,10 @@ JOIN pg_catalog.pg_database AS d ON d.oid = s.dbid
 JOIN pg_catalog.pg_roles AS r ON r.oid = s.userid
 WHERE d.datname = pg_catalog.current_database()
   AND s.query ~* '^\\s*(SELECT|WITH|INSERT|UPDATE|DELETE|MERGE|VALUES|TABLE)\\M'
-  AND s.query !~ 'pg_catalog|pgrunbook'
+  AND s.query !~* 'pgrunbook|pg_catalog|(FROM|JOIN)\\s+(ONLY\\s+)?(pg_|information_schema)'
   AND (s.queryid::text = ANY (%(ids)s::text[]) OR %(ids)s::text[] IS NULL)
 GROUP BY s.queryid
+HAVING pg_catalog.sum(s.calls) >= %(calls)s OR %(ids)s::text[] IS NOT NULL
 ORDER BY total_ms DESC
 LIMIT %(most)s
 """
@@ -100,8 +102,8 @@ def measured(conn: Connection, query: str, *, time_writes: bool = False) -> Meas
 def heaviest(conn: Connection, *, most: int, ids: list[str] | None = None) -> tuple[dict[str, HeavyQuery], str]:
     """Return the queries that took most time in this database, by their id, and why there are none, "" where there are.
 
-    With ``ids`` only these. The server of PostgreSQL 16 and later plans them without values; not those of other users:
-    planning calls functions, with our rights.
+    With ``ids`` only these; else those of five calls and more. The server of PostgreSQL 16 and later plans them without
+    values; not those of other users: planning calls functions, with our rights.
     """
     found = queries.rows(conn, "query_plans", "extension")
     if not found:
@@ -109,7 +111,7 @@ def heaviest(conn: Connection, *, most: int, ids: list[str] | None = None) -> tu
     try:
         with conn.cursor(row_factory=dict_row) as cursor:
             asked = sql.SQL(_HEAVIEST).format(sql.Identifier(found[0]["schema"]))
-            told = cursor.execute(asked, {"ids": ids, "most": most}).fetchall()
+            told = cursor.execute(asked, {"ids": ids, "most": most, "calls": ENOUGH_CALLS}).fetchall()
     except psycopg.Error as exc:
         if meaning(exc) is Meaning.LOST:
             raise

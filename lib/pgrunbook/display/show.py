@@ -241,11 +241,17 @@ class Picture:
 
     @classmethod
     def of(cls, figure: Any, says: str) -> Picture:
-        """Make a picture of a matplotlib figure."""
+        """Make a picture of a matplotlib figure; a name with dollars in it is no formula."""
         import io
 
+        from matplotlib import rc_context
+        from matplotlib.text import Text
+
         file = io.BytesIO()
-        figure.savefig(file, format="png", dpi=110, facecolor="white", metadata={"Software": None})
+        with rc_context({"text.parse_math": False}):  # for what is made when it is drawn
+            for text in figure.findobj(Text):
+                text.set_parse_math(False)
+            figure.savefig(file, format="png", dpi=110, facecolor="white", metadata={"Software": None})
         return cls(file.getvalue(), says)
 
     def __repr__(self) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pgrunbook.database.assertions import AssertionResult
 from pgrunbook.database.integrity import Breach
 from pgrunbook.database.measurements import Measurements, RowSum
+from pgrunbook.display.prose import counted
 from pgrunbook.display.show import BAD, GOOD, QUIET, WARN, Cell, Table
 
 
@@ -24,6 +25,7 @@ class ComparedTable:
     is_counted: bool
     is_meant: bool
     is_same: bool | None
+    is_new: bool = False
 
     @property
     def unexplained(self) -> bool:
@@ -46,7 +48,8 @@ def compared(
     for name, (now, exact) in counts.items():
         was, is_exact = before.rows.get(name, (None, True))
         same = _is_same(before.sums[name], again[name]) if name in again and name in before.sums else None
-        found.append(ComparedTable(name, was, now, exact and is_exact, bare(name) in touched, same))
+        is_new = was is None and bool(before.rows)
+        found.append(ComparedTable(name, was, now, exact and is_exact, bare(name) in touched, same, is_new))
     gone = {name: was for name, was in before.rows.items() if name not in counts}
     return [*found, *(ComparedTable(name, was, None, exact, False, None) for name, (was, exact) in gone.items())]
 
@@ -110,9 +113,9 @@ def assertions(results: Sequence[AssertionResult]) -> Table:
 
 def told(result: AssertionResult) -> str:
     """Say what an assertion found, and what went wrong."""
-    found = "no row" if result.holds else f"{result.rows:,} rows" if result.is_counted else ""
+    found = "no row" if result.holds else counted(result.rows, "row") if result.is_counted else ""
     if result.rows and not result.is_counted:
-        found = f"at least {result.rows:,} rows"
+        found = f"at least {counted(result.rows, 'row')}"
     return "; ".join(filter(None, [found, result.why]))
 
 
@@ -135,7 +138,7 @@ def _change(table: ComparedTable) -> Cell:
     if table.now is None:
         return Cell("gone", WARN)
     if table.before is None:
-        return Cell("new table" if not table.is_meant else "not counted before", QUIET)
+        return Cell("new table" if table.is_new else "not counted before", QUIET)
     change = table.now - table.before
     if not change:
         return Cell("0", QUIET)

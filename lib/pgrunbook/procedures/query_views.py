@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from pgrunbook.database.measurements import Measurements, TableSize
-from pgrunbook.database.query_plans import HeavyQuery, MeasuredQuery, QueryPlan
+from pgrunbook.database.query_plans import ENOUGH_CALLS, HeavyQuery, MeasuredQuery, QueryPlan
 from pgrunbook.display.show import BAD, PLAIN, QUIET, WARN, Cell, Picture, Table, figure
 from pgrunbook.procedures.measured_views import beginning, number
 
 # Below this a ratio says nothing: a query that took 2 ms before and takes 5 ms now is not slow.
 SLOW_FROM_MS = 50.0
-ENOUGH_CALLS = 5
 FAR_OFF = 100  # times as many rows as the planner expected, or as few
 RESIZED, RESIZED_BYTES = 0.1, 64 * 1024
 BEFORE_COLOUR, NOW_COLOUR, LIMIT_COLOUR = "#8c959f", "#2da44e", "#cf222e"
