@@ -15,13 +15,13 @@ from pgrunbook.database.catalog import Standing, Table
 from pgrunbook.effects import result as fx
 from pgrunbook.effects.constraint_drop import drop_constraint, drop_constraint_of
 from pgrunbook.effects.proofs import excludes_bound, fits_partition, proves_not_null
+from pgrunbook.effects.tables_below import goes_below, lock_below
 from pgrunbook.effects.type_change import TypeChange, judge, kind_of
 from pgrunbook.sql.lock_modes import (
     ACCESS_EXCLUSIVE,
     ACCESS_SHARE,
     MODES,
     ROW_SHARE,
-    SHARE,
     SHARE_ROW_EXCLUSIVE,
     SHARE_UPDATE_EXCLUSIVE,
 )
@@ -29,7 +29,6 @@ from pgrunbook.sql.serial import SERIAL
 from pgrunbook.sql.tree import Name, constraint_kind, enum_name, functions_in, relation, strings, subcommand, type_word
 
 SEQUENCES_FOLLOW_FROM = GENERATED_STOP_FROM = 15  # SET LOGGED of their table; the drop of a column they are made of
-CONSTRAINTS_LOCK_ALL_FROM = 18  # each new constraint locks what inherits, whether it is for that or not
 
 _WEAKER = {
     "SetStatistics": SHARE_UPDATE_EXCLUSIVE, "SetOptions": SHARE_UPDATE_EXCLUSIVE,
@@ -40,14 +39,6 @@ _WEAKER = {
     "EnableReplicaTrig": SHARE_ROW_EXCLUSIVE, "EnableTrigAll": SHARE_ROW_EXCLUSIVE,
     "EnableTrigUser": SHARE_ROW_EXCLUSIVE, "DisableTrig": SHARE_ROW_EXCLUSIVE,
     "DisableTrigAll": SHARE_ROW_EXCLUSIVE, "DisableTrigUser": SHARE_ROW_EXCLUSIVE,
-}  # fmt: skip
-_TRIGGERS = {word for word in _WEAKER if "Trig" in word}
-_OF_STORAGE = {"SetLogged", "SetUnLogged", "SetTableSpace", "SetAccessMethod"}
-_ALONE = {"UNIQUE", "EXCLUSION", "FOREIGN"}  # what inherits does not get these
-_RECURSE = {
-    "AddColumn", "DropColumn", "AlterColumnType", "SetNotNull", "DropNotNull", "AddConstraint", "DropConstraint",
-    "ValidateConstraint", "ColumnDefault", "SetStorage", "SetCompression", "SetStatistics", "SetExpression",
-    "DropExpression",
 }  # fmt: skip
 # Storage parameters that affect plans or pages at once; all others block neither readers nor writers.
 _STRONG_OPTIONS = {
@@ -82,7 +73,7 @@ def collect(found: fx.Found, node: Any) -> None:
     mode = max((mode_of(cmd) for cmd in node.cmds), key=MODES.index)
     found.lock(table, mode)
     for cmd in node.cmds:
-        _lock_below(found, table, cmd, mode, inh=bool(node.relation.inh))
+        lock_below(found, table, cmd, mode, inh=bool(node.relation.inh))
     collect_commands(found, table, node.cmds, inh=bool(node.relation.inh))
 
 
@@ -90,43 +81,11 @@ def collect_commands(found: fx.Found, table: Table, cmds: Sequence[Any], *, inh:
     """Collect what subcommands do beside the locks on their table."""
     dropped = {cmd.name for cmd in cmds if subcommand(cmd) == "DropConstraint"}
     for cmd in cmds:
-        reached = table if _goes_below(table, cmd, inh=inh) else replace(table, children=())
+        reached = table if goes_below(table, cmd, inh=inh) else replace(table, children=())
         if subcommand(cmd) == "SetNotNull":
             _set_not_null(found, reached, cmd.name, without=dropped)
         elif handler := _HANDLERS.get(subcommand(cmd)):
             handler(found, reached, cmd)
-
-
-def _lock_below(found: fx.Found, table: Table, cmd: Any, mode: str, *, inh: bool) -> None:
-    """Collect the locks on the tables below; ONLY locks those next to it which inherit what is dropped."""
-    word, recurses = subcommand(cmd), inh
-    kind = constraint_kind(cmd.def_) if word == "AddConstraint" else ""
-    if not found.is_from(CONSTRAINTS_LOCK_ALL_FROM):
-        recurses = inh and not (kind == "CHECK" and cmd.def_.is_no_inherit)
-        recurses = recurses and (table.kind == "p" or kind not in _ALONE)
-        if kind in ("UNIQUE", "EXCLUSION"):
-            mode = SHARE
-    if word in _TRIGGERS and table.kind != "p":
-        return
-    if recurses and word in _RECURSE | _TRIGGERS:
-        for member in found.catalog.below(table)[1:]:
-            found.lock(member, mode)
-    elif word in ("DropColumn", "DropConstraint") or (
-        word == "DropNotNull" and found.is_from(CONSTRAINTS_LOCK_ALL_FROM)
-    ):
-        for key in table.children:
-            found.lock(found.catalog.at(key), mode)
-
-
-def _goes_below(table: Table, cmd: Any, *, inh: bool) -> bool:
-    """Whether a subcommand reads or changes the rows of the tables below, too."""
-    word = subcommand(cmd)
-    if word in _OF_STORAGE:
-        return False
-    if word != "AddConstraint":
-        return inh or word not in _RECURSE
-    kind = constraint_kind(cmd.def_)
-    return inh and (table.kind == "p" or not (kind in _ALONE or cmd.def_.is_no_inherit))
 
 
 def collect_index(found: fx.Found, node: Any) -> None:

@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pglast import ast, enums
+from pglast import ast
 
 from pgrunbook.database.catalog import Catalog, Standing, Table
 from pgrunbook.database.relations import Index
-from pgrunbook.effects import alter_table, dml, drop
+from pgrunbook.effects import alter_table, beside, dml, drop
 from pgrunbook.effects import result as fx
 from pgrunbook.effects.proofs import excludes_bound
 from pgrunbook.effects.result import Effects, Found
@@ -37,12 +37,10 @@ from pgrunbook.sql.tree import (
     object_kind,
     options,
     relation,
-    relations_named,
     tree,
     walk,
 )
 
-GRANT_LOCKS_FROM = 18
 _OF_INDEX = ("p", "u", "x")  # constraints that are named as their indexes
 VACUUM_FOLLOWS_HEIRS_FROM = 18  # VACUUM and ANALYZE of a table process those that inherit from it, too
 
@@ -241,27 +239,6 @@ def _create_foreign_table(found: fx.Found, node: Any) -> None:
     _create_table(found, node.base)
 
 
-def _depend(found: fx.Found, node: Any) -> None:
-    """Collect the lock of ALTER ... DEPENDS ON EXTENSION."""
-    if object_kind(node.objectType) in ("MATVIEW", "TRIGGER"):
-        found.lock(_table(found, node.relation), ACCESS_EXCLUSIVE if node.object is None else ACCESS_SHARE)
-    elif known := found.catalog.index(relation(node.relation)) if node.relation is not None else None:
-        found.locks.add((known[1].label, ACCESS_EXCLUSIVE))
-
-
-def _extension_contents(found: fx.Found, node: Any) -> None:
-    if object_kind(node.objtype) in ("TABLE", "VIEW", "MATVIEW", "SEQUENCE", "FOREIGN_TABLE"):
-        found.lock(found.catalog.find(dotted(node.object)), SHARE_UPDATE_EXCLUSIVE)
-
-
-def _move_all(found: fx.Found, node: Any) -> None:
-    """ALTER TABLE ALL IN TABLESPACE locks all that it moves, and then writes one after the other anew."""
-    found.cannot_know(
-        f"which relations lie in tablespace {node.orig_tablespacename}: each is locked (AccessExclusiveLock)"
-        " and written anew, until all of them are"
-    )
-
-
 def _create_view(found: fx.Found, node: Any) -> None:
     dml.parse(found, node.query)
     view = _table(found, node.view)
@@ -321,39 +298,6 @@ def _refresh(found: fx.Found, node: Any) -> None:
 def _create_statistics(found: fx.Found, node: Any) -> None:
     for source in node.relations or ():
         found.lock(_table(found, source), SHARE_UPDATE_EXCLUSIVE)
-
-
-def _publication(found: fx.Found, node: Any) -> None:
-    """Collect the locks on the tables that are published; partitions are published with the whole."""
-    for named in relations_named(node):
-        table = found.catalog.find(relation(named))
-        (found.lock_family if named.inh and table.kind != "p" else found.lock)(table, SHARE_UPDATE_EXCLUSIVE)
-    if isinstance(node, ast.AlterPublicationStmt) and node.action == enums.AlterPublicationAction.AP_SetObjects:
-        for table in found.catalog.tables.values():
-            if any(dependent.name == node.pubname for dependent in table.of_kind("publication")):
-                found.lock_family(table, SHARE_UPDATE_EXCLUSIVE)
-
-
-def _comment(found: fx.Found, node: Any) -> None:
-    kind = object_kind(node.objtype)
-    if kind in ("TABLE", "VIEW", "MATVIEW", "SEQUENCE", "FOREIGN_TABLE"):
-        found.lock(found.catalog.find(dotted(node.object)), SHARE_UPDATE_EXCLUSIVE)
-    elif kind == "COLUMN":
-        found.lock(found.catalog.find(dotted(node.object[:-1])), SHARE_UPDATE_EXCLUSIVE)
-    elif kind == "INDEX":
-        known = found.catalog.index(dotted(node.object))
-        if known is not None:
-            found.locks.add((known[1].label, SHARE_UPDATE_EXCLUSIVE))
-    elif kind in ("TABCONSTRAINT", "TRIGGER", "POLICY", "RULE"):
-        found.lock(found.catalog.find(dotted(node.object[:-1])), ACCESS_SHARE)
-
-
-def _grant(found: fx.Found, node: Any) -> None:
-    """PostgreSQL 18 takes AccessShareLock on the relations; older versions take no lock."""
-    if found.is_from(GRANT_LOCKS_FROM):
-        for part in node.objects or ():
-            if isinstance(part, ast.RangeVar):
-                found.lock(_table(found, part), ACCESS_SHARE)
 
 
 def _sequence(found: fx.Found, node: Any) -> None:
@@ -433,11 +377,12 @@ _HANDLERS: dict[str, Callable[[fx.Found, Any], None]] = {
     "VacuumStmt": _vacuum, "RenameStmt": _rename, "AlterObjectSchemaStmt": _set_schema, "CreateStmt": _create_table,
     "CreateTrigStmt": _create_trigger, "CreatePolicyStmt": _policy, "AlterPolicyStmt": _policy,
     "RuleStmt": _create_rule, "CreateForeignTableStmt": _create_foreign_table,
-    "AlterObjectDependsStmt": _depend, "AlterExtensionContentsStmt": _extension_contents,
-    "AlterTableMoveAllStmt": _move_all, "ViewStmt": _create_view,
+    "AlterObjectDependsStmt": beside.depend, "AlterExtensionContentsStmt": beside.extension_contents,
+    "AlterTableMoveAllStmt": beside.move_all, "ViewStmt": _create_view,
     "CreateTableAsStmt": _create_as, "RefreshMatViewStmt": _refresh, "CreateStatsStmt": _create_statistics,
-    "CreatePublicationStmt": _publication, "AlterPublicationStmt": _publication, "CommentStmt": _comment,
-    "GrantStmt": _grant, "CreateSeqStmt": _sequence, "AlterSeqStmt": _sequence, "AlterDomainStmt": _alter_domain,
+    "CreatePublicationStmt": beside.publication, "AlterPublicationStmt": beside.publication,
+    "CommentStmt": beside.comment,
+    "GrantStmt": beside.grant, "CreateSeqStmt": _sequence, "AlterSeqStmt": _sequence, "AlterDomainStmt": _alter_domain,
     "CreateFunctionStmt": _create_function, "ExplainStmt": _explain, "CopyStmt": _copy,
     "LockStmt": _lock, "CallStmt": _call, "CreateSchemaStmt": _create_schema, "DeclareCursorStmt": _cursor,
     "PrepareStmt": _prepare, "DropOwnedStmt": drop.collect_owned, "ReassignOwnedStmt": drop.collect_owned,

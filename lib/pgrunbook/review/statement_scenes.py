@@ -20,6 +20,7 @@ from pgrunbook.errors import WrongInput
 from pgrunbook.review.hazards.rule import Scene, Timeouts, Transactions
 from pgrunbook.sql.places import Place, numbered
 from pgrunbook.sql.settings import ANY, Setting, path_names, settings
+from pgrunbook.sql.size import too_many
 from pgrunbook.sql.statements import Statement, is_one_transaction, line_of, parse, readable, refusal
 from pgrunbook.sql.tree import text, tree
 from pgrunbook.sql.values_lists import shortened
@@ -105,6 +106,8 @@ def script(files: Sequence[tuple[str, str]], migrations: Mapping[str, str] | Non
 def _without_transactions(sql: str) -> tuple[str, list[tuple[Any, int, str]]]:
     """Blank BEGIN and COMMIT out; tell in order what stood on which line: their node and text, None for others."""
     short = shortened(sql)
+    if too_many(short.text):
+        return sql, []  # the parser would end this process
     try:
         raw = pglast.parse_sql(short.text)
     except ParseError:

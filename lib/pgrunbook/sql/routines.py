@@ -12,6 +12,7 @@ import pglast
 from pglast import ast, enums
 from pglast.parser import ParseError
 
+from pgrunbook.sql.size import too_much
 from pgrunbook.sql.tree import is_on, options, strings, text, trees
 
 _LOOPS = ("PLpgSQL_stmt_loop", "PLpgSQL_stmt_while", "PLpgSQL_stmt_fori", "PLpgSQL_stmt_fors", "PLpgSQL_stmt_forc",
@@ -93,7 +94,7 @@ def _body(node: Any) -> Block:
     language, body = getattr(given.get("language"), "sval", "sql").lower(), given.get("as")
     if language == "plpgsql":
         return _plpgsql(_with_known_types(node))
-    if language != "sql" or not isinstance(body, tuple):
+    if language != "sql" or not isinstance(body, tuple) or too_much(body[0].sval):
         return UNREADABLE
     try:
         found = trees(body[0].sval)

@@ -14,7 +14,7 @@ from pglast.enums import TransactionStmtKind
 from pglast.parser import ParseError, scan, split
 
 from pgrunbook.errors import WrongInput
-from pgrunbook.sql import classify, secrets
+from pgrunbook.sql import classify, secrets, size
 from pgrunbook.sql.classify import Policy, Type
 from pgrunbook.sql.places import NamedPlace, Place, numbered
 from pgrunbook.sql.tree import trees
@@ -92,6 +92,8 @@ def _parsed(sql: str, file: str, migration: str) -> tuple[Statement, ...]:
         )
     letters = lettered(text)
     short = shortened(letters)
+    if large := size.too_many(short.text):
+        raise size.refusal_of(shown, line_of(text, short.at(large[0])), large[1])
     try:
         slices = split(short.text, only_slices=True)
     except ParseError as exc:
@@ -105,6 +107,8 @@ def _parsed(sql: str, file: str, migration: str) -> tuple[Statement, ...]:
         refused = refusal(node, shown, line)
         if refused is not None:
             raise refused
+        if why := size.too_deep(node):
+            raise size.refusal_of(shown, line, why)
     return tuple(_in_file(found, text, file, migration or file))
 
 
@@ -132,7 +136,7 @@ def is_one_transaction(nodes: Sequence[Any]) -> bool:
 
 def is_in_transaction(sql: str) -> bool:
     """Tell whether a file has a BEGIN and COMMIT around all of it, which are left out; not where it cannot be read."""
-    if not any(word in sql.lower() for word in ("begin", "start")):
+    if not any(word in sql.lower() for word in ("begin", "start")) or size.too_many(shortened(lettered(sql)).text):
         return False
     try:
         return is_one_transaction(trees(readable(sql)))

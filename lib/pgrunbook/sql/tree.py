@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -16,7 +17,10 @@ from pgrunbook.sql.values_lists import shortened
 
 CASCADE = 1
 
+# Each level of a tree takes its printer some ten calls, and 500 rows may stand there as SELECT ... UNION ALL SELECT ...
+sys.setrecursionlimit(max(sys.getrecursionlimit(), 30_000))
 
+_SLOTS: dict[type[ast.Node], tuple[str, ...]] = {}
 _PLAIN_NAME = re.compile("[a-z_][a-z0-9_]*")
 _NOT_BARE = keywords.RESERVED_KEYWORDS | keywords.TYPE_FUNC_NAME_KEYWORDS | keywords.COL_NAME_KEYWORDS
 
@@ -86,13 +90,38 @@ def walk(node: Any) -> Iterator[Any]:
         part = waiting.pop()
         if isinstance(part, ast.Node):
             yield part
-            waiting.extend(below for slot in reversed([*part]) if _holds_nodes(below := getattr(part, slot)))
+            for slot in _slots_of_nodes(type(part)):
+                value = getattr(part, slot)
+                if value is not None:
+                    waiting.append(value)
         elif isinstance(part, tuple):
             waiting.extend(reversed(part))
 
 
-def _holds_nodes(value: Any) -> bool:
-    return isinstance(value, ast.Node | tuple)
+def _slots_of_nodes(kind: type[ast.Node]) -> tuple[str, ...]:
+    """Return the attributes of a kind of node that may hold others, the last first."""
+    if kind in _SLOTS:
+        return _SLOTS[kind]
+    found = []
+    for name, info in kind.__slots__.items():
+        types = info.py_type if isinstance(info.py_type, tuple) else (info.py_type,)
+        if any(each in (list, tuple) or issubclass(each, ast.Node) for each in types):
+            found.append(name)
+    _SLOTS[kind] = tuple(reversed(found))
+    return _SLOTS[kind]
+
+
+def depth(node: Any) -> int:
+    """Return how many nodes lie within one another."""
+    deepest, waiting = 0, [(node, 0)]
+    while waiting:
+        part, level = waiting.pop()
+        if isinstance(part, ast.Node):
+            deepest = max(deepest, level)
+            waiting.extend((getattr(part, slot), level + 1) for slot in _slots_of_nodes(type(part)))
+        elif isinstance(part, tuple):
+            waiting.extend((each, level) for each in part)
+    return deepest
 
 
 @lru_cache(maxsize=65_536)

@@ -238,7 +238,7 @@ class ValuesReader:
     def lists(self) -> Iterator[ValuesList]:
         """Yield each list of VALUES, behind its word; a text is read as far as it can be."""
         before, first, begins, depth = ("", ""), "", 0, 0
-        for start, text in self._tokens():
+        for start, text in self.tokens():
             if text == ";" and depth == 0:
                 before, first, begins = ("", ""), "", start + 1
                 continue
@@ -288,7 +288,7 @@ class ValuesReader:
     def _is_balanced(self) -> bool:
         """Go behind the parenthesis that closes the one which stands here; tell whether there is one."""
         depth = 0
-        for _, text in self._tokens():
+        for _, text in self.tokens():
             depth += (text == "(") - (text == ")")
             if depth == 0 or text == ";":
                 return depth == 0
@@ -312,7 +312,7 @@ class ValuesReader:
                 return True
         return False
 
-    def _tokens(self) -> Iterator[tuple[int, str]]:
+    def tokens(self) -> Iterator[tuple[int, str]]:
         """Yield the tokens from here on but for blanks and comments; stop where a constant does not end."""
         while (found := _TOKEN.match(self._sql, self.at)) is not None:
             kind, text, start = found.lastgroup, found[0], found.start()
