@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from acting import completed, events, in_transaction, outputs, wait_until
+from acting import completed, events, in_transaction, outputs, run, wait_until
 from conftest import connect, do
 from pgrunbook.config.targets import Target
+from pgrunbook.database import control
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import WrongInput
 from pgrunbook.record import run as runs
@@ -133,3 +134,21 @@ def _pids(conn: Connection, made: Run) -> list[int]:
         "SELECT pid FROM pg_stat_activity WHERE application_name = %s", [f"pgrunbook observes {made.run_id}"[:63]]
     )
     return [int(str(pid)) for (pid,) in found]
+
+
+@pytest.mark.slow
+def test_batches_of_a_run_pause_as_long_as_they_are_asked_to(project: Project) -> None:
+    """Who asks and why is in the journal; when the command is over, the run goes on and is done."""
+    update = {"0001_a.sql": "UPDATE t SET c = 1;", "0001_a.down.sql": "UPDATE t SET c = 0;"}
+    target = project(folder=update, batch_rows=100)
+    do(
+        target,
+        "CREATE TABLE t (id int PRIMARY KEY, c int); INSERT INTO t SELECT i, 0 FROM generate_series(1, 1000) AS i",
+    )
+    with connect(target) as conn:
+        control.ask(conn, control.Command.PAUSE, "a standby lags", lease_s=20)
+        made, code = run("migrate")
+        assert (code, made.status) == (0, Status.DONE)
+        assert conn.execute("SELECT count(*) FROM t WHERE c = 1").fetchone() == (1000,)
+    (paused,) = events(made, "batches-paused")
+    assert (paused["by"], paused["reason"]) == ("postgres", "a standby lags")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ import psycopg
 import pytest
 
 from acting import wait_until
-from conftest import do
+from conftest import ROOT, do
 from pgrunbook.app.metrics import HELP, Metrics
 from pgrunbook.config.targets import LookNumber, Target
 from pgrunbook.database import control
@@ -290,3 +291,15 @@ def test_command_tells_what_fired_with_the_look(project: Project, command: Run) 
     assert [one["event"] for one in told] == ["threshold"], "once, however many looks"
     assert order is not None
     assert order.command is Command.PAUSE
+
+
+def test_dashboard_of_the_example_asks_for_every_metric_and_for_no_other() -> None:
+    """examples/grafana/monitor.json joins what is served."""
+    dashboard = json.loads((ROOT / "examples" / "grafana" / "monitor.json").read_text())
+    asked = {
+        name
+        for panel in dashboard["panels"]
+        for one in panel["targets"]
+        for name in re.findall(r"pgrunbook_(\w+)", one["expr"])
+    }
+    assert asked == {*HELP, "concerns", "looked_at"}

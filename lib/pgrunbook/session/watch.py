@@ -76,6 +76,7 @@ class ServerWatch:
 
         Raises psycopg's errors where the connection is lost, RecordFailed where nothing can be written.
         """
+        conn.prepare_threshold = 1  # the same questions again and again: to plan them was half of their cost
         seen = vitals.look(conn)
         numbers = seen.numbers()
         if self.folder is not None:

@@ -82,17 +82,20 @@ SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) AS name,
        t.live::bigint,
        t.dead::bigint,
        t.parts::int,
-       (t.pages * pg_catalog.current_setting('block_size')::bigint)::bigint AS bytes,
-       t.vacuumed_at
+       (t.pages * pg_catalog.current_setting('block_size')::bigint)::bigint AS bytes
 FROM (
-    SELECT coalesce(pg_catalog.pg_partition_root(s.relid), s.relid)::oid AS root,
-           sum(s.n_live_tup) AS live,
-           sum(s.n_dead_tup) AS dead,
-           count(*) FILTER (WHERE h.relkind <> 'p') AS parts,
-           sum(h.relpages) AS pages,
-           max(greatest(s.last_vacuum, s.last_autovacuum)) AS vacuumed_at
-    FROM pg_catalog.pg_stat_user_tables AS s
-    JOIN pg_catalog.pg_class AS h ON h.oid = s.relid
+    -- pg_stat_user_tables would read all indexes of all tables as well.
+    SELECT CASE WHEN h.relispartition THEN pg_catalog.pg_partition_root(h.oid)::oid ELSE h.oid END AS root,
+           sum(pg_catalog.pg_stat_get_live_tuples(h.oid)) AS live,
+           sum(pg_catalog.pg_stat_get_dead_tuples(h.oid)) AS dead,
+           count(*) AS parts,
+           sum(h.relpages) AS pages
+    FROM pg_catalog.pg_class AS h
+    WHERE h.relkind IN ('r', 'm')
+      AND h.relnamespace NOT IN (SELECT n.oid
+                                 FROM pg_catalog.pg_namespace AS n
+                                 WHERE n.nspname IN ('pg_catalog', 'information_schema')
+                                    OR pg_catalog.starts_with(n.nspname::text, 'pg_toast'))
     GROUP BY 1
 ) AS t
 JOIN pg_catalog.pg_class AS c ON c.oid = t.root
