@@ -60,7 +60,8 @@ def test_doctor_looks_while_every_table_is_locked(project: Project, command: Com
 def test_what_a_person_chose_is_done_and_recorded(project: Project) -> None:
     """One session ended, one leftover removed, one table analyzed; each with who did it, and nothing else."""
     target = project(folder={"0001_a.sql": "SELECT 1;"})
-    do(target, 'CREATE TABLE "Odd t" (id int); INSERT INTO "Odd t" VALUES (1), (1)')
+    do(target, 'CREATE TABLE "Odd t" (id int); INSERT INTO "Odd t" VALUES (1), (1); CREATE INDEX fine ON "Odd t" (id)')
+    (file,) = rows(target, "SELECT pg_relation_filenode('fine')")
     with connect(target) as conn:
         with pytest.raises(psycopg.errors.UniqueViolation):
             conn.execute('CREATE UNIQUE INDEX CONCURRENTLY "odd i" ON "Odd t" (id)')
@@ -71,7 +72,7 @@ def test_what_a_person_chose_is_done_and_recorded(project: Project) -> None:
         keys = {one.application: one.key for one in lock_tree.sessions(conn)}
     made, code = run(
         "troubleshoot", end_session=keys["forgotten"], how="terminate", remove='["invalid index: public.\\"odd i\\""]',
-        analyze='["public.\\"Odd t\\""]',
+        analyze='["public.\\"Odd t\\""]', reindex="public.fine",
     )  # fmt: skip
     assert (code, made.status, completed(made)) == (0, Status.DONE, True), error(made)
     assert "ended" in outputs(made, "end-session")
@@ -81,6 +82,8 @@ def test_what_a_person_chose_is_done_and_recorded(project: Project) -> None:
     other.close()
     assert rows(target, "SELECT count(*) FROM pg_index WHERE NOT indisvalid") == [(0,)]
     assert rows(target, "SELECT count(*) > 0 FROM pg_stats WHERE tablename = 'Odd t'") == [(True,)]
+    assert rows(target, "SELECT pg_relation_filenode('fine')") != [file]
+    assert events(made, "reindex-meant")[0]["by"] == made.operator
     meant, ended = events(made, "session-end-meant")[0], events(made, "session-ended")[0]
     assert (meant["key"], meant["by"], ended["became"]) == (keys["forgotten"], made.operator, "ended")
     assert "hunter2" not in json.dumps(meant)

@@ -10,14 +10,15 @@ import psycopg
 
 from pgrunbook import history as histories
 from pgrunbook.config.targets import Target
-from pgrunbook.database import leftovers, locks, queries, step_log, vitals
+from pgrunbook.database import index_health, leftovers, locks, queries, step_log, vitals
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.leftovers import Remnant
 from pgrunbook.database.lock_tree import ServerSession
 from pgrunbook.database.sqlstate import Meaning, meaning, said
 from pgrunbook.database.vitals import Urgency, Vitals
-from pgrunbook.display.prose import counted
+from pgrunbook.display.prose import counted, listed
 from pgrunbook.display.show import BAD, GOOD, QUIET, WARN, Cell, Table
+from pgrunbook.display.units import human
 from pgrunbook.errors import RunbookError
 from pgrunbook.history import repair
 from pgrunbook.history.repair import HistoryRepair
@@ -166,3 +167,11 @@ def _slow(conn: Connection) -> Iterator[Symptom]:
     if len(missing) > 20:
         more = counted(len(missing) - 20, "table")
         yield Symptom("slow", f"{more} more without statistics", "the planner guesses their rows", "ANALYZE")
+    for name, indexes in index_health.without_statistics(conn).items():
+        if name not in missing:
+            what = f"{listed(indexes)} of {name} has no statistics of its expressions"
+            yield Symptom("slow", what, "the planner guesses how many rows they find", f"ANALYZE {name}")
+    for one in index_health.bloated(conn):
+        what = f"index {one.name} takes {human(one.bytes)}, and needs some {human(one.needed_estimate)}"
+        todo = f"REINDEX INDEX CONCURRENTLY {one.name}: takes as much space again for a while, and blocks nobody"
+        yield Symptom("slow", what, "each query reads more pages, and each write", todo)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pgrunbook import history as histories
-from pgrunbook.database import connection, leftovers, locks, vitals
+from pgrunbook.database import connection, index_health, leftovers, locks, vitals
 from pgrunbook.database.connection import connect
 from pgrunbook.display import progress
 from pgrunbook.display.prose import counted, listed
@@ -175,6 +175,28 @@ def analyze_tables(here: Session) -> Table:
             here.facts["done"].append(f"ANALYZE {name}")
             rows.append((name, Cell("done", GOOD)))
     return Table(["table", ""], rows)
+
+
+@heres.step
+def reindex_indexes(here: Session) -> Table:
+    """Build the indexes that a person has chosen anew, CONCURRENTLY: each is there twice meanwhile.
+
+    Raises WrongInput for one that is not there, StatementFailed. Locks: ShareUpdateExclusiveLock on their tables.
+    """
+    if not here.parameters.reindex:
+        return Table([], [], empty="None chosen: reindex names nothing.")
+    chosen = [index_health.chosen(here.conn, name) for name in here.parameters.reindex]
+    here.at_work()
+    rows = []
+    with connect(here.target, purpose=f"troubleshoot {here.run.run_id}") as conn:
+        for name in chosen:
+            here.journal("reindex-meant", index=name, by=here.run.operator)
+            with progress.doing(f"REINDEX INDEX CONCURRENTLY {name}"):
+                index_health.rebuild(conn, name)
+            here.journal("reindexed", index=name)
+            here.facts["done"].append(f"REINDEX INDEX CONCURRENTLY {name}")
+            rows.append((name, Cell("done", GOOD)))
+    return Table(["index", ""], rows)
 
 
 @heres.step

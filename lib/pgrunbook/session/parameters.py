@@ -216,8 +216,8 @@ class Troubleshoot(Parameters):
     """The parameters of troubleshoot: what a person has chosen in its tables.
 
     ``end_session`` is the key of one session, and ``how`` it is ended; ``repair`` are the keys of repairs of the
-    history, ``remove`` those of leftovers, and ``analyze`` tables whose statistics are made anew. Without any it only
-    looks.
+    history, ``remove`` those of leftovers; ``analyze`` names tables whose statistics are made anew, ``reindex`` indexes
+    that are built anew. Without any it only looks.
     """
 
     end_session: str = ""
@@ -225,6 +225,7 @@ class Troubleshoot(Parameters):
     repair: Names = ()
     remove: Names = ()
     analyze: Names = ()
+    reindex: Names = ()
 
 
 OF: dict[str, type[Parameters]] = {
