@@ -134,11 +134,11 @@ class Scene:
         return self.statement.policy is Policy.ALONE and not isinstance(self.node, ast.AlterEnumStmt)
 
     def altered(self) -> Iterator[tuple[Table, Any]]:
-        """Yield each subcommand of ALTER TABLE with its table, of ALTER TYPE with those of the type; none of others."""
+        """Yield each subcommand of ALTER TABLE with its table, of ALTER TYPE with those of the type, or the type."""
         if isinstance(self.node, ast.AlterTableStmt):
             is_type = object_kind(self.node.objtype) == "TYPE"
             named = relation(self.node.relation)
-            for table in self.catalog.of_type(named) if is_type else [self.catalog.find(named)]:
+            for table in (self.catalog.of_type(named) if is_type else ()) or [self.catalog.find(named)]:
                 yield from ((table, cmd) for cmd in self.node.cmds)
 
 
