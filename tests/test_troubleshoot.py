@@ -11,7 +11,7 @@ import pytest
 from acting import completed, error, events, outputs, run
 from conftest import connect, do, rows
 from pgrunbook.config.targets import Target
-from pgrunbook.database import lock_tree, locks, step_log, vitals
+from pgrunbook.database import connection, lock_tree, locks, step_log, vitals
 from pgrunbook.procedures import diagnosis
 from pgrunbook.record.run import Status
 
@@ -108,6 +108,18 @@ def test_a_migration_that_is_half_applied_is_told_unless_a_run_is_at_work_on_it(
         assert told() == ["0001_a is half applied -> pgrunbook run --resume r, or pgrunbook run rollback --target demo"]
         with locks.one_runner(target, "r"):
             assert told() == []
+
+
+def test_a_section_that_is_refused_hides_no_other(project: Project) -> None:
+    """Somebody else's table in schema pgrunbook: that is told, and so is what is left behind beside it."""
+    target = project(folder={"0001_a.sql": "SELECT 1;"})
+    do(target, "CREATE SCHEMA pgrunbook; CREATE TABLE pgrunbook.evil (); CREATE TABLE t (n int); "
+       "ALTER TABLE t ADD CONSTRAINT c CHECK (n > 0) NOT VALID")  # fmt: skip
+    with connection.connect(target, purpose="doctor") as conn:
+        found = diagnosis.diagnose(target, conn, vitals.look(conn))
+    told = [(one.section, one.what) for one in found if one.section in ("history", "leftovers")]
+    assert told[0][1].startswith("cannot use schema pgrunbook of database ")
+    assert told[1:] == [("leftovers", "constraint not validated: c of public.t")]
 
 
 @pytest.mark.slow

@@ -58,6 +58,8 @@ def diagnose(target: Target, conn: Connection, seen: Vitals) -> list[Symptom]:
                 raise
             what, why = f"section {section} could not be looked at", said(exc)
             found.append(Symptom(section, what, why, "see section stuck, then look again"))
+        except RunbookError as exc:
+            found.append(Symptom(section, exc.message, exc.detail, exc.hint))
     return found
 
 
