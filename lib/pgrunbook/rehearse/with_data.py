@@ -209,10 +209,9 @@ def _run(
         Observer(branch.as_superuser(), conn) as observer,
         _traffic(copy.server, branch, tables, leave, per_second, observer.began) as measured,
     ):
-        history = histories.read(conn, branch)
         for change in changes:
             execute(
-                branch, conn, history, change, journal, observer,
+                branch, conn, histories.read(conn, branch), change, journal, observer,
                 as_written=as_written, haste=None if per_second else observer.haste,
             )  # fmt: skip
     return _Way(observer.results, _latency(measured, per_second) if measured is not None else None)
