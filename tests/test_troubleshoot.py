@@ -31,7 +31,7 @@ def test_doctor_names_what_is_wrong_and_changes_nothing(project: Project, comman
     found = json.loads(out)
     assert (code, err) == (3, "")
     told = [(one["section"], one["what"]) for one in found]
-    assert ("leftovers", "invalid index: public.broken") in told
+    assert ("left-behind", "invalid index: public.broken") in told
     assert ("slow", "public.t has no statistics") in told
     assert any(section == "history" for section, _ in told)
     assert all(one["todo"] and one["why"] for one in found)
@@ -117,9 +117,9 @@ def test_a_section_that_is_refused_hides_no_other(project: Project) -> None:
        "ALTER TABLE t ADD CONSTRAINT c CHECK (n > 0) NOT VALID")  # fmt: skip
     with connection.connect(target, purpose="doctor") as conn:
         found = diagnosis.diagnose(target, conn, vitals.look(conn))
-    told = [(one.section, one.what) for one in found if one.section in ("history", "leftovers")]
+    told = [(one.section, one.what) for one in found if one.section in ("history", "left-behind")]
     assert told[0][1].startswith("cannot use schema pgrunbook of database ")
-    assert told[1:] == [("leftovers", "constraint not validated: c of public.t")]
+    assert told[1:] == [("left-behind", "constraint not validated: c of public.t")]
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ def chosen(conn: Connection, key: str) -> Remnant:
         raise WrongInput(
             f'there is no leftover "{key}"',
             detail="It is gone, or the name is not as the table of leftovers spells it.",
-            hint="Look again: pgrunbook doctor, or the cell leftovers.",
+            hint="Look again: pgrunbook doctor, or the cell left-behind.",
         )
     if found.busy:
         raise Refused(f"refused to remove {key}", detail=f"{found.busy}.", hint="Wait until it has ended.")

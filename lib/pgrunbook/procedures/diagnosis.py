@@ -25,7 +25,7 @@ from pgrunbook.history.repair import HistoryRepair
 from pgrunbook.procedures import monitor_views
 from pgrunbook.record import door
 
-Section = Literal["stuck", "history", "leftovers", "slow"]
+Section = Literal["stuck", "history", "left-behind", "slow"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def diagnose(target: Target, conn: Connection, seen: Vitals) -> list[Symptom]:
     found = list(_stuck(seen))
     looks: dict[Section, Callable[[], Iterator[Symptom]]] = {
         "history": lambda: _history(target, conn),
-        "leftovers": lambda: _leftovers(leftovers.remnants(conn)),
+        "left-behind": lambda: _leftovers(leftovers.remnants(conn)),
         "slow": lambda: _slow(conn),
     }
     for section, look in looks.items():
@@ -159,7 +159,7 @@ def _history(target: Target, conn: Connection) -> Iterator[Symptom]:
 def _leftovers(found: Sequence[Remnant]) -> Iterator[Symptom]:
     for one in found:
         if not one.busy:
-            yield Symptom("leftovers", one.key, one.why, one.statement or "see section leftovers")
+            yield Symptom("left-behind", one.key, one.why, one.statement or "see section left-behind")
 
 
 def _slow(conn: Connection) -> Iterator[Symptom]:
