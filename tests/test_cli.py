@@ -212,6 +212,7 @@ def test_a_target_that_does_not_answer_is_told(project: Project, command: Comman
     assert 'could not connect to target "demo"' in out
 
 
+@pytest.mark.slow
 def test_runs_show_and_status_tell_how_things_stand(project: Project, command: Command) -> None:
     """A table of runs, one run with its last events, the targets with what is pending; each for eyes at 3 a.m."""
     target = project(folder={**FOLDER, "0002_b.sql": "SELECT pg_sleep(60);"})

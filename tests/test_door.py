@@ -161,6 +161,7 @@ def test_no_error_repeats_a_secret(
     assert leaks(written(made), kept(target), told) == []
 
 
+@pytest.mark.slow
 def test_a_plan_is_executed_with_the_secret_that_the_folder_holds_and_with_no_other(
     stage: Callable[..., Target],
 ) -> None:

@@ -186,6 +186,7 @@ def by_restore(source: Server) -> Iterator[tuple[Server, str]]:
         new.destroy()
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @pytest.mark.parametrize("way", sample([by_base_backup, by_dump, by_schema, by_restore], 2))
 def test_a_copy_reaches_nothing_and_nobody(source: Server, publisher: Server, state: Path, way: object) -> None:

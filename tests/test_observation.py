@@ -33,6 +33,7 @@ def book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(observation, "INTERVAL_S", 0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("book")
 def test_release_that_is_observed_has_the_server_in_its_record(project: Project) -> None:
     """Numbers, concerns and thresholds that fired; and a table of them below what it took."""

@@ -100,6 +100,7 @@ def released(target: Target) -> None:
             assert conn.execute("SELECT count(*) FROM told").fetchone() == (1,)
 
 
+@pytest.mark.slow
 @pytest.mark.newest
 @pytest.mark.parametrize("name", sample(NAMES, 9))
 def test_a_role_and_a_database_of_any_name(made: Made, name: str) -> None:

@@ -71,6 +71,7 @@ CHANGES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change", ["texts", *(pytest.param(c, marks=pytest.mark.slow) for c in CHANGES if c != "texts")]
 )

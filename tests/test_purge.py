@@ -134,6 +134,7 @@ def test_what_nobody_needs_goes_and_the_rest_stays(target: Target) -> None:
     assert (made.folder / "purge-it.csv").read_text().count("dropped") == 3
 
 
+@pytest.mark.slow
 def test_what_is_still_needed_is_refused(target: Target) -> None:
     """The whole text; only with force it goes, and the verdict says what is left as a way back."""
     one, other = keep(target), keep(target, step=2, days=None)

@@ -179,6 +179,7 @@ def test_a_branch_that_is_copied_is_as_the_one_that_was_loaded(
     assert (len(found), len(loads)) == (1, 2)  # the second is the copy
 
 
+@pytest.mark.slow
 @pytest.mark.newest
 def test_what_a_role_makes_is_its_own_and_what_it_may_not_fails_on_the_branch(target: Callable[..., Target]) -> None:
     """The promised schema is the one that the release ends in; a right that is missing is found before the fact."""

@@ -443,6 +443,7 @@ def smuggle(monkeypatch: pytest.MonkeyPatch, statement: str) -> None:
     change_form(monkeypatch, in_parts, lambda found: replace(found, steps=(*found.steps, more)))
 
 
+@pytest.mark.slow
 def test_a_form_that_ends_elsewhere_is_found_and_refused(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """A mistake in our own form, which this test makes: the target is untouched, and the error says what differs."""
     target = project(folder={"0001_a.sql": "SELECT 1", "0002_b.sql": "ALTER TABLE t ADD CHECK (a > 0)"})

@@ -58,6 +58,7 @@ def test_working_copies_do_what_the_runner_does_and_keep_the_run_true(project: P
         runbook.resume(made.run_id)
 
 
+@pytest.mark.slow
 def test_a_cell_that_fails_by_hand_is_in_the_run_and_the_next_try_goes_on(project: Project) -> None:
     """Failed while it is failed, with what it said; done when the notebook was run again."""
     target = project(folder=FOLDER, lock_timeout_ms=200, attempts=1)

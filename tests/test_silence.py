@@ -87,6 +87,7 @@ def prepared(target: Target) -> Plan:
     return plan.model_copy(update={"changes": way_back_trial.with_proofs(plan.changes, ways.trial.ways_back)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_rows", [1_000, pytest.param(7, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "case", [pytest.param(case, marks=[] if case in QUICK else [pytest.mark.slow]) for case in CASES]

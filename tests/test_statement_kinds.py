@@ -372,6 +372,7 @@ def test_no_statement_crashes_the_review(rare: Stage, texts: list[str]) -> None:
             safe_mode.refusals(read.statements, catalog, [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("group", "texts"), sample(list(GROUPS.items()), len(GROUPS)))
 @pytest.mark.newest
 def test_no_statement_crashes_prepare(rare: Stage, group: str, texts: list[str]) -> None:

@@ -76,6 +76,7 @@ def untouched(target: Target) -> object:
         return checksums(conn), conn.execute("SELECT count(*) FROM pg_class").fetchone()
 
 
+@pytest.mark.slow
 def test_a_data_migration_ends_with_the_same_rows_both_ways(scene: Scene) -> None:
     """In batches and in one go: every touched table is compared, and the target is only read."""
     target = scene(
