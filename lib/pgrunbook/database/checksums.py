@@ -166,10 +166,10 @@ def every_table(conn: Connection) -> list[TableName]:
         return _every(cursor, OURS)
 
 
-def column_types(conn: Connection, table: TableName) -> dict[str, str]:
-    """Return the type of each column, below its domains. Raises WrongInput when the table does not exist."""
+def column_types(conn: Connection, tables: Collection[TableName]) -> dict[TableName, dict[str, str]]:
+    """Return the type of each column of tables, below its domains. Raises WrongInput when one does not exist."""
     with snapshot_cursor(conn) as cursor:
-        return described(cursor, [table])[0].types
+        return {table.name: table.types for table in described(cursor, tables)}
 
 
 def difference(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import psycopg
@@ -15,9 +15,12 @@ from pgrunbook.database.connection import Connection
 from pgrunbook.database.query_plans import HeavyQuery, QueryPlan
 from pgrunbook.database.sqlstate import Meaning, meaning
 from pgrunbook.display import progress
+from pgrunbook.display.prose import counted
 from pgrunbook.errors import Blocked, WrongInput
 
 HEAVIEST = 10
+# Tables that are summed in one snapshot: so many, and so many bytes together.
+TOGETHER, TOGETHER_BYTES = 100, 32 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -92,27 +95,62 @@ def take(
 def sums(
     conn: Connection, tables: Mapping[str, TableName], without: Mapping[str, set[str]] | None = None
 ) -> dict[str, RowSum]:
-    """Return the checksum of each table, without one snapshot over all.
+    """Return the checksum of each table, without one snapshot over all: of small ones many have one.
 
     What may not be read, or is locked, is left out.
     """
-    found = {}
+    found: dict[str, RowSum] = {}
+    sizes_ = {name: size.table_bytes for name, (_, size) in _weighed(conn).items()}
     with progress.doing("summing rows") as stage:
-        for place, (name, table) in enumerate(tables.items(), 1):
-            stage.how_far(f"{name}, table {place} of {len(tables)}")
-            left_out = (without or {}).get(name, set())
-            try:
-                columns = checksums.column_types(conn, table)
-                summed = range_sums.bounded_sum(conn, table, without=left_out)
-            except (Blocked, WrongInput):  # locked, or gone meanwhile
-                continue
-            except psycopg.Error as exc:
-                if meaning(exc) is Meaning.LOST:
-                    raise
-                continue
-            kept = {column: type_ for column, type_ in columns.items() if column not in left_out}
-            found[name] = RowSum(table.schema, table.name, kept, summed.rows, summed.checksum)
+        for part in _parts(tables, sizes_):
+            stage.how_far(f"{next(iter(part))}, {len(found):,} of {counted(len(tables), 'table')} done")
+            together = _summed(conn, part, without or {}) if len(part) > 1 else None
+            for name, table in part.items() if together is None else ():
+                found.update(_summed(conn, {name: table}, without or {}) or {})
+            found.update(together or {})
     return found
+
+
+def _parts(tables: Mapping[str, TableName], sizes_: Mapping[str, int]) -> Iterator[dict[str, TableName]]:
+    """Yield the tables in parts that are summed in one snapshot: few bytes, or one table."""
+    part: dict[str, TableName] = {}
+    total = 0
+    for name, table in tables.items():
+        size = sizes_.get(name, TOGETHER_BYTES)
+        if part and (total + size > TOGETHER_BYTES or len(part) >= TOGETHER):
+            yield part
+            part, total = {}, 0
+        part[name] = table
+        total += size
+    if part:
+        yield part
+
+
+def _summed(
+    conn: Connection, part: Mapping[str, TableName], without: Mapping[str, set[str]]
+) -> dict[str, RowSum] | None:
+    """Return the sums of some tables, None where one may not be read, is locked, or is gone meanwhile."""
+    left_out = {table: without.get(name, set()) for name, table in part.items()}
+    try:
+        columns = checksums.column_types(conn, list(part.values()))
+        if len(part) > 1:
+            summed = checksums.checksums(conn, list(part.values()), without=left_out)
+        else:
+            summed = {table: range_sums.bounded_sum(conn, table, without=left_out[table]) for table in part.values()}
+    except (Blocked, WrongInput):
+        return None
+    except psycopg.Error as exc:
+        if meaning(exc) is Meaning.LOST:
+            raise
+        return None
+    return {
+        name: RowSum(
+            table.schema, table.name,
+            {column: type_ for column, type_ in columns[table].items() if column not in left_out[table]},
+            summed[table].rows, summed[table].checksum,
+        )
+        for name, table in part.items()
+    }  # fmt: skip
 
 
 def sums_again(conn: Connection, before: Mapping[str, RowSum]) -> dict[str, RowSum]:
@@ -121,7 +159,7 @@ def sums_again(conn: Connection, before: Mapping[str, RowSum]) -> dict[str, RowS
     without, same = {}, {}
     for name, table in tables.items():
         try:
-            now = checksums.column_types(conn, table)
+            now = checksums.column_types(conn, [table])[table]
         except WrongInput:
             continue  # it is gone, which the rows tell
         if before[name].columns.items() <= now.items():
