@@ -7,8 +7,9 @@ that changed under an index, and a corrupt index break it afterwards, and nothin
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Literal
 
 import psycopg
@@ -19,15 +20,19 @@ from pgrunbook.database.connection import Connection
 from pgrunbook.database.queries import snapshot_cursor
 from pgrunbook.database.sqlstate import Meaning, meaning, said
 from pgrunbook.display import progress
+from pgrunbook.display.progress import Stage
 from pgrunbook.errors import Blocked
 
 CHECK_TIMEOUT_MS = 30_000
 WHOLE_TIMEOUT_MS = 300_000
 SAMPLES = 5
+# So many checks are asked at once for so long, until that has failed so often: of small tables each takes no time.
+TOGETHER, TOGETHER_MS, TOGETHER_FAILS = 50, 1_000, 3
 
 Kind = Literal["orphans", "duplicates", "rows against a constraint"]
 # A corrupt index does not know its duplicates: the rows are read without any.
 _WITHOUT_INDEX = dict.fromkeys(("enable_indexscan", "enable_indexonlyscan", "enable_bitmapscan"), "off")
+_Check = tuple[Kind, Mapping[str, Any], sql.Composed]
 _TIME_IS_UP = "the time for all checks was up"
 _CALLS_OTHERS = "it calls functions of another role, which would run with our rights"
 
@@ -64,7 +69,7 @@ def breaches(
     ``whole_timeout_ms`` is named as not checked, as is what we may not read. Not checked are exclusion constraints,
     and what is declared NOT ENFORCED.
 
-    Locks: AccessShareLock on the table and on the one that it references, each for one check.
+    Locks: AccessShareLock on the table and on the one that it references, each for one check, or for a second of many.
     Source: https://www.postgresql.org/docs/current/ddl-constraints.html
     """
     with snapshot_cursor(conn):  # names come qualified
@@ -72,7 +77,10 @@ def breaches(
     deadline = time.monotonic() + whole_timeout_ms / 1000
     found = []
     with progress.doing("checking rows against what the schema declares") as stage:
+        whole = _whole(conn, checks, stage) if whole_timeout_ms > TOGETHER_MS else set()
         for place, (kind, row, query) in enumerate(checks, 1):
+            if place in whole:
+                continue
             stage.how_far(f"{row['name']} of {row['table_name']}, {place} of {len(checks)}")
             left_ms = int((deadline - time.monotonic()) * 1000)
             breach = _checked(conn, kind, row, query, min(check_timeout_ms, left_ms))
@@ -81,7 +89,7 @@ def breaches(
     return found
 
 
-def _checks(conn: Connection) -> Iterator[tuple[Kind, Mapping[str, Any], sql.Composed]]:
+def _checks(conn: Connection) -> Iterator[_Check]:
     asked: tuple[tuple[Kind, str, Callable[[Mapping[str, Any]], sql.Composed]], ...] = (
         ("orphans", "foreign_keys", _orphans),
         ("duplicates", "unique_indexes", _duplicates),
@@ -90,6 +98,39 @@ def _checks(conn: Connection) -> Iterator[tuple[Kind, Mapping[str, Any], sql.Com
     for kind, name, made in asked:
         for row in queries.rows(conn, "integrity", name):
             yield kind, row, made(row)
+
+
+def _whole(conn: Connection, checks: Sequence[_Check], stage: Stage) -> set[int]:
+    """Return the places of checks that find nothing, many asked at once: of small tables, they take a moment.
+
+    Where they take longer, or one may not be made, each is made for itself; after some such times all are.
+    """
+    found: set[int] = set()
+    failed = 0
+    for kind, group in groupby(enumerate(checks, 1), key=lambda numbered: numbered[1][0]):
+        askable = [(place, query) for place, (_, row, query) in group if not row["calls_others"]]
+        for first in range(0, len(askable), TOGETHER):
+            if failed >= TOGETHER_FAILS:
+                return found
+            part = askable[first : first + TOGETHER]
+            stage.how_far(f"{part[0][0]:,} of {len(checks):,}")
+            asked = sql.SQL(" UNION ALL ").join(
+                sql.SQL("SELECT {} WHERE EXISTS ({})").format(sql.Literal(place), query) for place, query in part
+            )
+            settings = _WITHOUT_INDEX if kind == "duplicates" else {}
+            try:
+                with snapshot_cursor(conn, statement_timeout_ms=TOGETHER_MS, settings=settings) as cursor:
+                    broken = {place for (place,) in cursor.execute(asked).fetchall()}
+            except Blocked:
+                failed += 1
+                continue
+            except psycopg.Error as exc:
+                if meaning(exc) is Meaning.LOST:
+                    raise
+                failed += 1
+                continue
+            found |= {place for place, _ in part} - broken
+    return found
 
 
 def _checked(conn: Connection, kind: Kind, row: Mapping[str, Any], query: sql.Composed, timeout_ms: int) -> Breach:
