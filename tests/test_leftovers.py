@@ -216,6 +216,37 @@ def test_constraints_and_sequences_are_mended(conn: Connection) -> None:
         removal.chosen(conn, keys["good"])
 
 
+def test_a_check_that_calls_code_of_another_role_is_not_validated_with_our_rights(
+    server: Server, name: str, conn: Connection
+) -> None:
+    """VALIDATE would run it as us: the code of a table's owner would be a superuser's."""
+    role = "planter_of_checks"
+    with server.connect(name) as admin:
+        admin.execute(f"DROP ROLE IF EXISTS {role}")
+        admin.execute(f"CREATE ROLE {role}")
+        admin.execute(f"GRANT CREATE ON SCHEMA public TO {role}")
+        try:
+            admin.execute(f"SET ROLE {role}")
+            admin.execute("CREATE TABLE bait (id int); INSERT INTO bait VALUES (1)")
+            admin.execute("CREATE TABLE caught (who text); GRANT ALL ON caught TO PUBLIC")
+            admin.execute("CREATE FUNCTION evil(int) RETURNS boolean LANGUAGE plpgsql AS"
+                          " 'BEGIN INSERT INTO public.caught VALUES (current_user); RETURN true; END'")  # fmt: skip
+            admin.execute("ALTER TABLE bait ADD CONSTRAINT planted CHECK (evil(id)) NOT VALID")
+            admin.execute("CREATE DOMAIN dom AS int; ALTER DOMAIN dom ADD CONSTRAINT too CHECK (evil(VALUE)) NOT VALID")
+            admin.execute("RESET ROLE")
+            found = of(conn, "constraint not validated")
+            assert {one.name: one.statement for one in found} == {"planted": "", "too": ""}
+            for one in found:
+                assert "runs code of another role with our rights" in one.why
+                with pytest.raises(Refused):
+                    removal.chosen(conn, one.key)
+            assert conn.execute("SELECT count(*) FROM public.caught").fetchone() == (0,)
+        finally:
+            admin.execute("RESET ROLE")
+            admin.execute(f"DROP OWNED BY {role} CASCADE")
+            admin.execute(f"DROP ROLE {role}")
+
+
 def test_a_lock_that_is_not_to_be_had_is_not_waited_for(
     server: Server, name: str, conn: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:

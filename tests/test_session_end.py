@@ -75,7 +75,7 @@ def test_a_later_session_with_the_same_number_is_not_ended(server: Server, name:
 
 
 REFUSED = {
-    "a run of ours": replace(SESSION, application="pgrunbook migrate 2026"),
+    "a run of ours": replace(SESSION, application="pgrunbook migrate 2026", is_own_role=True),
     "a standby": replace(SESSION, backend_type="walsender"),
     "a process of the server": replace(SESSION, backend_type="checkpointer"),
     "a parallel worker": replace(SESSION, backend_type="parallel worker", leader_pid=6),
@@ -102,6 +102,7 @@ def test_an_ordinary_autovacuum_may_be_cancelled_and_a_client_ended() -> None:
     session_end.refuse(replace(SESSION, backend_type="autovacuum worker", query="autovacuum: VACUUM t"), "cancel")
     session_end.refuse(SESSION, "cancel")
     session_end.refuse(SESSION, "terminate")
+    session_end.refuse(replace(SESSION, application="pgrunbook that is none"), "terminate")
     with pytest.raises(Refused):
         session_end.refuse(SESSION, "rollback prepared")
 

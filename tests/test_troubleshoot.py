@@ -14,6 +14,8 @@ from pgrunbook.config.targets import Target
 from pgrunbook.database import connection, lock_tree, locks, step_log, vitals
 from pgrunbook.procedures import diagnosis
 from pgrunbook.record.run import Status
+from pgrunbook.runner import runbook
+from servers import Server
 
 Project = Callable[..., Target]
 Command = Callable[..., tuple[int, str, str]]
@@ -146,6 +148,49 @@ def test_a_history_is_repaired_as_a_person_chose(project: Project, command: Comm
     assert [one["section"] for one in json.loads(command("doctor", "--target", "demo", "--json")[1] or "[]")] == [
         "slow"
     ]
+
+
+@pytest.mark.slow
+def test_a_run_that_was_cut_off_behind_what_it_did_goes_on(project: Project) -> None:
+    """What it meant to do and is gone is no error; what is left of its choice is done."""
+    target = project(folder={"0001_a.sql": "SELECT 1;"})
+    do(target, "CREATE TABLE t (id int); ALTER TABLE t ADD CONSTRAINT c CHECK (id > 0) NOT VALID, "
+       "ADD CONSTRAINT d CHECK (id > 1) NOT VALID; INSERT INTO t VALUES (2)")  # fmt: skip
+    keys = [f"constraint not validated: {name} of public.t" for name in "cd"]
+    with psycopg.connect(**target.conninfo()) as holder:
+        holder.execute("LOCK t IN SHARE UPDATE EXCLUSIVE MODE")
+        made, code = run("troubleshoot", remove=",".join(keys))
+    assert code == 1
+    assert error(made).splitlines()[0] == f"could not remove {keys[0]}"
+    do(target, "ALTER TABLE t VALIDATE CONSTRAINT c")  # as if it had been cut off right behind it
+    made, code = runbook.resume(made.run_id)
+    assert (code, made.status) == (0, Status.DONE)
+    assert "gone: this run meant to remove it before" in outputs(made, "remove-leftovers")
+    assert rows(target, "SELECT count(*) FROM pg_constraint WHERE NOT convalidated") == [(0,)]
+
+
+@pytest.mark.slow
+@pytest.mark.newest
+def test_what_the_server_passes_over_is_not_told_as_done(
+    project: Project, server: Server, database: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ANALYZE of a table of another role is a warning of the server only."""
+    role = "only_analyzes"
+    name = database(
+        f"DROP ROLE IF EXISTS {role}", f"CREATE ROLE {role} LOGIN", "CREATE TABLE t (id int)",
+        f"CREATE SCHEMA pgrunbook AUTHORIZATION {role}",
+    )  # fmt: skip
+    monkeypatch.setenv("ANALYZES", f"host={server.socket_dir} user={role} dbname={name}")
+    project(folder={"0001_a.sql": "SELECT 1;"}, server=None, database=None, url_from="ANALYZES")
+    made, _ = run("troubleshoot", analyze="public.t")
+    told_why = outputs(made, "analyze-tables")
+    assert "no: permission denied to analyze" in told_why or "owner can analyze it" in told_why
+    (told,) = events(made, "analyzed")
+    assert (told["tables"], list(told["refused"])) == ([], ["public.t"])
+    assert made.parts[-1].says == "Nothing changed in the database: it was only looked at."
+    with server.connect(name) as admin:
+        admin.execute(f"DROP OWNED BY {role}")
+        admin.execute(f"DROP ROLE {role}")
 
 
 @pytest.mark.slow

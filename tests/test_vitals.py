@@ -17,6 +17,7 @@ from pgrunbook.database import vitals
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.lock_tree import ServerSession
 from pgrunbook.database.vitals import Urgency, VitalLimits, Vitals, concerns, look
+from pgrunbook.procedures import monitor_views
 from servers import Server
 from test_lock_tree import opened, waiting
 
@@ -63,6 +64,18 @@ def test_who_blocks_whom_comes_first_with_the_one_thing_to_do(server: Server, na
     assert first.todo.startswith("ask its owner to end the transaction")
     assert any(one.what == "idle in transaction" and '"forgotten"' in one.detail for one in rest)
     assert not any('"report"' in one.detail for one in rest), "it is told once"
+
+
+def test_what_somebody_wrote_moves_no_terminal(server: Server, name: str, looking: Connection) -> None:
+    """Escapes in a query, which the server keeps as they are."""
+    planted = "SELECT '\x1b[2J\x1b]0;owned\x07 \u202egpj'"
+    with opened(server, name, "report", "LOCK one", planted), waiting(server, name, "web", "SELECT FROM one"):
+        seen = look(looking)
+    assert any("\x1b" in one.query for one in seen.sessions), "the server does not mask it"
+    said = [("NOW", f"{one.what}: {one.detail}", one.todo) for one in concerns(seen, AT_ONCE)]
+    told = monitor_views.told(said, 200)
+    assert "\\x1b[2J" in told
+    assert not set("\x1b\x07\u202e") & set(told + repr(monitor_views.screen(seen)))
 
 
 def test_a_statement_at_work_shows_how_far_it_is(server: Server, name: str, looking: Connection) -> None:
@@ -164,9 +177,11 @@ def test_each_concern_is_told_once_and_a_quiet_server_has_none(what: str) -> Non
 
 def test_sessions_of_ours_are_no_concern() -> None:
     """A run may work long; what it blocks is told, and to wait is the thing to do."""
-    ours = replace(SESSION, application="pgrunbook migrate 2026")
+    ours = replace(SESSION, application="pgrunbook migrate 2026", is_own_role=True)
     assert concerns(replace(NOTHING, sessions=(ours,))) == []
     assert vitals.to_do(ours).startswith("wait: it is a run of pgrunbook")
+    planted = replace(ours, is_own_role=False)
+    assert [one.what for one in concerns(replace(NOTHING, sessions=(planted,)))] == ["a long statement"]
 
 
 def test_the_command_looks_once_or_until_its_time_is_over(project: Callable[..., Target], command: Command) -> None:

@@ -58,7 +58,7 @@ def drift(
 
 
 def _write(found: Drift, *, as_json: bool) -> None:
-    from pgrunbook.display.show import Table
+    from pgrunbook.display.show import Table, visible
     from pgrunbook.record import door
 
     if as_json:
@@ -69,7 +69,7 @@ def _write(found: Drift, *, as_json: bool) -> None:
         ["object", "name", "change", "expected", "found"], rows,
         title=f"{found.target} against {found.expected}", empty="No drift.",
     )  # fmt: skip
-    told = "".join(f"Not compared: {one}\n" for one in found.passed_over)
+    told = "".join(f"Not compared: {visible(one)}\n" for one in found.passed_over)
     sys.stdout.write(door.masked(f"{table!r}\n{told}"))
 
 

@@ -57,6 +57,7 @@ class ServerSession:
     is_hidden: bool
     gid: str
     transaction: str
+    is_own_role: bool = False
 
     @property
     def kind(self) -> Kind:
@@ -65,8 +66,8 @@ class ServerSession:
 
     @property
     def is_ours(self) -> bool:
-        """Whether it says that it is a session of a run."""
-        return self.application.startswith(f"{APPLICATION} ")
+        """Whether it has the name of a run's session and our own role: the name alone anybody may take."""
+        return self.is_own_role and self.application.startswith(f"{APPLICATION} ")
 
     @property
     def prevents_wraparound(self) -> bool:

@@ -37,6 +37,11 @@ def chosen(conn: Connection, key: str) -> ServerSession:
     return found
 
 
+def is_there(conn: Connection, key: str) -> bool:
+    """Tell whether there is a session of that key."""
+    return any(one.key == key for one in lock_tree.sessions(conn))
+
+
 def refuse(session: ServerSession, how: How) -> None:
     """Raise Refused for what nobody should end by hand, or not in this way."""
     because = _because(session, how)

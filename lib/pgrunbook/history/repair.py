@@ -61,6 +61,11 @@ def repairs(history: History) -> list[HistoryRepair]:
     return list(_repairs(history))
 
 
+def is_offered(conn: Connection, target: Target, key: str) -> bool:
+    """Tell whether the history as it is now has a repair of that key. Raises as ``history.read`` does."""
+    return any(one.key == key for one in repairs(histories.read(conn, target)))
+
+
 def shown(conn: Connection, repair: HistoryRepair) -> str:
     """Return a repair as the SQL text that it is."""
     cursor = psycopg.ClientCursor(conn)

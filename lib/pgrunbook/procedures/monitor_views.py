@@ -10,7 +10,7 @@ from pgrunbook.database import vitals
 from pgrunbook.database.lock_tree import Node
 from pgrunbook.database.vitals import Concern, Urgency, Vitals
 from pgrunbook.display.prose import counted
-from pgrunbook.display.show import BAD, PLAIN, QUIET, WARN, Cell, Stack, Table
+from pgrunbook.display.show import BAD, PLAIN, QUIET, WARN, Cell, Stack, Table, visible
 from pgrunbook.display.units import human
 from pgrunbook.record import door
 
@@ -43,8 +43,8 @@ def told(found: Sequence[tuple[str, str, str]], width: int) -> str:
     indent = " " * (max((len(mark) for mark, _, _ in found), default=0) + 2)
     lines = []
     for mark, what, todo in found:
-        first, *rest = textwrap.wrap(door.masked(what), max(40, width - len(indent))) or [""]
-        then = textwrap.wrap(f"-> {todo}", max(40, width - len(indent)), subsequent_indent="   ")
+        first, *rest = textwrap.wrap(visible(door.masked(what)), max(40, width - len(indent))) or [""]
+        then = textwrap.wrap(visible(f"-> {todo}"), max(40, width - len(indent)), subsequent_indent="   ")
         lines += [f"{mark:<{len(indent)}}{first}", *(f"{indent}{line}" for line in (*rest, *then))]
     return "\n".join(lines)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pgrunbook import history as histories
-from pgrunbook.database import connection, index_health, leftovers, locks, vitals
+from pgrunbook.database import index_health, leftovers, locks, query_plans, vitals
 from pgrunbook.database.connection import connect
 from pgrunbook.display import progress
 from pgrunbook.display.prose import counted, listed
@@ -11,12 +11,12 @@ from pgrunbook.display.show import BAD, GOOD, QUIET, Banner, Card, Cell, Stack, 
 from pgrunbook.errors import RunbookError, WrongInput
 from pgrunbook.execute import removal, session_end
 from pgrunbook.history import repair
-from pgrunbook.procedures import diagnosis, monitor_views
+from pgrunbook.procedures import diagnosis, monitor_views, shared_steps
 from pgrunbook.session import session as heres
 from pgrunbook.session.parameters import Troubleshoot
 from pgrunbook.session.session import Session
 
-ANALYZE_TIMEOUT_MS, LOCK_TIMEOUT_MS = 3_600_000, 2_000
+LOCK_TIMEOUT_MS = 2_000
 
 
 def begin(**given: object) -> Session:
@@ -57,6 +57,8 @@ def end_session(here: Session) -> Card:
     key, how = here.parameters.end_session, here.parameters.how
     if not key:
         return Card("End a session", [("chosen", "none: end_session names nobody")])
+    if _meant_before(here, "session-end-meant", key) and not session_end.is_there(here.conn, key):
+        return Card("End a session", [("chosen", key), ("became", Cell("gone: this run meant to end it before", GOOD))])
     chosen = session_end.chosen(here.conn, key)
     session_end.refuse(chosen, how)
     here.at_work()
@@ -105,6 +107,11 @@ def repair_history(here: Session) -> Table:
     with connect(here.target, purpose=f"troubleshoot {here.run.run_id}") as conn:
         locks.wait_for_others(conn, here.target)
         for key in keys:
+            if _meant_before(here, "repair-meant", key) and not repair.is_offered(conn, here.target, key):
+                rows.append(
+                    (key, Cell("offered no more: this run meant to do it before", GOOD), "see pgrunbook.history_copy")
+                )
+                continue
             here.journal("repair-meant", key=key, by=here.run.operator)
             done = repair.carry_out(conn, here.target, key, run_id=here.run.run_id)
             here.journal("repaired", key=key, sql=repair.shown(conn, done))
@@ -128,9 +135,13 @@ def remove_leftovers(here: Session) -> Table:
     keys = here.parameters.remove
     if not keys:
         return Table([], [], empty="None chosen: remove names nothing.")
-    chosen = [removal.chosen(here.conn, key) for key in keys]
+    there = {one.key for one in leftovers.remnants(here.conn)}
+    before = [key for key in keys if key not in there and _meant_before(here, "removal-meant", key)]
+    chosen = [removal.chosen(here.conn, key) for key in keys if key not in before]
     here.at_work()
-    rows = []
+    rows: list[tuple[object, ...]] = [
+        (key, "", Cell("gone: this run meant to remove it before", GOOD)) for key in before
+    ]
     with connect(here.target, purpose=f"troubleshoot {here.run.run_id}") as conn:
         for one in chosen:
             here.journal("removal-meant", key=one.key, statement=one.statement, by=here.run.operator)
@@ -165,16 +176,16 @@ def analyze_tables(here: Session) -> Table:
     if unknown:
         raise WrongInput(f"there is no table {listed(unknown)}", hint="Spell it as the table above does.")
     here.at_work()
-    rows = []
+    chosen = [str(name) for (name,) in filter(None, known)]
+    for name in chosen:
+        here.journal("analyze-meant", table=name, by=here.run.operator)
     with connect(here.target, purpose=f"troubleshoot {here.run.run_id}") as conn:
-        connection.limit(conn, lock_timeout_ms=LOCK_TIMEOUT_MS, statement_timeout_ms=ANALYZE_TIMEOUT_MS)
-        for (name,) in (found for found in known if found):
-            with progress.doing(f"ANALYZE {name}"):
-                conn.execute(f"ANALYZE {name}".encode())
-            here.journal("analyzed", table=str(name), by=here.run.operator)
-            here.facts["done"].append(f"ANALYZE {name}")
-            rows.append((name, Cell("done", GOOD)))
-    return Table(["table", ""], rows)
+        refused = query_plans.analyze(conn, chosen, lock_timeout_ms=LOCK_TIMEOUT_MS)
+    done = [name for name in chosen if name not in refused]
+    here.journal("analyzed", tables=done, refused=refused, by=here.run.operator)
+    here.facts["done"] += [f"ANALYZE {name}" for name in done]
+    rows = [(name, Cell(f"no: {refused[name]}", BAD) if name in refused else Cell("done", GOOD)) for name in chosen]
+    return here.keep_table("analyzed", Table(["table", ""], rows))
 
 
 @heres.step
@@ -208,3 +219,8 @@ def verdict(here: Session) -> Banner:
     state = f"Done: {'; '.join(done)}." if done else "Nothing changed in the database: it was only looked at."
     facts = [("still wrong", Cell(counted(len(left), "thing"), BAD if left else QUIET))]
     return here.verdict(state, facts, then=urgent.todo if urgent else "nothing: nothing is wrong")
+
+
+def _meant_before(here: Session, event: str, key: str) -> bool:
+    """Tell whether an earlier try of this run wrote down that it was about to do this."""
+    return any(e["event"] == event and e.get("key") == key for e in shared_steps.events(here, "troubleshoot"))

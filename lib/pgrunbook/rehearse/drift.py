@@ -138,7 +138,7 @@ def check(target: Target, conn: Connection) -> Check:
     try:
         found = against_validated(target, conn)
     except (WrongInput, Refused) as exc:
-        return Check("drift", f"not compared: {exc.message}", "-", Level.GOOD, f"{see} compares it with the history")
+        return Check("drift", f"not compared: {exc.message}", "-", Level.UNKNOWN, f"{see} compares it with the history")
     if not found.differs:
         return Check("drift", f"none since {found.expected}", "none", Level.GOOD)
     told = listed([f"{one.kind} {one.name} {one.change}" for one in found.objects], 3)

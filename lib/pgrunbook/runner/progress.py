@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from pgrunbook.display.show import visible
 from pgrunbook.record.journal import Tail
 from pgrunbook.record.run import Part, Status
 
@@ -104,7 +105,7 @@ class ProgressDisplay:
 
     def _follow(self) -> None:
         while not self._over.wait(POLL_S):
-            noted = [event["says"] for event in self._journal.events() if event["event"] == NOTED]
+            noted = [visible(str(event["says"])) for event in self._journal.events() if event["event"] == NOTED]
             with self._lock:
                 self._says = noted[-1] if noted else self._says
                 if not self._cell or not self._says:

@@ -18,7 +18,8 @@ SELECT
     coalesce(pg_catalog.left(a.query, 1000), '') AS query,
     a.query IS NOT DISTINCT FROM '<insufficient privilege>' AS is_hidden,
     '' AS gid,
-    '' AS transaction
+    '' AS transaction,
+    a.usename IS NOT DISTINCT FROM session_user AS is_own_role
 FROM pg_catalog.pg_stat_activity AS a
 WHERE a.pid <> pg_catalog.pg_backend_pid()
 UNION ALL
@@ -26,7 +27,7 @@ SELECT
     0, p.prepared, 0, 'prepared transaction', '', p.owner::text, p.database::text, '', 'prepared', '',
     extract(epoch FROM pg_catalog.clock_timestamp() - p.prepared)::float8, NULL,
     extract(epoch FROM pg_catalog.clock_timestamp() - p.prepared)::float8,
-    true, '', false, p.gid, p.transaction::text
+    true, '', false, p.gid, p.transaction::text, false
 FROM pg_catalog.pg_prepared_xacts AS p
 
 -- name: waits
