@@ -10,6 +10,8 @@ Source: https://www.postgresql.org/docs/current/xfunc-volatility.html
 
 from __future__ import annotations
 
+from typing import Any
+
 from pgrunbook.database import queries
 from pgrunbook.database.connection import Connection
 
@@ -18,10 +20,14 @@ WHY = "it calls functions of another role, which would run with our rights"
 
 def reached(conn: Connection) -> frozenset[int]:
     """Return the OIDs of the tables, indexes and constraints whose use would run such code. Locks: none."""
-    return frozenset(int(row["oid"]) for row in queries.rows(conn, "foreign_code", "reached"))
+    return frozenset(int(row["oid"]) for row in _found(conn))
 
 
 def tables(conn: Connection) -> frozenset[tuple[str, str]]:
     """Return schema and name of the tables that no query can read without it. Locks: none."""
-    found = queries.rows(conn, "foreign_code", "reached")
-    return frozenset((row["schema"], row["name"]) for row in found if row["schema"])
+    return frozenset((row["schema"], row["name"]) for row in _found(conn) if row["schema"])
+
+
+def _found(conn: Connection) -> list[dict[str, Any]]:
+    with queries.snapshot_cursor(conn):  # without JIT: the server expects far too many rows, and compiled for 4 s
+        return queries.rows(conn, "foreign_code", "reached")
