@@ -145,7 +145,7 @@ def _of_block(conn: Connection, node: Any, place: StepKey, keeps: Sequence[Keep]
     sides = tuple(side for one in found for side in one.sides)
     if not found or len({side.kept_as for side in sides}) < len(sides):
         raise RowsNotShownError("only an UPDATE, DELETE or INSERT shows which rows it changes")
-    if why := routines_reader.not_of_catalog(conn, names_taken(node), Facts(conn).path()):
+    if why := routines_reader.not_of_catalog(conn, names_taken(node), conn.schemas()):
         raise RowsNotShownError(why)
     return CaptureRewrite("; ".join(one.sql for one in found), sides)
 
