@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from psycopg import sql
 
-from pgrunbook.database import health, locks, queries, step_log
+from pgrunbook.database import foreign_code, health, locks, queries, step_log
 from pgrunbook.database.connection import Connection
 from pgrunbook.display.units import human
 
@@ -142,7 +142,9 @@ def _helpers(conn: Connection) -> Iterator[Remnant]:
 
 
 def _unvalidated(conn: Connection) -> Iterator[Remnant]:
-    of_others = {(row["name"], row["where_"]) for row in queries.rows(conn, "leftovers", "checks_of_others")}
+    foreign = foreign_code.reached(conn)
+    found = queries.rows(conn, "leftovers", "validations")
+    of_others = {(row["name"], row["where_"]) for row in found if not foreign.isdisjoint(row["objects"])}
     for one in health.leftovers(conn):
         match one.kind:
             case "constraint not validated":

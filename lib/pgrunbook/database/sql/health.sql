@@ -32,6 +32,7 @@ ORDER BY 2, 1
 -- a row is: a sequence that feeds a column, as its own or by the column's default, and that column
 SELECT
     s.seqrelid::regclass::text AS name,
+    a.attrelid::bigint AS oid,
     a.attrelid::regclass::text AS table_name,
     n.nspname::text AS schema_name,
     c.relname::text AS relation,
@@ -69,6 +70,7 @@ ORDER BY 1, 2, 5
 SELECT
     n.nspname::text AS schema_name,
     c.relname::text AS relation,
+    c.oid::bigint AS oid,
     c.oid::regclass::text AS name,
     greatest(c.reltuples, 0)::bigint AS rows_estimate
 FROM pg_catalog.pg_class c

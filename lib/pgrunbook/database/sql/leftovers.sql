@@ -177,23 +177,10 @@ JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 WHERE a.attname ~ '^pgrunbook_[0-9a-f]{12}$' AND NOT a.attisdropped AND n.nspname <> 'pgrunbook'
 ORDER BY 1, 3, 2
 
--- name: checks_of_others
--- a row is: a CHECK that is NOT VALID and calls a function of another role, which VALIDATE would run with our rights
+-- name: validations
+-- a row is: a constraint that is NOT VALID, and the objects of which VALIDATE may run code
 SELECT k.conname::text AS name,
-       coalesce(nullif(k.conrelid, 0)::regclass::text, k.contypid::regtype::text) AS where_
+       coalesce(nullif(k.conrelid, 0)::regclass::text, k.contypid::regtype::text) AS where_,
+       ARRAY[k.oid, k.conrelid, k.confrelid]::bigint[] AS objects
 FROM pg_catalog.pg_constraint AS k
-WHERE k.contype = 'c'
-  AND NOT k.convalidated
-  AND EXISTS (
-      SELECT
-      FROM pg_catalog.pg_depend AS d
-      LEFT JOIN pg_catalog.pg_operator AS o
-          ON d.refclassid = 'pg_catalog.pg_operator'::regclass AND o.oid = d.refobjid
-      JOIN pg_catalog.pg_proc AS f
-          ON f.oid = CASE WHEN d.refclassid = 'pg_catalog.pg_proc'::regclass THEN d.refobjid ELSE o.oprcode END
-      JOIN pg_catalog.pg_roles AS r ON r.oid = f.proowner
-      WHERE d.classid = 'pg_catalog.pg_constraint'::regclass
-        AND d.objid = k.oid
-        AND NOT r.rolsuper
-        AND r.rolname <> session_user
-  )
+WHERE NOT k.convalidated
