@@ -307,9 +307,10 @@ def _filled_entries(conn: Connection, change: Change) -> list[UndoEntry]:
 
 def _unclaimed(conn: Connection, changes: Sequence[Change]) -> Iterator[tuple[str, UnclaimedValues]]:
     """Yield the captured values that go to nobody, with their migration."""
+    names = [change.migration for change in changes]
     for change in changes:
         for entry in _filled_entries(conn, change):
-            values = undo_data.unclaimed(conn, entry)
+            values = undo_data.unclaimed(conn, entry, taken_back=names)
             if values:
                 yield change.migration, values
 

@@ -33,7 +33,7 @@ from pgrunbook.undo_data.revert_columns import (
 )
 from pgrunbook.undo_data.revert_rows import LEAVE_REFUSED, OnConflict, revert
 from pgrunbook.undo_data.silence import check_keys, fires, may_silence, silenced
-from pgrunbook.undo_data.unclaimed import UnclaimedValues, unclaimed
+from pgrunbook.undo_data.unclaimed import UnclaimedValues, gone_to_nobody, unclaimed
 
 __all__ = [
     "FILE",
@@ -71,6 +71,7 @@ __all__ = [
     "fires",
     "followed",
     "free_name",
+    "gone_to_nobody",
     "has_key",
     "helper_index",
     "is_changed_type",
