@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -276,6 +277,7 @@ STRANGE = {
     "update": "UPDATE strange SET a = 0",
     "on conflict": "INSERT INTO strange VALUES (1, 0), (4, 4) ON CONFLICT (id) DO UPDATE SET a = excluded.a",
     "set null": "DELETE FROM head WHERE id = 1",
+    "insert": "INSERT INTO strange VALUES (4, 4), (5, 5), (6, 6)",
 }
 
 
@@ -296,11 +298,17 @@ def test_rows_of_another_roles_table_are_captured_without_triggers(own: Conn, se
             other.execute(f"SET ROLE {role}")
             way = Way(other, STRANGE[kind])
             assert way.because == ""
-            assert "the rows of public.strange, which belong to another role" in way.expansion.explains
+            told = "what it inserts into" if kind == "insert" else "the rows of"
+            assert re.search(f"No trigger .*{told} public.strange", way.expansion.explains)
             way.there()
             assert own.execute("SELECT * FROM strange ORDER BY id").fetchall() != before
             own.execute("UPDATE strange SET a = 5 WHERE id = 3; UPDATE strange SET id = 7 WHERE id = 2")
-            give_back_migration(other, way.site.migration, "up", on_conflict="keep")
+            if kind == "insert":
+                own.execute("UPDATE strange SET id = 8 WHERE id = 4; DELETE FROM strange WHERE id = 5")
+            given = give_back_migration(other, way.site.migration, "up", on_conflict="keep")
+            if kind == "insert":
+                told = {row.key["id"]: row.way for row in given.left.samples}
+                assert (given.rows, told) == (1, {"4": "not to be told", "5": "not to be told"})
         found = {row[0]: row for row in own.execute("SELECT * FROM strange").fetchall()}
         assert (found[1], found[3][1]) == (before[0], 5)
     finally:
@@ -468,6 +476,57 @@ def test_rollback_tells_which_captured_values_go_to_nobody(project: Callable[...
     assert "2 captured values of public.t.a go to nobody" in journal_of(target).read_text()
     assert "1 row deleted since, and 1 value of rows that nobody knows" in journal_of(target).read_text()
     assert rows(target, "SELECT a FROM t WHERE id >= 1000 ORDER BY id") == [(None,), (15010,), (None,)]
+
+
+# What becomes of rows 801 and 1801, which a step has inserted; the rows that a revert then lists, by key, with what it
+# says of them, and the ids that are there behind it, where it leaves these and where it overwrites them.
+INSERTED = {
+    "nothing": ("SELECT", {}, [], []),
+    "changed": ("UPDATE t SET a = 1 WHERE id = 801", {"801": "changed"}, [801], []),
+    "another key": ("UPDATE t SET id = 850 WHERE id = 801", {"850": "changed"}, [850], []),
+    "another partition": ("UPDATE t SET id = 1850 WHERE id = 801", {"1850": "changed"}, [1850], []),
+    "another key and back": ("UPDATE t SET id = 850 WHERE id = 801; UPDATE t SET id = 801 WHERE id = 850", {}, [], []),
+    "keys exchanged": (
+        "UPDATE t SET id = 850 WHERE id = 801; UPDATE t SET id = 801 WHERE id = 1801; UPDATE t SET id = 1801 WHERE id = 850",
+        {"801": "changed", "1801": "changed"}, [801, 1801], [],
+    ),
+    "deleted": ("DELETE FROM t WHERE id = 801", {}, [], []),
+    "truncated": ("TRUNCATE t", {}, [], []),
+    "deleted and inserted": ("DELETE FROM t WHERE id = 801; INSERT INTO t VALUES (801, 801, 8010)", {"801": "not to be told"}, [801], [801]),
+    "its key taken by another": ("DELETE FROM t WHERE id = 801; UPDATE t SET id = 801 WHERE id = 150", {"801": "not to be told"}, [801], [801]),
+    "its key taken by one beside it": ("DELETE FROM t WHERE id = 801; UPDATE t SET id = 801 WHERE id = 1801", {"801": "changed"}, [801], []),
+}  # fmt: skip
+
+
+@pytest.mark.first_case
+@pytest.mark.parametrize("table", ["parted", "plain"])
+@pytest.mark.parametrize("case", INSERTED)
+def test_inserted_rows_are_followed(own: Conn, case: str, table: str) -> None:
+    """A row whose key somebody has changed is one that somebody has changed; one that is not ours stays."""
+    if table == "plain":
+        own.execute("ALTER TABLE t RENAME TO old; CREATE TABLE t (id integer PRIMARY KEY, n integer, a integer)")
+        own.execute("INSERT INTO t SELECT * FROM old")
+    goes, told, kept, restored = INSERTED[case]
+    inserts = "INSERT INTO t VALUES (801, 801, 8010), (1801, 1801, 18010)"
+    for number, (on_conflict, wanted) in enumerate({"keep": kept, "restore": restored}.items()):
+        own.execute("BEGIN")
+        own.execute(capture_statement(own, inserts, StepKey("r", f"m{number}", "up", 1)).encode())
+        own.execute("COMMIT")
+        for write in goes.split("; "):
+            own.execute(write.encode())
+        (entry,) = (one for one in list_entries(own) if one.state == "kept")
+        assert {row.key["id"]: row.way for row in conflicts(own, entry).samples} == told
+        given = give_back_migration(own, f"m{number}", "up", on_conflict=on_conflict)
+        assert {row.key["id"]: row.way for row in given.left.samples if on_conflict == "keep"} == (
+            told if number == 0 else {}
+        )
+        assert own.execute("SELECT id FROM t WHERE n IN (801, 1801) OR id = 801 ORDER BY id").fetchall() == [
+            (id_,) for id_ in wanted
+        ]
+        own.execute(
+            "DELETE FROM t WHERE n IN (801, 1801) OR id = 801; INSERT INTO t SELECT 150, 150, 1500 ON CONFLICT DO NOTHING"
+        )
+        assert own.execute("SELECT FROM pg_trigger WHERE tgname LIKE '%kept%'").rowcount == 0
 
 
 # How rows with the captured values of a go, and the keys of those that go to nobody.
