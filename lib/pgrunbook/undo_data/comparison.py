@@ -60,7 +60,7 @@ class Comparison:
     @cached_property
     def is_followed(self) -> bool:
         """Whether the captured rows have followed theirs until now; else nobody knows which row has a key now."""
-        if self.entry.kind != "update" or GONE not in self.side_columns or self.entry.state == "given back":
+        if self.entry.kind == "delete" or GONE not in self.side_columns or self.entry.state == "given back":
             return True
         return are_at_work(self.conn, self.entry.kept_as, self.table.oid)
 
@@ -89,12 +89,29 @@ class Comparison:
 
     @property
     def is_unidentified(self) -> sql.Composable:
-        """The condition that somebody has the key of a captured row, and nobody knows whether it is the same row."""
-        if self.entry.kind != "update" or GONE not in self.side_columns:
-            return sql.SQL("false")
+        """The condition that somebody has the key of a captured row, and nobody knows whether it is the same row.
+
+        An inserted row that is not there may also have another key now, unless triggers have seen it go.
+        """
         gone = sql.Identifier("k", GONE)
-        return sql.SQL("(({} IS NULL OR {} = {}) AND EXISTS (SELECT FROM {} AS o WHERE {}))").format(
-            gone, gone, sql.Literal(UNKNOWN), self.source, self.table.matches("o", "k")
+        others = sql.SQL("EXISTS (SELECT FROM {} AS o WHERE {})").format(self.source, self.table.matches("o", "k"))
+        match self.entry.kind, GONE in self.side_columns:
+            case "update", True:
+                found = sql.SQL("(({0} IS NULL OR {0} = {1}) AND {2})")
+            case "insert", True:
+                found = sql.SQL("({0} IS NULL OR {0} = {1} OR {0} ~ '^[0-9]+$' AND {2} AND NOT {3})")
+            case "insert", False:
+                found = sql.SQL("{4} IS NOT NULL")  # of those that we have deleted it is NULL
+            case _:
+                return sql.SQL("false")
+        return found.format(gone, sql.Literal(UNKNOWN), others, self._has_heir, row("k")(HASH))
+
+    @property
+    def _has_heir(self) -> sql.Composable:
+        """The condition that another row of the side table has come to the key of one that is gone."""
+        same = [sql.SQL("h.{0} = k.{0}").format(sql.Identifier(key_name(n))) for n in range(len(self.entry.key))]
+        return sql.SQL("EXISTS (SELECT FROM {} AS h WHERE {} AND {} IS NULL)").format(
+            self.entry.side, sql.SQL(" AND ").join(same), sql.Identifier("h", GONE)
         )
 
     @property

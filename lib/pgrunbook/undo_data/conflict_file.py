@@ -29,6 +29,7 @@ _OVERWRITTEN = {
     ("update", "deleted"): "stays deleted: only these columns of it were captured",
     ("delete", "made again"): "overwritten with the values before",
     ("insert", "changed"): "deleted, as it was inserted",
+    ("insert", "not to be told"): "left as it is: nobody knows which row it is",
     ("insert", "referred to"): "left as it is: rows of another table refer to it",
 }
 _IS_LEFT = {

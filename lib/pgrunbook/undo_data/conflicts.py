@@ -37,7 +37,8 @@ Way = Literal["changed", "deleted", "made again", "referred to", "displaced", "n
 class Conflict:
     """A row that cannot be reverted without a decision.
 
-    ``not to be told`` is a captured row of which nobody knows whether the row that has its key now is the same.
+    ``not to be told`` is a captured row of which nobody knows whether the row that has its key now is the same; or an
+    inserted one of which nobody knows whether it has another key now.
     ``displaced`` is a row whose unique value another row has now, or whose parent is gone; ``referred to`` an inserted
     row to which rows of another table refer. ``before``, ``wrote`` and ``now`` hold the captured columns as text, cut
     to 10,000 characters (100 for ``wrote``); None means that there was no row. Of a column that is missing in
@@ -189,9 +190,13 @@ def _condition(both: Comparison, is_over: bool) -> tuple[str, sql.Composable]:
     """Return the join with the row of today, and the condition that it is in conflict."""
     entry = both.entry
     differs = sql.SQL("{} <> {}").format(both.hash_now, both.hash_before)
-    join, condition = "", sql.SQL("(NOT ({}) OR {})").format(both.is_untouched, both.is_referred_to)
+    join, condition = (
+        "LEFT",
+        sql.SQL("CASE WHEN {} THEN {} ELSE NOT ({}) OR {} END").format(
+            both.is_gone, both.is_unidentified, both.is_untouched, both.is_referred_to
+        ),
+    )
     if entry.kind == "update":
-        join = "LEFT"
         # Behind the revert, what nobody has changed and is not as before was refused by the server.
         changed = differs if is_over else sql.SQL("NOT ({}) AND {}").format(both.is_untouched, differs)
         condition = sql.SQL("CASE WHEN {} THEN NOT {} ELSE {} END").format(both.is_gone, both.is_back, changed)
