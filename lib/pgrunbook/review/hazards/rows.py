@@ -12,7 +12,7 @@ from pglast import ast, enums
 
 from pgrunbook.database.catalog import Standing, Table
 from pgrunbook.review.hazards import estimates
-from pgrunbook.review.hazards.columns import batches, key_of
+from pgrunbook.review.hazards.columns import called, key_of, one_batch
 from pgrunbook.review.hazards.rule import Note, Scene, Severity, others_see, rule
 from pgrunbook.sql.tree import columns_in, functions_in, quoted, relation, text, tree, walk
 
@@ -69,12 +69,11 @@ def update_unbatched(scene: Scene) -> Iterator[Note]:
         table = scene.table(node.relation)
         if not isinstance(node, ast.UpdateStmt) or bounded(table, node):
             continue
-        sets = ", ".join(f"{quoted(t.name)} = {text(t.val)}" for t in node.targetList if t.val is not None)
         time = estimates.change_time(scene.catalog, table)
         yield Note(
             f"Every changed row stays locked for other writers {time}; each change leaves a dead row and WAL behind,"
             " replicas lag, and one error undoes all of it.",
-            batches(table, sets, condition(node)),
+            one_batch(table, node),
             table,
         )
 
@@ -92,18 +91,17 @@ def delete_unbatched(scene: Scene) -> Iterator[Note]:
         table = scene.table(node.relation)
         if not isinstance(node, ast.DeleteStmt) or bounded(table, node) or is_history(table.name):
             continue
-        key, where = key_of(table), condition(node)
+        kept, target = quoted(table.name + "_deleted"), called(node.relation)
+        rows = f"FROM {', '.join(map(text, (node.relation, *(node.usingClause or ()))))} WHERE {condition(node)}"
+        head = f"WITH {text(node.withClause)} " if node.withClause else ""
         cascades = [f"{other.label} ({fk.name})" for other, fk in scene.catalog.references_to(table)]
         follow = f" Through foreign keys it also reads or changes {', '.join(cascades)}." if cascades else ""
         slow = _unindexed(table, node)
         yield Note(
             f"Each row stays locked {estimates.change_time(scene.catalog, table)}, and deleted rows are lost"
             f" permanently.{follow}{slow}",
-            f"SELECT count(*) FROM {table.label} WHERE {where};  -- check first\n"
-            f"CREATE TABLE {quoted(table.name + '_deleted')} AS SELECT * FROM {table.label} WHERE {where};\n"
-            f"WITH batch AS (SELECT {key} FROM {table.label} WHERE {key} > $last AND ({where})"
-            f" ORDER BY {key} LIMIT 1000)\n"
-            f"DELETE FROM {table.label} WHERE {key} IN (SELECT {key} FROM batch);  -- one transaction each",
+            f"{head}SELECT count(*) {rows};  -- check first\n"
+            f"CREATE TABLE {kept} AS {head}SELECT {target}.* {rows};\n{one_batch(table, node)}",
             table,
         )
 
