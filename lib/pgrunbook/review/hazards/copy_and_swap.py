@@ -12,7 +12,7 @@ from pglast import ast
 from pgrunbook.database.catalog import Table
 from pgrunbook.review.hazards import estimates
 from pgrunbook.review.hazards.rule import Note, Scene, Severity, Transactions, others_see, rule
-from pgrunbook.sql.tree import columns_in, object_kind, quoted, relation, subcommand
+from pgrunbook.sql.tree import columns_in, functions_in, object_kind, quoted, relation, relations_named, subcommand
 
 _SWAP = """\
 BEGIN; SET LOCAL lock_timeout = '200ms'; SET LOCAL statement_timeout = '5s';
@@ -24,12 +24,15 @@ ALTER TABLE {old} RENAME TO {kept}; ALTER TABLE {new} RENAME TO {name};
 COMMIT;  -- procedure: swap"""
 
 
+_AGGREGATES = {"max", "min", "count", "sum", "avg", "bool_or", "bool_and", "string_agg", "array_agg", "jsonb_agg"}
+
+
 def _source(node: Any) -> Any:
-    """Return the RangeVar of INSERT ... SELECT ... FROM one table; None for another INSERT."""
+    """Return the RangeVar of INSERT ... SELECT ... FROM one table; None for another INSERT, or a name of WITH."""
     query = getattr(node, "selectStmt", None)
     sources = getattr(query, "fromClause", None) or ()
     only = next(iter(sources), None) if len(sources) == 1 else None
-    return only if isinstance(only, ast.RangeVar) else None
+    return only if any(only is named for named in relations_named(node)) else None
 
 
 @rule(
@@ -44,7 +47,8 @@ def insert_select(scene: Scene) -> Iterator[Note]:
         if not isinstance(node, ast.InsertStmt) or _source(node) is None:
             continue
         query = node.selectStmt
-        if query.whereClause is None and query.limitCount is None and not query.groupClause:
+        is_one_row = bool(_AGGREGATES & set(functions_in(query.targetList)))
+        if query.whereClause is None and query.limitCount is None and not query.groupClause and not is_one_row:
             table = scene.table(_source(node))
             yield Note(
                 f"One transaction stays open {estimates.change_time(scene.catalog, table)}: meanwhile vacuum cannot"
