@@ -129,27 +129,28 @@ def like(scene: Scene) -> Iterator[Note]:
         if not isinstance(part, ast.TableLikeClause):
             continue
         table = scene.table(part.relation)
-        new = relation(scene.node.relation)
+        new, left = relation(scene.node.relation), _left_behind(scene, table)
+        severity = Severity.NOTE if scene.catalog.connected and not left else None
         yield Note(
-            f"{new} lacks {_left_behind(scene, table)}. Indexes get other names, a serial default still uses"
+            f"{new} lacks {', '.join([*left, _ALWAYS_LEFT])}. Indexes get other names, a serial default still uses"
             f" the sequence that {table.label} owns, an identity starts at 1 again.",
             f"-- then add the foreign keys of {table.label} (NOT VALID, then VALIDATE), triggers, ALTER TABLE {new}"
             " ENABLE ROW LEVEL SECURITY and the policies, OWNER TO, GRANT, REPLICA IDENTITY, SET (fillfactor ...),"
             " publications;\n-- then OWNED BY and setval of its sequences (procedure: swap does and checks all of it)",
+            severity=severity,
         )
 
 
-def _left_behind(scene: Scene, table: Table) -> str:
+_ALWAYS_LEFT = "owner, grants, replica identity, storage parameters and the table's comment"
+
+
+def _left_behind(scene: Scene, table: Table) -> list[str]:
     if not scene.catalog.connected:
-        return (
-            "foreign keys in both directions, triggers, row level security and policies, owner and grants, replica"
-            " identity, storage parameters, publications, rules and the table's comment"
-        )
+        return ["foreign keys in both directions, triggers, rules, publications, row level security and policies"]
     found = [f"foreign key {key.name}" for key in table.foreign_keys()]
     found += [f"foreign key {key.name} of {other.label}" for other, key in scene.catalog.references_to(table)]
     found += [f"{d.kind} {d.name}" for d in table.of_kind("trigger", "policy", "rule", "publication")]
-    found += ["row level security"] if table.row_security else []
-    return ", ".join([*found, "owner, grants, replica identity, storage parameters and the table's comment"])
+    return [*found, *(["row level security"] if table.row_security else [])]
 
 
 def _pair(scene: Scene) -> tuple[Scene, str, str, str] | None:

@@ -36,12 +36,21 @@ def bounded(table: Table, node: Any) -> bool:
         if not isinstance(part, ast.A_Expr) or not isinstance(part.lexpr, ast.ColumnRef):
             continue
         column = getattr(part.lexpr.fields[-1], "sval", "")
-        if column not in keys or columns_in(part.rexpr):
+        if column not in keys or (columns_in(part.rexpr) and not _is_one_value(part.rexpr, called(node.relation))):
             continue
         if part.kind == enums.A_Expr_Kind.AEXPR_BETWEEN or part.name[-1].sval == "=":
             return True
         ranges.setdefault(column, set()).add(part.name[-1].sval[0])
     return any({"<", ">"} <= signs for signs in ranges.values())
+
+
+def _is_one_value(node: Any, outer: str) -> bool:
+    """Whether a value is a query's, the same for every row: nothing in it is named as the outer table's."""
+    if not isinstance(node, ast.SubLink) or node.subLinkType != enums.SubLinkType.EXPR_SUBLINK:
+        return False
+    references = [part for part in walk(node.subselect) if isinstance(part, ast.ColumnRef) and len(part.fields) > 1]
+    own = {called(part) for part in walk(node.subselect) if isinstance(part, ast.RangeVar)}
+    return bool(own) and (outer in own or all(quoted(part.fields[-2].sval) != outer for part in references))
 
 
 def _conjuncts(node: Any) -> Iterator[Any]:
