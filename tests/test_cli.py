@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -398,3 +401,27 @@ def test_review_names_file_and_line_of_what_does_not_parse(command: Command, tmp
     code, _, err = command("review", str(file))
     assert code == 2
     assert in_form(err)[0].endswith('0001_a.sql, line 2: syntax error at or near "SELCT"')
+
+
+@pytest.mark.parametrize(
+    ("words", "encoding", "code", "told"),
+    [
+        pytest.param(">&-", "utf-8", 0, "", marks=pytest.mark.slow),
+        pytest.param(">&- 2>&-", "utf-8", 0, "", marks=pytest.mark.slow),
+        ("> /dev/full", "utf-8", 1, "could not write what was asked for\nDetail: No space left on device."),
+        pytest.param("", "ascii", 0, r"\U0001f418", marks=pytest.mark.slow),
+    ],
+)
+def test_an_output_that_takes_nothing_is_no_traceback(
+    words: str, encoding: str, code: int, told: str, tmp_path: Path
+) -> None:
+    """A stream that the shell has closed, a full disk, an encoding without the letters of a name."""
+    (tmp_path / "0001_🐘.sql").write_text("CREATE INDEX ON t (id);")
+    script = f'exec "{sys.executable}" -m pgrunbook review --fail-on never --no-squawk 0001_*.sql {words}'
+    done = subprocess.run(
+        ["sh", "-c", script], check=False, cwd=tmp_path, capture_output=True, text=True, timeout=60,
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+    )  # fmt: skip
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+    assert told in done.stdout + done.stderr

@@ -100,7 +100,8 @@ def _indexes(conn: Connection) -> Iterator[Remnant]:
     for row in queries.rows(conn, "leftovers", "indexes"):
         yield Remnant(
             "invalid index", row["name"], row["where_"], _why(row), statement=_remedy(row),
-            busy=f"process {row['built_by']} builds it" if row["built_by"] else "",
+            busy=f"process {row['built_by']} builds it" if row["built_by"]
+            else f"process {row['worked_on_by']} works with it" if row["worked_on_by"] else "",
         )  # fmt: skip
 
 

@@ -175,6 +175,8 @@ def to_do(session: ServerSession) -> str:
     """Return the one thing to do about a session that stands in the way: the gentlest that helps."""
     if session.is_ours:
         return "wait: it is a run of pgrunbook (pgrunbook runs), which gives its locks back"
+    if session.is_hidden:
+        return "ask its owner: GRANT pg_monitor shows what it does, and pg_signal_backend lets one end it"
     match session.kind:
         case "prepared transaction":
             return "let its coordinator end it; else COMMIT PREPARED or ROLLBACK PREPARED, as pgrunbook doctor shows"
