@@ -114,9 +114,11 @@ class RollbackRowEffects:
         rows = sum(one.found.rows for one in found if one.found)
         whole = sum((one.found for one in found if one.found), Conflicts(0, ()))
         elsewhere = f"\n  Each of them is in {undo_data.FILE}, with its values now and before."
+        changed = f"{'was' if rows == 1 else 'were'} changed by somebody since"
+        if {one.way for one in whole.samples} == {"displaced"}:
+            changed = "cannot be as before: another row has its values now, or the row that it refers to is gone"
         raise Refused(
-            f"{counted(rows, 'row')} that {listed([*dict.fromkeys(one.migration for one in found)])} changed "
-            f"{'was' if rows == 1 else 'were'} changed by somebody since",
+            f"{counted(rows, 'row')} that {listed([*dict.fromkeys(one.migration for one in found)])} changed {changed}",
             detail=whole.lines() + (elsewhere if rows > MOST_LINES else ""),
             hint=f"Decide for all of them: {again}-p on_conflict=keep leaves these rows as they are, "
             "-p on_conflict=restore overwrites them with what was there before.",

@@ -46,9 +46,14 @@ class Comparison:
     @property
     def matches(self) -> sql.Composable:
         """The condition that both are the same row: they have the same key, and it is known that it followed."""
+        return self.matching("t", "k")
+
+    def matching(self, alias: str, side: str) -> sql.Composable:
+        """Return that condition for a row and one of the side table with these aliases."""
         if not self.is_followed:
             return sql.SQL("false")
-        return self.before.matches(self.entry.kept_as, "k", self.side_columns, follows=GONE in self.side_columns)
+        follows = GONE in self.side_columns
+        return self.before.matches(self.entry.kept_as, side, self.side_columns, follows=follows, alias=alias)
 
     @cached_property
     def side_columns(self) -> frozenset[str]:
@@ -153,14 +158,14 @@ class Comparison:
     def _has_parents(self, *, has_all: bool) -> sql.Composable:
         found: list[sql.Composable] = []
         for key in rows(self.conn, "references_of", oid=self.table.oid, all=has_all):
-            values = [self._reverted_or_now(self.table.columns[name]) for name in key["columns"]]
+            values = [self.reverted_or_now(self.table.columns[name]) for name in key["columns"]]
             pairs = [
                 sql.SQL("{} {} {}").format(sql.Identifier("f", to), sql.SQL(operator), value)
                 for to, operator, value in zip(key["referenced"], key["operators"], values, strict=True)
             ]
             free = [sql.SQL("{} IS NULL").format(value) for value in values]
             if key["is_own"]:
-                own = [self._reverted_or_now(self.table.columns[name]) for name in key["referenced"]]
+                own = [self.reverted_or_now(self.table.columns[name]) for name in key["referenced"]]
                 same = [
                     sql.SQL("{} {} {}").format(mine, sql.SQL(operator), value)
                     for mine, operator, value in zip(own, key["operators"], values, strict=True)
@@ -173,7 +178,8 @@ class Comparison:
             )
         return sql.SQL(" AND ").join(found) if found else sql.SQL("true")
 
-    def _reverted_or_now(self, column: CapturedColumn) -> sql.Composable:
+    def reverted_or_now(self, column: CapturedColumn) -> sql.Composable:
+        """Return what a column of the row holds when it is reverted."""
         if column.name in self.entry.columns:
             return self.reverted(column)
         if self.entry.kind == "delete":
