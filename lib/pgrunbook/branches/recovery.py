@@ -217,14 +217,10 @@ def _refuse_tablespaces(source: Server, point: Point, backup: BaseBackup) -> Non
     if not any(path.is_symlink() for path in (source.data_dir / "pg_tblspc").iterdir()):
         return
     first, aim = lsn_number(backup.start_lsn), point.lsn or point.at_lsn
-    made = [(lsn_number(lsn), folder) for lsn, folder in tablespaces_made(source)]
-    between = [folder for lsn, folder in made if lsn >= first and (aim is None or lsn < lsn_number(aim))]
+    made = [(lsn, folder) for lsn, folder in tablespaces_made(source) if lsn_number(lsn) >= first]
+    between = [(lsn, folder) for lsn, folder in made if aim is None or lsn_number(lsn) < lsn_number(aim)]
     if between:
-        raise Refused(
-            f"cannot restore to {point}: a tablespace was made since the base backup",
-            detail=f'Replaying the WAL would write into {", ".join(between)}, which server "{source.name}" uses.',
-            hint="Restore to an LSN before that, or move its tables to pg_default and drop the tablespace.",
-        )
+        raise recovery_failure.tablespace_made(point, [folder for _, folder in between], f"lsn:{between[0][0]}")
 
 
 def _copy(source: Server, backup: BaseBackup, new: Server) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from pgrunbook.branches import archive, free_space, verification, wal_segments
 from pgrunbook.branches.backup import BaseBackup
 from pgrunbook.branches.binaries import last_lines
 from pgrunbook.branches.recovery_target import Point
 from pgrunbook.branches.server import Server
-from pgrunbook.errors import Broken, RunbookError, Unreachable
+from pgrunbook.errors import NOTHING_CHANGED, Broken, Refused, RunbookError, Unreachable
 
 REMOVED = "The new server was removed; its source was only read."
 TOO_EARLY = (
@@ -21,6 +22,7 @@ TOO_EARLY = (
 WRONG_SIZE = re.compile(r'archive file "([0-9A-F]{24})" has wrong size: \d+ instead of \d+')
 REDO_DONE = re.compile(r"redo done at ([0-9A-F]+/[0-9A-F]+)")
 REACHED = re.compile(r"\b(?:record at|record length at|after|at|LSN) ([0-9A-F]+/[0-9A-F]+)")
+TABLESPACE = re.compile(r'WAL redo at ([0-9A-F]+/[0-9A-F]+) for Tablespace/CREATE: [0-9]+ "(/.*)"')
 LAST_COMMIT = re.compile(r"last completed transaction was at log time (.+)")
 # What the server logs where replay ends: at the end of the WAL, as at a damaged record.
 INVALID = re.compile(
@@ -35,6 +37,8 @@ def explained(source: Server, point: Point, backup: BaseBackup, new: Server, exc
     if free_space.is_full(told):
         lines = [line.strip() for line in told.splitlines() if free_space.FULL in line]
         return free_space.full(f"restore to {point}", lines[0] if lines else str(exc), backup.bytes, state=REMOVED)
+    if made := TABLESPACE.search(told):
+        return tablespace_made(point, [made[2]], f"lsn:{made[1]}", state=REMOVED)
     if wrong := WRONG_SIZE.search(told):
         before = wal_segments.start_lsn(wal_segments.number(wrong[1]))
         return _damaged(point, backup, verification.Damage(wrong[1], wrong[0]), before)
@@ -45,6 +49,17 @@ def explained(source: Server, point: Point, backup: BaseBackup, new: Server, exc
         detail=f"{exc.detail if isinstance(exc, RunbookError) else exc} | {last_lines(told)}",
         state=REMOVED,
         hint=f"Read what the log says, then restore again; the source's archive is {source.archive_dir}.",
+    )
+
+
+def tablespace_made(point: Point, folders: Sequence[str], before: str, *, state: str = NOTHING_CHANGED) -> Refused:
+    """Return the error of a tablespace in the WAL that is to be replayed: it names a folder of the source's."""
+    return Refused(
+        f"cannot restore to {point}: a tablespace was made since the base backup",
+        detail=f"Replaying the WAL would write into {', '.join(folders)}, which is not the new server's.",
+        state=state,
+        hint=f"Restore to a point before that ({before}), or to one behind a new base backup: without tablespaces, "
+        "pgrunbook backup create takes one.",
     )
 
 
