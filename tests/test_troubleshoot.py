@@ -25,7 +25,8 @@ def test_doctor_names_what_is_wrong_and_changes_nothing(project: Project, comman
     """A history that does not fit, an invalid index, a table without statistics; exit code 0 when all is well."""
     target = project(folder={"0001_a.sql": "SELECT 1;"})
     assert command("doctor", "--target", "demo") == (0, "Nothing is wrong.\n", "")
-    do(target, "CREATE TABLE t (id int); INSERT INTO t VALUES (1), (1); "
+    do(target, "CREATE TABLE t (id int); INSERT INTO t SELECT 1 FROM generate_series(1, 60);"
+       "CREATE TABLE small (id int); INSERT INTO small VALUES (1);"
        "CREATE TABLE schema_migrations (version text PRIMARY KEY)")  # fmt: skip
     with connect(target) as conn, pytest.raises(psycopg.errors.UniqueViolation):
         conn.execute("CREATE UNIQUE INDEX CONCURRENTLY broken ON t (id)")
@@ -34,7 +35,7 @@ def test_doctor_names_what_is_wrong_and_changes_nothing(project: Project, comman
     assert (code, err) == (3, "")
     told = [(one["section"], one["what"]) for one in found]
     assert ("left-behind", "invalid index: public.broken") in told
-    assert ("slow", "public.t has no statistics") in told
+    assert [what for section, what in told if section == "slow"] == ["public.t has no statistics"]
     assert any(section == "history" for section, _ in told)
     assert all(one["todo"] and one["why"] for one in found)
     code, out, _ = command("doctor", "--target", "demo")
@@ -234,7 +235,7 @@ def test_a_lost_index_and_a_plan_that_got_dearer_are_told(project: Project) -> N
     def told() -> list[tuple[str, str]]:
         with connection.connect(target, purpose="doctor") as conn:
             found = diagnosis.diagnose(target, conn, vitals.look(conn))
-        return [(one.what, one.todo) for one in found if one.section == "slow" and "statistics" not in one.what]
+        return [(one.what, one.todo) for one in found if one.section == "slow"]
 
     assert told() == []
     do(target, "DROP INDEX by_n")

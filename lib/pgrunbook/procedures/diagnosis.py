@@ -177,7 +177,8 @@ def _slow(target: Target, conn: Connection) -> Iterator[Symptom]:
             yield Symptom(
                 "slow", what, why, "ANALYZE its tables; cell slow shows both plans, cell explain-queries times it"
             )
-    missing = [str(row["name"]) for row in queries.rows(conn, "query_plans", "without_statistics")]
+    found = queries.rows(conn, "query_plans", "without_statistics")
+    missing = [str(row["name"]) for row in found if not row["is_small"]]
     for name in missing[:20]:
         yield Symptom("slow", f"{name} has no statistics", "the planner guesses its rows", f"ANALYZE {name}")
     if len(missing) > 20:
