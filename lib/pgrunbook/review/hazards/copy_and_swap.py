@@ -260,6 +260,8 @@ def drop_after_swap(scene: Scene) -> Iterator[Note]:
 
 def _given_up(scene: Scene) -> Iterator[str]:
     node = scene.node
+    if not isinstance(node, ast.DropStmt | ast.AlterTableStmt):
+        return
     moved = {s.node.newname for s in scene.earlier if isinstance(s.node, ast.RenameStmt)}
     if isinstance(node, ast.DropStmt) and object_kind(node.removeType) == "TABLE":
         for entry in node.objects:

@@ -10,7 +10,7 @@ from typing import Any
 
 from pglast import ast
 
-from pgrunbook.database.catalog import Catalog, Standing, Table, Weight
+from pgrunbook.database.catalog import Catalog, Key, Standing, Table, Weight
 from pgrunbook.database.routines import RoutinePart
 from pgrunbook.effects.result import Effects
 from pgrunbook.sql.classify import Policy
@@ -68,7 +68,8 @@ class Scene:
 
     ``transaction`` counts the BEGINs of the files; None outside of them. ``parts`` is what runs within the
     statement, ``inner`` a scene for each statement in it, whose ``within`` says where it stands. ``zone_is_set`` says
-    that a file has set the TimeZone in force, which is the catalog's.
+    that a file has set the TimeZone in force, which is the catalog's; ``made_if_missing`` are the tables that earlier
+    statements make IF NOT EXISTS.
     """
 
     statement: Statement
@@ -83,6 +84,7 @@ class Scene:
     final: Catalog = field(default_factory=Catalog, repr=False)
     within: str = ""
     zone_is_set: bool = False
+    made_if_missing: frozenset[Key] = frozenset()
     parts: Sequence[RoutinePart] = ()
     inner: list[Scene] = field(default_factory=list, repr=False)
 
@@ -114,10 +116,7 @@ class Scene:
 
     def may_be_new(self, table: Table) -> bool:
         """Whether nobody was asked for a table, and an earlier statement makes it where it is not there."""
-        return table.standing is Standing.UNKNOWN and any(
-            isinstance(node := other.node, ast.CreateStmt) and node.if_not_exists and self.table(node.relation) == table
-            for other in self.earlier
-        )
+        return table.standing is Standing.UNKNOWN and table.key in self.made_if_missing
 
     def commits_with(self, other: Scene) -> bool:
         """Whether one transaction certainly holds both statements."""

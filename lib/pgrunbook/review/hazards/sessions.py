@@ -92,8 +92,11 @@ def set_local(scene: Scene) -> Iterator[Note]:
 def held(scene: Scene) -> Iterator[Note]:
     """A strong lock is held while later statements of the same transaction read or write whole tables."""
     locks = _held(scene)
+    if not locks or _is_held_longer(scene, within_file=True):
+        return
     slow = next((s for s in scene.later if scene.may_commit_with(s) and _is_slow(s)), None)
-    if not locks or slow is None or _is_held_longer(scene, slow):
+    apart = slow is not None and slow.statement.file != scene.statement.file and not scene.commits_with(slow)
+    if slow is None or (apart and _is_held_longer(scene, within_file=False)):
         return
     who = "Readers and writers" if any(lock.mode == ACCESS_EXCLUSIVE for lock in locks) else "Writers"
     names = ", ".join(dict.fromkeys(lock.object for lock in locks))
@@ -119,11 +122,14 @@ def _held(scene: Scene) -> list[Lock]:
     return [] if is_index else [lock for lock in _queued_locks(scene) if ROW_EXCLUSIVE in CONFLICTS[lock.mode]]
 
 
-def _is_held_longer(scene: Scene, slow: Scene) -> bool:
-    """Whether an earlier lock waits for the same: one of this file, or of another where nobody knows what commits."""
-    apart = slow.statement.file != scene.statement.file and not scene.commits_with(slow)
-    earlier = [s for s in scene.earlier if apart or s.statement.file == scene.statement.file]
-    return any(scene.may_commit_with(other) and _held(other) for other in earlier)
+def _is_held_longer(scene: Scene, *, within_file: bool) -> bool:
+    """Whether an earlier lock is held to the same commit, or may be: one finding is enough for all of them."""
+    file = scene.statement.file
+    return any(
+        scene.may_commit_with(other) and _held(other)
+        for other in scene.earlier
+        if not within_file or other.statement.file == file
+    )
 
 
 def _is_slow(scene: Scene) -> bool:
