@@ -33,7 +33,8 @@ def fresh_demo(state: Path) -> Iterator[Path]:
     The environment leads there while it lasts.
     """
     from pgrunbook.app import demo
-    from pgrunbook.branches.server import Server, server_names
+    from pgrunbook.branches.server import Server
+    from pgrunbook.branches.server_name import server_names
     from pgrunbook.runner import runbook
 
     state.chmod(0o755)  # as root the server runs as another account

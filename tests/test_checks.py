@@ -20,7 +20,8 @@ from psycopg import sql
 from acting import run
 from conftest import Site, connect, do
 from pgrunbook.branches import backup
-from pgrunbook.branches.server import Server, server_names
+from pgrunbook.branches.server import Server
+from pgrunbook.branches.server_name import server_names
 from pgrunbook.config.targets import Target
 from pgrunbook.errors import RunbookError
 from pgrunbook.procedures import migrate, purge, restore, rollback

@@ -14,7 +14,8 @@ from psycopg import sql
 
 from conftest import Site, connect, do, rows
 from pgrunbook.branches import branch_server, data_branch
-from pgrunbook.branches.server import Server, server_names
+from pgrunbook.branches.server import Server
+from pgrunbook.branches.server_name import server_names
 from pgrunbook.branches.server_status import ServerState
 from pgrunbook.config.targets import Target
 from pgrunbook.database.checksums import TableName, TableSum, checksums

@@ -12,7 +12,8 @@ import pytest
 from acting import open_folder, pgrunbook
 from conftest import ROOT
 from pgrunbook.app import demo
-from pgrunbook.branches.server import Server, server_names
+from pgrunbook.branches.server import Server
+from pgrunbook.branches.server_name import server_names
 from pgrunbook.config.targets import Target
 from pgrunbook.errors import WrongInput
 from servers import DEBIAN

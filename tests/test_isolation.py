@@ -20,7 +20,8 @@ from pgrunbook.branches.backup import take_base_backup
 from pgrunbook.branches.recovery import restore
 from pgrunbook.branches.recovery_target import Point
 from pgrunbook.branches.schema_branch import copy_schema
-from pgrunbook.branches.server import Server, server_names
+from pgrunbook.branches.server import Server
+from pgrunbook.branches.server_name import server_names
 from pgrunbook.config.targets import Target
 from pgrunbook.errors import Refused, WrongInput
 from scenes import error_of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 import time
@@ -12,12 +13,15 @@ from pathlib import Path
 
 import pytest
 
+from pgrunbook.branches import points
 from pgrunbook.branches.archive import create_restore_point, restore_points, wait_archived
-from pgrunbook.branches.backup import BaseBackup, list_base_backups, take_base_backup, window
+from pgrunbook.branches.backup import BaseBackup, list_base_backups, take_base_backup, windows
 from pgrunbook.branches.recovery import Restored, restore
-from pgrunbook.branches.recovery_target import Point, lsn_number, parse_point
-from pgrunbook.branches.server import Server, server_names
+from pgrunbook.branches.recovery_target import Point, lsn_number, lsn_text, parse_point
+from pgrunbook.branches.server import Server
+from pgrunbook.branches.server_name import server_names
 from pgrunbook.branches.server_status import ServerState
+from pgrunbook.branches.wal_segments import SEGMENT_BYTES
 from pgrunbook.config import paths
 from pgrunbook.display import progress
 from pgrunbook.display.progress import Stage
@@ -185,7 +189,7 @@ def test_a_restore_never_goes_over_a_server(past: Past) -> None:
         'refused to restore over server "source"',
         f"Detail: {past.source.dir} exists; a restore only ever makes a new server.",
         "State: Nothing changed in the database.",
-        "Hint: Choose another name, or first: pgrunbook server destroy --name source.",
+        "Hint: Choose another name.",
     ]
 
 
@@ -210,7 +214,7 @@ def test_a_point_beyond_the_wal_of_a_running_source_is_wrong_input(past: Past) -
 
 
 def test_wal_that_ends_before_the_point_is_told_and_nothing_half_made_stays(past: Past) -> None:
-    """PostgreSQL refuses to promote short of the point; the error names the newest archived WAL."""
+    """It is seen before anything is copied; the error names the newest archived WAL."""
     past.source.stop()
     try:
         with pytest.raises(Broken) as failed:
@@ -221,7 +225,7 @@ def test_wal_that_ends_before_the_point_is_told_and_nothing_half_made_stays(past
     assert message == "could not reach LSN 7/0: the WAL ends before it"
     newest = max(path.name for path in past.source.archive_dir.iterdir() if len(path.name) == 24)
     assert detail.startswith(f"Detail: The newest archived WAL is {newest[:8]}")
-    assert state == "State: The new server was removed; its source was only read."
+    assert state == "State: Nothing changed in the database."
     assert not list(past.source.dir.parent.glob("short*"))
 
 
@@ -265,13 +269,13 @@ def test_the_window_reaches_from_the_oldest_backup_to_the_archived_wal(past: Pas
     """It grows with every segment that is archived; without a base backup there is none."""
     with past.source.connect() as conn, conn.as_target():
         wait_archived(conn, past.name_lsn)
-    reach = window(past.source)
+    (reach,) = windows(past.source)
     assert reach
     assert reach.earliest_at == past.backup.ended_at
     assert reach.earliest_lsn == past.backup.stop_lsn
     assert lsn_number(reach.latest_lsn) >= lsn_number(past.name_lsn)
     assert reach.latest_at > reach.earliest_at
-    assert window(Server("nobody")) is None
+    assert windows(Server("nobody")) == []
 
 
 def test_base_backups_are_listed_with_their_facts(past: Past) -> None:
@@ -283,6 +287,39 @@ def test_base_backups_are_listed_with_their_facts(past: Past) -> None:
     assert [backup.id for backup in list_base_backups(past.source)] == [past.backup.id]
 
 
+def test_points_out_of_reach_are_told_with_the_nearest(past: Past) -> None:
+    """Before the oldest backup, and beyond the WAL that is written."""
+    with pytest.raises(WrongInput) as early:
+        restore(past.source, Point(lsn="0/1000028"), name="early")
+    nearest = f"the nearest point is lsn:{past.backup.stop_lsn}."
+    assert early.value.hint == f"What lies before it cannot be restored; {nearest}"
+    with pytest.raises(WrongInput) as late:
+        restore(past.source, Point(lsn="7/0"), name="late")
+    now = late.value.hint.rpartition("lsn:")[2].rstrip(".")
+    try:
+        assert restore(past.source, parse_point(now), name="late").measures.told
+    finally:
+        Server("late").destroy()
+
+
+def test_an_end_of_the_wal_within_its_last_segment_is_told_with_what_was_reached(past: Past) -> None:
+    """Only replay finds it: the LSN, the last transaction, and the nearest point, which can be restored."""
+    end = str(one(past.source, "SELECT pg_current_wal_insert_lsn()::text"))
+    past.source.stop()
+    try:
+        beyond = lsn_text((lsn_number(end) // SEGMENT_BYTES + 2) * SEGMENT_BYTES - 100)
+        with pytest.raises(Broken) as failed:
+            restore(past.source, Point(lsn=beyond), name="short")
+        assert failed.value.message == f"could not reach LSN {beyond}: the WAL ends before it"
+        reached = re.search(r"Replay reached (\S+), and LSN (\S+) was asked for\.", failed.value.detail)
+        assert reached
+        assert (reached[2], f"lsn:{reached[1]}" in failed.value.hint) == (beyond, True)
+        assert lsn_number(end) <= lsn_number(reached[1]) < lsn_number(beyond)
+    finally:
+        past.source.start()
+    assert not list(past.source.dir.parent.glob("short*"))
+
+
 def test_a_server_with_tablespaces_is_not_backed_up(past: Past) -> None:
     """A copy would share the files of its source."""
     folder = past.source.do("mktemp", "-d").stdout.strip()
@@ -292,6 +329,11 @@ def test_a_server_with_tablespaces_is_not_backed_up(past: Past) -> None:
             take_base_backup(past.source)
         conn.execute("DROP TABLESPACE far")
     Path(folder).rmdir()
+    # Gone again, it stands in the way of a restore to a point behind it all the same.
+    with pytest.raises(Refused, match="a tablespace was made since the base backup") as refused:
+        restore(past.source, Point(lsn=str(one(past.source, "SELECT pg_current_wal_insert_lsn()"))), name="far")
+    assert folder in refused.value.detail
+    assert not list(past.source.dir.parent.glob("far*"))
 
 
 def test_waiting_for_the_archive_tells_when_archiving_fails(past: Past) -> None:
@@ -383,3 +425,53 @@ def test_a_point_is_exactly_one_thing() -> None:
     """A name and a time together would be two promises."""
     with pytest.raises(ValueError, match="exactly one"):
         replace(Point(name="x"), lsn="0/1")
+
+
+def test_an_unknown_name_ends_no_segment(past: Past) -> None:
+    """Nothing is archived for a point that is not there; the nearest are told with their times."""
+    before = one(past.source, "SELECT pg_walfile_name(pg_current_wal_lsn())")
+    with pytest.raises(WrongInput) as failed:
+        restore(past.source, Point(name="before-relaese"), name="unknown")
+    assert one(past.source, "SELECT pg_walfile_name(pg_current_wal_lsn())") == before
+    message, detail, _, hint = failed.value.lines()
+    assert message == 'could not find restore point "before-relaese" in the WAL of server "source"'
+    assert re.fullmatch(r"Detail: The nearest are: before-release \(2[0-9-]+T[0-9:]+Z\)\.", detail)
+    assert hint == "Hint: Correct the name, or name an LSN (lsn:0/3000060) or a time (2026-11-22T16:54:31Z)."
+
+
+def test_a_point_is_found_before_it_is_archived(past: Past) -> None:
+    """The end of the WAL is read where it lies."""
+    with past.source.connect() as conn, conn.as_target():
+        create_restore_point(conn, "just-now")
+    point = points.located(past.source, Point(name="just-now"))
+    assert point.at_lsn
+    assert not any(known.name == "just-now" for known in restore_points(past.source, range(2)))
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("yesterday", '"yesterday" is another moment whenever it is read: write one as 2'),
+        ("-infinity", '"-infinity" is another moment whenever it is read: write one as 2'),
+        ("28.11.2026 00:11", "Write the year first, and the zone at the end: 2026-11-28T00:11+01:00."),
+        ("28.11.2026", "Write the year first, and the zone at the end: 2026-11-28T00:00+01:00."),
+        ("11/28/2026 00:11", "Write the year first, and the zone at the end: 2026-11-28T00:11+01:00."),
+        ("Europe/Berlin", "A time zone alone is no moment: write one as 2"),
+        ("2026-06-28 00:11 Europe/Berlin", "Write it with an offset: 2026-06-28T00:11:00+02:00."),
+        ("2026-10-25 02:30 Europe/Berlin",
+         "Write it with an offset: 2026-10-25T02:30:00+02:00 or 2026-10-25T02:30:00+01:00."),
+        ("2026-06-28 00:11 Europe/Berln", "Write it as 2026-11-22T16:54:31Z."),
+        ("0/123456789", "Write it as PostgreSQL does: lsn:0/3000060."),
+        ("1764288660", "If seconds since 1970 are meant, write 2025-11-28T00:11:00Z."),
+        ("1764288660123", "If seconds since 1970 are meant, write 2025-11-28T00:11:00Z."),
+        ("2999-01-01T00:00:00Z", "Name a moment that has passed; the nearest is 2"),
+        ("0001-01-01T00:00:00+05:00", "Write it as 2026-11-22T16:54:31Z."),
+        ("12:30", "Write it as 2026-11-22T16:54:31Z."),
+    ],
+)  # fmt: skip
+def test_another_form_of_a_point_is_shown_as_it_is_to_be_written(past: Past, text: str, hint: str) -> None:
+    """What is wrong with it, and one right example; a name that only looks like one may be a restore point's."""
+    with pytest.raises(WrongInput) as failed:
+        restore(past.source, parse_point(text), name="other-form")
+    assert failed.value.hint.startswith(hint)
+    parse_point("2026-11-22T16:54:31z")

@@ -10,7 +10,7 @@ import pytest
 
 from conftest import connect, do, rows, write_folder
 from pgrunbook import history as histories
-from pgrunbook.branches.server import server_names
+from pgrunbook.branches.server_name import server_names
 from pgrunbook.config.targets import Target
 from pgrunbook.database.checksums import checksums
 from pgrunbook.database.schema import Snapshot, snapshot

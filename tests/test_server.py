@@ -21,7 +21,8 @@ import pytest
 
 from pgrunbook.branches import server as server_module
 from pgrunbook.branches.binaries import installation, server_account
-from pgrunbook.branches.server import Server, server_names
+from pgrunbook.branches.server import Server
+from pgrunbook.branches.server_name import server_names
 from pgrunbook.branches.server_status import ServerState
 from pgrunbook.errors import Blocked, Refused, RunbookError, Unreachable, WrongInput
 

@@ -13,7 +13,7 @@ from conftest import connect, do, rows
 from pgrunbook import history as histories
 from pgrunbook.app import json_schema
 from pgrunbook.branches import data_dump
-from pgrunbook.branches.server import server_names
+from pgrunbook.branches.server_name import server_names
 from pgrunbook.config.targets import Target
 from pgrunbook.database.checksums import checksums
 from pgrunbook.errors import Refused, StatementFailed

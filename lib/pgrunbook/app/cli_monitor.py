@@ -122,5 +122,5 @@ def _json(seen: Vitals, events: list[dict[str, Any]]) -> str:
     from pgrunbook.record import door
 
     found = [{**asdict(one), "urgency": one.urgency.name.lower()} for one in vitals.concerns(seen)]
-    told = {**seen.numbers(), "concerns": found, "events": events}
-    return json.dumps(json.loads(door.masked_json(json.dumps(told))), ensure_ascii=False) + "\n"
+    told = {**seen.numbers(), "concerns": found, "events": events, "runs": asdict(seen.own)}
+    return json.dumps(json.loads(door.masked_json(json.dumps(told, default=str))), ensure_ascii=False) + "\n"

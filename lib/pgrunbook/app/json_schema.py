@@ -1,4 +1,4 @@
-"""JSON Schemas of ``plan.json``, ``rehearsal.json`` and of ``drift --json``, for the automation of operators.
+"""JSON Schemas of ``plan.json``, ``rehearsal.json`` and of what commands print, for the automation of operators.
 
 The package holds them as files that are made from the models; ``pgrunbook schema`` prints them.
 """
@@ -9,11 +9,12 @@ import json
 from importlib import resources
 from typing import Any, Literal
 
+from pgrunbook.branches.backup_report import BackupReport
 from pgrunbook.plan.plan import Plan
 from pgrunbook.rehearse.drift import Drift
 from pgrunbook.rehearse.trial import Trial
 
-Name = Literal["plan", "rehearsal", "drift"]
+Name = Literal["plan", "rehearsal", "drift", "backup"]
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
@@ -23,8 +24,10 @@ def made(name: Name) -> str:
         schema = _plan()
     elif name == "rehearsal":
         schema = {"$schema": DIALECT, "title": "rehearsal.json", **_of(Trial)}
-    else:
+    elif name == "drift":
         schema = {"$schema": DIALECT, "title": "pgrunbook drift --json", **_of(Drift)}
+    else:
+        schema = {"$schema": DIALECT, "title": "pgrunbook backup --json", **_of(BackupReport)}
     return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
 
 
@@ -47,5 +50,5 @@ def _plan() -> dict[str, Any]:
     }
 
 
-def _of(model: type[Plan] | type[Trial] | type[Drift]) -> dict[str, Any]:
+def _of(model: type[Plan | Trial | Drift | BackupReport]) -> dict[str, Any]:
     return {key: value for key, value in model.model_json_schema(mode="serialization").items() if key != "title"}

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 import psycopg
 
+from pgrunbook.branches import restore_point_records, wal_segments
 from pgrunbook.branches.binaries import run_as
 from pgrunbook.branches.recovery_target import checked_name, lsn_number, lsn_text
+from pgrunbook.branches.restore_point_records import WalRestorePoint
 from pgrunbook.branches.server import Server
+from pgrunbook.branches.wal_segments import Timelines
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import Blocked, Refused, RunbookError, StatementFailed
 
-SEGMENT_BYTES = 16 * 1024 * 1024  # as initdb makes our servers
-SEGMENTS_PER_ID = 2**32 // SEGMENT_BYTES
-SEGMENT = re.compile(r"[0-9A-F]{24}")
-RESTORE_POINT = re.compile(r"lsn: ([0-9A-F]+/[0-9A-F]+), .*desc: RESTORE_POINT (.*)$", re.M)
 TABLESPACE = re.compile(r'lsn: ([0-9A-F]+/[0-9A-F]+), .*desc: CREATE [0-9]+ "(/.*)"$', re.M)
 POLL_S = 0.05
 
@@ -30,14 +28,6 @@ SELECT pg_catalog.left(a.last_archived_wal, 24) >= %(segment)s,
        a.last_failed_time > COALESCE(a.last_archived_time, '-infinity') AND a.last_failed_time > %(since)s
 FROM pg_catalog.pg_stat_archiver AS a
 """
-
-
-@dataclass(frozen=True)
-class WalRestorePoint:
-    """A restore point found in the archived WAL; ``lsn`` is where its record begins."""
-
-    name: str
-    lsn: str
 
 
 def create_restore_point(conn: Connection, name: str) -> str:
@@ -81,12 +71,32 @@ def wait_archived(conn: Connection, lsn: str, timeout_s: float = 60) -> float:
         time.sleep(POLL_S)
 
 
-def restore_points(server: Server) -> list[WalRestorePoint]:
-    """Return the restore points in the server's archive, oldest first, as pg_waldump finds them.
+def flush(server: Server) -> None:
+    """Let the WAL of a running server be on its disk up to now: a restore point does not wait for that.
 
-    Of a stopped server, the WAL that is not archived yet is read as well. Reads 100 MB or more per second.
+    It is so behind a transaction that has written: a message that nobody reads. No segment is ended.
     """
-    return [WalRestorePoint(name, lsn) for lsn, name in _records(server, "XLOG", RESTORE_POINT)]
+    if server.pid() is not None:
+        with server.connect(purpose="restore") as conn:
+            conn.execute("SET synchronous_commit = on")
+            conn.execute("SELECT pg_catalog.pg_logical_emit_message(true, 'pgrunbook', '')")
+
+
+def restore_points(server: Server, numbers: range | None = None) -> list[WalRestorePoint]:
+    """Return the restore points in the server's WAL, archived or not, oldest first; or in some segments of it.
+
+    Reads 300 MB or more per second.
+    """
+    chain, found = timelines(server), dict[str, WalRestorePoint]()
+    done = set(archived(server))
+    # The archive comes last: it has what goes from pg_wal meanwhile.
+    for folder, passed_over in ((server.data_dir / "pg_wal", done), (server.archive_dir, set[str]())):
+        there = [name for name in wal_segments.names(folder) if name not in passed_over]
+        for stretch in wal_segments.stretches(there, chain):
+            all_of_it = range(stretch.first, stretch.last + 1)
+            paths = (folder / chain.name(one) for one in all_of_it if numbers is None or one in numbers)
+            found |= {point.lsn: point for point in restore_point_records.read(paths)}
+    return sorted(found.values(), key=lambda point: lsn_number(point.lsn))
 
 
 def tablespaces_made(server: Server) -> list[tuple[str, str]]:
@@ -94,53 +104,35 @@ def tablespaces_made(server: Server) -> list[tuple[str, str]]:
 
     Reads the WAL that :func:`restore_points` reads.
     """
-    return list(_records(server, "Tablespace", TABLESPACE))
+    chain, found = timelines(server), dict[str, str]()
+    for folder in _folders(server):
+        for one in wal_segments.stretches(wal_segments.names(folder), chain):
+            for _, first, last in chain.parts(one.first, one.last):
+                # It ends with an error where the WAL ends, so its exit code says nothing.
+                names = (str(folder / chain.name(first)), chain.name(last))
+                waldump = [str(server.program("pg_waldump")), "--rmgr=Tablespace", *names]
+                told = run_as(server.installation.account, waldump, cwd=server.dir)
+                found.update(TABLESPACE.findall(told.stdout))
+    return [(lsn_text(lsn_number(lsn)), folder) for lsn, folder in found.items()]
 
 
-def _records(server: Server, rmgr: str, pattern: re.Pattern[str]) -> Iterator[tuple[str, str]]:
-    """Yield LSN and text of the records of a resource manager that match, each once, in the order of the WAL."""
-    folders = ["archive"] if server.pid() else ["archive", "data/pg_wal"]
-    found: dict[str, str] = {}
-    for folder in folders:
-        for first, last in _unbroken(_segments(server, folder)):
-            # It ends with an error where the WAL ends, so its exit code says nothing.
-            waldump = [str(server.program("pg_waldump")), f"--rmgr={rmgr}", f"{folder}/{first}", last]
-            told = run_as(server.installation.account, waldump, cwd=server.dir).stdout
-            found.update(pattern.findall(told))
-    for lsn, text in found.items():
-        yield lsn_text(lsn_number(lsn)), text
+def timelines(server: Server) -> Timelines:
+    """Return the timelines that a restore of the server's past would follow."""
+    return wal_segments.timelines(*_folders(server))
 
 
-def newest_archived(server: Server) -> tuple[str, str, datetime] | None:
-    """Return the newest archived segment, the LSN where it ends and when it was archived, or None."""
-    segments = _segments(server, "archive")
-    if not segments:
-        return None
-    newest = segments[-1]
-    written_at = datetime.fromtimestamp((server.archive_dir / newest).stat().st_mtime, UTC)
-    return newest, lsn_text((_number(newest) + 1) * SEGMENT_BYTES), written_at
+def archived(server: Server) -> list[str]:
+    """Return the names of the archived segments, sorted."""
+    return wal_segments.names(server.archive_dir)
 
 
-def _segments(server: Server, folder: str) -> list[str]:
-    return sorted(path.name for path in (server.dir / folder).glob("*") if SEGMENT.fullmatch(path.name))
+def archived_at(server: Server, name: str) -> datetime:
+    """Return when a segment was archived."""
+    return datetime.fromtimestamp((server.archive_dir / name).stat().st_mtime, UTC)
 
 
-def _number(segment: str) -> int:
-    return int(segment[8:16], 16) * SEGMENTS_PER_ID + int(segment[16:24], 16)
-
-
-def _unbroken(segments: list[str]) -> Iterator[tuple[str, str]]:
-    """Yield first and last of every stretch of segments on one timeline without a gap."""
-    first = last = ""
-    for segment in segments:
-        if last and segment[:8] == last[:8] and _number(segment) == _number(last) + 1:
-            last = segment
-            continue
-        if last:
-            yield first, last
-        first = last = segment
-    if last:
-        yield first, last
+def _folders(server: Server) -> tuple[Path, Path]:
+    return server.archive_dir, server.data_dir / "pg_wal"
 
 
 def _refuse_without_archiving(conn: Connection) -> None:

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import shutil
 import sys
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pgrunbook.branches import datadir
-from pgrunbook.branches.archive import newest_archived
+from pgrunbook.branches import archive, datadir, free_space, lock_file, wal_segments
 from pgrunbook.branches.recovery_target import lsn_number
 from pgrunbook.branches.server import Server
-from pgrunbook.errors import Refused
+from pgrunbook.errors import Blocked, Broken, Refused, RunbookError
 
 log = logging.getLogger(__name__)
 
 SYNCFS_SINCE = 17
+LOCK_TIMEOUT_S = 60
 
 
 @dataclass(frozen=True)
@@ -38,66 +41,155 @@ class BaseBackup:
 
 @dataclass(frozen=True)
 class Window:
-    """The range that can be restored: from the end of the oldest base backup to the end of the archived WAL.
+    """A range that can be restored: from the end of a base backup to the end of the WAL that is archived without a gap.
 
-    ``latest_at`` is when the newest segment was archived: later commits cannot be restored.
+    ``latest_at`` is when the newest segment was archived: later commits cannot be restored. ``missing`` are the
+    segments that end it, although later ones are archived.
     """
 
     earliest_at: datetime
     earliest_lsn: str
     latest_at: datetime
     latest_lsn: str
+    missing: tuple[str, ...] = ()
 
 
 def take_base_backup(server: Server) -> BaseBackup:
     """Copy the running server with pg_basebackup into its backups, and verify the copy.
 
-    Raises Unreachable when it does not run, Refused when it has tablespaces, RunbookError when it fails;
-    a backup that failed is removed.
+    Raises Unreachable when it does not run, Refused when it has tablespaces or the disk has no room, Blocked while
+    others are removed, RunbookError when it fails; a backup that failed is removed.
     Source: https://www.postgresql.org/docs/current/app-pgbasebackup.html
     """
-    _refuse_tablespaces(server)
+    size = _refuse_tablespaces(server)
     started_at = datetime.now(UTC)
     backup_id = f"{started_at:%Y%m%dT%H%M%S}{started_at.microsecond // 1000:03d}Z"
     half, ready = f"backups/{backup_id}.new", f"backups/{backup_id}"
     options = ("-c", "fast", "-X", "stream", "-l", f"pgrunbook {backup_id}", *_sync(server))
-    log.info('taking base backup %s of server "%s"', backup_id, server.name)
+    _remove_leftovers(server)
+    with lock(server, shared=True):
+        free_space.check("a base backup", size)
+        log.info('taking base backup %s of server "%s"', backup_id, server.name)
+        try:
+            server.run("pg_basebackup", "-h", str(server.socket_dir), "-U", "postgres", "-D", half, *options)
+            if (server.installation.bindir / "pg_verifybackup").is_file():
+                server.run("pg_verifybackup", "-q", half)
+            server.do("mv", half, ready)
+        except BaseException as exc:
+            told = exc.detail if isinstance(exc, RunbookError) else ""
+            full = bool(told) and free_space.is_full(told)
+            shutil.rmtree(server.dir / half, ignore_errors=True)
+            if full:
+                raise free_space.full("take a base backup", told, size) from exc
+            raise
+        taken = facts(server.dir / ready, started_at, datetime.now(UTC), server.installation.version)
+        times = {key: getattr(taken, key).isoformat() for key in ("started_at", "ended_at")}
+        server.write(f"{ready}.json", json.dumps({**asdict(taken), "path": None, **times}, indent=1))
+    return taken
+
+
+def _remove_leftovers(server: Server) -> None:
+    """Remove the half made backups of processes that were killed, unless somebody may be at work on one."""
+    handle = lock_file.take(server.backups_lock, 0)
+    if handle is not None:
+        for left in server.backups_dir.glob("*.new"):
+            shutil.rmtree(left, ignore_errors=True)
+        os.close(handle)
+
+
+@contextmanager
+def lock(server: Server, *, shared: bool = False) -> Iterator[None]:
+    """Keep others from removing a server's backups and archived WAL meanwhile, ``shared``; or from using them.
+
+    Raises Blocked when another process does not release it within LOCK_TIMEOUT_S.
+    """
+    handle = lock_file.take(server.backups_lock, LOCK_TIMEOUT_S, shared=shared)
+    if handle is None:
+        raise Blocked(
+            f'could not lock the base backups of server "{server.name}" in {LOCK_TIMEOUT_S} s',
+            detail="Another process takes, restores or removes one.",
+            hint="Wait for it to finish, then do this again.",
+        )
     try:
-        server.run("pg_basebackup", "-h", str(server.socket_dir), "-U", "postgres", "-D", half, *options)
-        if (server.installation.bindir / "pg_verifybackup").is_file():
-            server.run("pg_verifybackup", "-q", half)
-        server.do("mv", half, ready)
-    except BaseException:
-        shutil.rmtree(server.dir / half, ignore_errors=True)
-        raise
-    backup = _facts(server, backup_id, started_at)
-    told = {**asdict(backup), "path": None, "started_at": started_at.isoformat()}
-    server.write(f"{ready}.json", json.dumps({**told, "ended_at": backup.ended_at.isoformat()}, indent=1))
-    return backup
+        yield
+    finally:
+        os.close(handle)
 
 
 def list_base_backups(server: Server) -> list[BaseBackup]:
-    """Return the server's finished base backups, oldest first."""
+    """Return the server's finished base backups, oldest first. Raises Broken where the facts of one cannot be read."""
     found = []
     for path in sorted(server.backups_dir.glob("*.json")):
-        told = json.loads(path.read_text(encoding="utf-8"))
-        times = {key: datetime.fromisoformat(told[key]) for key in ("started_at", "ended_at")}
         if path.with_suffix("").is_dir():
-            found.append(BaseBackup(**{**told, **times, "path": path.with_suffix("")}))
+            found.append(_read(path))
     return found
 
 
-def window(server: Server) -> Window | None:
-    """Return the range that can be restored, None where there is no base backup, and so nothing at all."""
-    backups = list_base_backups(server)
-    if not backups:
-        return None
-    oldest, newest = backups[0], backups[-1]
-    reach = Window(oldest.ended_at, oldest.stop_lsn, newest.ended_at, newest.stop_lsn)
-    archived = newest_archived(server)
-    if archived and lsn_number(archived[1]) > lsn_number(reach.latest_lsn):
-        reach = replace(reach, latest_at=archived[2], latest_lsn=archived[1])
-    return reach
+def windows(server: Server) -> list[Window]:
+    """Return the ranges that can be restored, oldest first; [] where there is no base backup, and so nothing at all.
+
+    There is more than one where archived WAL is missing between them.
+    """
+    chain, archived = archive.timelines(server), archive.archived(server)
+    numbers = [wal_segments.number(name) for name in archived]
+    found: dict[int, Window] = {}
+    for backup in list_base_backups(server):
+        first = wal_segments.number_at(backup.start_lsn)
+        there = {*archived, *wal_segments.names(backup.path / "pg_wal")}
+        reach = [one.last for one in wal_segments.stretches(there, chain) if one.first <= first <= one.last]
+        last = reach[0] if reach else wal_segments.number_at(backup.stop_lsn)
+        if last in found:
+            continue
+        at, lsn = backup.ended_at, backup.stop_lsn
+        if chain.name(last) in archived:
+            at, lsn = archive.archived_at(server, chain.name(last)), wal_segments.start_lsn(last + 1)
+        later = min((number for number in numbers if number > last), default=last + 1)
+        missing = wal_segments.missing(archived, chain, last + 1, later - 1)
+        found[last] = Window(backup.ended_at, backup.stop_lsn, max(at, backup.ended_at), lsn, tuple(missing))
+    return list(found.values())
+
+
+def missing_wal(server: Server, backup: BaseBackup, aim: str | None) -> list[str]:
+    """Return the names of the segments between a base backup and an LSN that are nowhere; without one to the last."""
+    chain, there = archive.timelines(server), set(archive.archived(server))
+    there.update(wal_segments.names(backup.path / "pg_wal"))
+    if server.pid() is None:
+        there.update(wal_segments.names(server.data_dir / "pg_wal"))
+    first = wal_segments.number_at(backup.start_lsn)
+    last = wal_segments.number_at(aim, end=True) if aim else max(map(wal_segments.number, there), default=first)
+    return wal_segments.missing(there, chain, first, last)
+
+
+def facts(path: Path, started_at: datetime, ended_at: datetime, server_version: str) -> BaseBackup:
+    """Return what a finished base backup says of itself."""
+    label = (path / "backup_label").read_text(encoding="utf-8")
+    start = re.search(r"START WAL LOCATION: (\S+)", label)
+    manifest = json.loads((path / "backup_manifest").read_text(encoding="utf-8"))
+    return BaseBackup(
+        id=path.name,
+        path=path,
+        started_at=started_at,
+        ended_at=ended_at,
+        start_lsn=start[1] if start else manifest["WAL-Ranges"][0]["Start-LSN"],
+        stop_lsn=manifest["WAL-Ranges"][-1]["End-LSN"],
+        bytes=sum(file["Size"] for file in manifest["Files"]),
+        server_version=server_version,
+    )
+
+
+def _read(path: Path) -> BaseBackup:
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        times = {key: datetime.fromisoformat(told[key]) for key in ("started_at", "ended_at")}
+        found = BaseBackup(**{**told, **times, "path": path.with_suffix("")})
+        lsn_number(found.start_lsn), lsn_number(found.stop_lsn)
+    except (ValueError, TypeError, KeyError, AttributeError) as exc:
+        raise Broken(
+            f"could not read the facts of base backup {path.stem}",
+            detail=f"{path}: {exc}",
+            hint=f"Move it away, so that the others are used: mv {path} {path}.damaged.",
+        ) from exc
+    return found
 
 
 def _sync(server: Server) -> tuple[str, ...]:
@@ -108,30 +200,17 @@ def _sync(server: Server) -> tuple[str, ...]:
     return ("--sync-method=syncfs",) if can else ()
 
 
-def _facts(server: Server, backup_id: str, started_at: datetime) -> BaseBackup:
-    path = server.backups_dir / backup_id
-    label = (path / "backup_label").read_text(encoding="utf-8")
-    start = re.search(r"START WAL LOCATION: (\S+)", label)
-    manifest = json.loads((path / "backup_manifest").read_text(encoding="utf-8"))
-    return BaseBackup(
-        id=backup_id,
-        path=path,
-        started_at=started_at,
-        ended_at=datetime.now(UTC),
-        start_lsn=start[1] if start else manifest["WAL-Ranges"][0]["Start-LSN"],
-        stop_lsn=manifest["WAL-Ranges"][-1]["End-LSN"],
-        bytes=sum(file["Size"] for file in manifest["Files"]),
-        server_version=server.installation.version,
-    )
-
-
-def _refuse_tablespaces(server: Server) -> None:
-    query = "SELECT spcname FROM pg_catalog.pg_tablespace WHERE spcname NOT IN ('pg_default', 'pg_global')"
+def _refuse_tablespaces(server: Server) -> int:
+    """Return how large a copy of the server is. Raises Refused when it has tablespaces."""
+    names = "SELECT s.spcname FROM pg_catalog.pg_tablespace AS s WHERE s.spcname NOT IN ('pg_default', 'pg_global')"
+    size = "SELECT pg_catalog.sum(pg_catalog.pg_tablespace_size(s.oid))::bigint FROM pg_catalog.pg_tablespace AS s"
     with server.connect(purpose="base backup") as conn:
-        names = [str(row[0]) for row in conn.execute(query)]
-    if names:
+        found = [str(row[0]) for row in conn.execute(names)]
+        (size_bytes,) = conn.execute(size).fetchone() or (0,)
+    if found:
         raise Refused(
             f'cannot take a base backup of server "{server.name}": it has tablespaces',
-            detail=f"{', '.join(names)} lie outside of its data directory; a copy would share them.",
+            detail=f"{', '.join(found)} lie outside of its data directory; a copy would share them.",
             hint="Move the tables back to pg_default and drop the tablespaces.",
         )
+    return int(str(size_bytes))

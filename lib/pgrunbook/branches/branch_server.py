@@ -22,12 +22,13 @@ from pgrunbook.branches import datadir, in_memory, isolation, provenance, server
 from pgrunbook.branches.binaries import Installation, state_folder
 from pgrunbook.branches.branch_target import OF_EVERY_CLUSTER
 from pgrunbook.branches.server import Server
+from pgrunbook.branches.server_name import OF_BRANCHES
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import RunbookError
 
 log = logging.getLogger(__name__)
 
-NAME = re.compile(r"(branch-[0-9]+-[0-9a-f]{6})(\.gone|\.lock)?")
+NAME = re.compile(rf"({OF_BRANCHES.pattern})(\.gone|\.lock)?")
 # Its shared memory is in its own folder: /dev/shm has that of other servers of the account. Nobody keeps its WAL: that
 # is written as by default, because pglz takes half as long as the changes themselves.
 SETTINGS = {"archive_mode": "off", "fsync": "off", "dynamic_shared_memory_type": "mmap", "wal_compression": "off"}

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 
 from pgrunbook.branches import isolation
 from pgrunbook.branches.postmaster import Postmaster
-from pgrunbook.branches.server import Server, server_names
+from pgrunbook.branches.server import Server
+from pgrunbook.branches.server_name import server_names
 from pgrunbook.database.connection import Connection
 
 PORT = 5432

@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import LiteralString, cast
 
 import psycopg
 
-from pgrunbook.branches import isolation
-from pgrunbook.branches.archive import newest_archived, restore_points, tablespaces_made, wait_archived
-from pgrunbook.branches.backup import BaseBackup, list_base_backups
+from pgrunbook.branches import (
+    archive,
+    destruction,
+    free_space,
+    half_restored,
+    isolation,
+    points,
+    recovery_failure,
+    server_name,
+    verification,
+    wal_segments,
+)
+from pgrunbook.branches.archive import tablespaces_made, wait_archived
+from pgrunbook.branches.backup import BaseBackup, list_base_backups, lock, missing_wal
 from pgrunbook.branches.binaries import last_lines
+from pgrunbook.branches.recovery_failure import REMOVED
 from pgrunbook.branches.recovery_target import Point, lsn_number
 from pgrunbook.branches.server import Server
 from pgrunbook.database.connection import Connection
@@ -30,9 +42,7 @@ POLL_S = 0.05
 ARCHIVE_TIMEOUT_S = 60
 # A restore point's record is about 100 bytes long; a page header may stand beside it.
 RECORD_MAX_BYTES = 512
-REMOVED = "The new server was removed; its source was only read."
-
-"""Called with ``copy`` or ``replay``, the bytes done, and the bytes in all, or None where they are not known."""
+LOCK_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -73,44 +83,65 @@ def restore(
 ) -> Restored:
     """Restore the source's past into the new server ``name``, and start it; the source is only read.
 
-    1. Make sure that the WAL up to the point is archived. Where the source runs, one empty transaction is
+    1. Find the point in the WAL, and the newest base backup that ended before it.
+    2. Make sure that the WAL between them is archived. Where the source runs, one empty transaction is
        committed on it and its WAL segment ended, as PostgreSQL only stops at a record after the point.
-    2. Copy the newest base backup that ended before the point.
-    3. Replay the archived WAL, pause at the point, and read the LSN at which replay stands.
-    4. Promote it: from there on it is a server of its own, with its own archive.
+    3. Copy the base backup, and compare it with its manifest meanwhile.
+    4. Replay the archived WAL, pause at the point, and read the LSN at which replay stands.
+    5. Promote it: from there on it is a server of its own, with its own archive.
 
-    Raises Refused when the name is taken, or when a tablespace was made between the backup and the point;
-    WrongInput when the point lies outside of what can be restored, Blocked when the WAL cannot be archived,
-    Broken when it ends before the point. A half-made server is
-    removed.
+    A mark says what the new server is until all of it is done. One that a killed restore has left is made anew.
+
+    Raises Refused when the name is taken, when a tablespace was made between the backup and the point or when the
+    disk has no room; WrongInput when the point lies outside of what can be restored, Blocked when the WAL cannot be
+    archived or another process restores to that name, Broken when the backup is damaged, or WAL is missing or
+    damaged before the point. A half-made server is removed.
     Source: https://www.postgresql.org/docs/current/continuous-archiving.html#BACKUP-PITR-RECOVERY
     """
+    server_name.refuse_branch_name(name)
     new = Server(name)
-    with new.lock():
+    with new.lock(timeout_s=LOCK_TIMEOUT_S), lock(source, shared=True):
         _refuse_existing(new)
-        running = _see_archived(source, point)
-        point = _located(source, point)
-        chosen = backup or _backup_before(source, point)
-        _refuse_tablespaces(source, point, chosen)
-        began = time.monotonic()
+        needed_bytes = 0
         try:
+            point = points.located(source, point)
+            chosen = backup or _backup_before(source, point)
+            running = _see_archived(source, point)
+            _refuse_gaps(source, point, chosen)
+            _refuse_tablespaces(source, point, chosen)
+            needed_bytes = chosen.bytes
+            free_space.check("the restored server", needed_bytes)
+            began = time.monotonic()
+            new.make_folders(new.dir)
+            new.write(half_restored.MARK, f"To {point} of server {source.name}, begun {datetime.now(UTC):%F %T} UTC.")
             with progress.doing(f"copying the base backup of {human(chosen.bytes)}"):
-                _copy(chosen, new)
+                _copy(source, chosen, new)
             copy_s = time.monotonic() - began
             with progress.doing("replaying the WAL") as stage:
                 measures = _replay(source, point, chosen, new, stage, running=running, timeout_s=timeout_s)
-        except BaseException:
+            new.do("rm", half_restored.MARK)
+        except BaseException as exc:
+            full = type(exc) is RunbookError and exc.state != REMOVED and free_space.is_full(exc.detail)
             _remove(new)
+            if full:
+                told = f"{exc}".replace("\n", " | ")
+                raise free_space.full(f"restore to {point}", told, needed_bytes, state=REMOVED) from exc
             raise
     return Restored(new, source.name, point, chosen, replace(measures, copy_s=copy_s))
 
 
 def _refuse_existing(new: Server) -> None:
+    """See that the name is free; what a killed restore has left there is removed."""
+    if half_restored.told(new.dir) is not None:
+        log.info('removing the half restored server "%s"', new.name)
+        new.destroy()
     if new.dir.exists():
+        kept = destruction.reasons_to_keep(new)
+        first = "" if kept else f", or first: pgrunbook server destroy --name {new.name}"
         raise Refused(
             f'refused to restore over server "{new.name}"',
             detail=f"{new.dir} exists; a restore only ever makes a new server.",
-            hint=f"Choose another name, or first: pgrunbook server destroy --name {new.name}.",
+            hint=f"Choose another name{first}.",
         )
 
 
@@ -125,7 +156,7 @@ def _see_archived(source: Server, point: Point) -> bool:
             raise WrongInput(
                 f"{point} lies beyond the WAL",
                 detail=f'Server "{source.name}" has written up to {now}.',
-                hint="Name a point that is in the past.",
+                hint=f"Name a point that is in the past; the nearest is lsn:{now}.",
             )
         _value(conn, "SELECT pg_catalog.pg_current_xact_id()")
         after = str(_value(conn, "SELECT pg_catalog.pg_current_wal_insert_lsn()"))
@@ -133,25 +164,33 @@ def _see_archived(source: Server, point: Point) -> bool:
     return True
 
 
-def _located(source: Server, point: Point) -> Point:
-    """Return the point with the LSN of its name, searched in the WAL where it is not given."""
-    if point.name is None or point.at_lsn is not None:
-        return point
-    there = restore_points(source)
-    found = [known.lsn for known in there if known.name == point.name]
-    if len(found) == 1:
-        return replace(point, at_lsn=found[0])
-    if found:
-        raise WrongInput(
-            f'{point} of server "{source.name}" exists {len(found)} times',
-            detail=f"Its records begin at {', '.join(found)}.",
-            hint="Name one of these LSNs instead, as lsn:0/3000060.",
+def _refuse_gaps(source: Server, point: Point, backup: BaseBackup) -> None:
+    """See that every segment between the backup and the point is there. Raises Broken."""
+    aim = point.lsn or point.at_lsn
+    lacking = missing_wal(source, backup, aim)
+    # Before a gap that lies behind the moment, all is there: what its last segment holds was written before that.
+    if not lacking or (aim is None and _ends_after(source, lacking[0], cast(datetime, point.time))):
+        return
+    first = wal_segments.number(lacking[0])
+    end_lsn, before = wal_segments.start_lsn(first), archive.timelines(source).name(first - 1)
+    if any(wal_segments.number(name) > first for name in archive.archived(source)):
+        raise Broken(
+            f"could not reach {point}: WAL is missing before it",
+            detail=f"The archive lacks {wal_segments.listed(lacking)}: replay from base backup {backup.id} would end "
+            f"at {end_lsn}, and {aim or point.time} was asked for.",
+            hint=f"Put the missing WAL into the archive, or restore to a point before it; the last is lsn:{end_lsn}.",
         )
-    raise WrongInput(
-        f'could not find {point} in the WAL of server "{source.name}"',
-        detail=f"There are: {', '.join(known.name for known in there[-10:]) or 'none'}.",
-        hint="Correct the name, or name an LSN or a time.",
+    raise Broken(
+        f"could not reach {point}: the WAL ends before it",
+        detail=f"The newest archived WAL is {before}, which ends at {end_lsn}; {aim or point.time} was asked for.",
+        hint=f"Restore to an earlier point: what was written lies before lsn:{end_lsn}.",
     )
+
+
+def _ends_after(source: Server, missing: str, time: datetime) -> bool:
+    """Tell whether the segment before a missing one was archived after a moment."""
+    before = archive.timelines(source).name(wal_segments.number(missing) - 1)
+    return before in archive.archived(source) and archive.archived_at(source, before) > time
 
 
 def _backup_before(source: Server, point: Point) -> BaseBackup:
@@ -160,11 +199,13 @@ def _backup_before(source: Server, point: Point) -> BaseBackup:
     for backup in reversed(backups):
         if lsn_number(backup.stop_lsn) <= lsn_number(aim) if aim else backup.ended_at <= cast(datetime, point.time):
             return backup
-    oldest = f"The oldest ended at {backups[0].ended_at}, LSN {backups[0].stop_lsn}." if backups else ""
+    oldest = backups[0] if backups else None
     raise WrongInput(
         f'could not find a base backup of server "{source.name}" that ended before {point}',
-        detail=oldest or "It has none.",
-        hint="Name a later point; what lies before the oldest base backup cannot be restored.",
+        detail=f"The oldest ended at {oldest.ended_at}, LSN {oldest.stop_lsn}." if oldest else "It has none.",
+        hint=f"What lies before it cannot be restored; the nearest point is lsn:{oldest.stop_lsn}."
+        if oldest
+        else "Take one, for what comes: pgrunbook backup create.",
     )
 
 
@@ -176,31 +217,27 @@ def _refuse_tablespaces(source: Server, point: Point, backup: BaseBackup) -> Non
     if not any(path.is_symlink() for path in (source.data_dir / "pg_tblspc").iterdir()):
         return
     first, aim = lsn_number(backup.start_lsn), point.lsn or point.at_lsn
-    made = [(lsn_number(lsn), folder) for lsn, folder in tablespaces_made(source)]
-    between = [folder for lsn, folder in made if lsn >= first and (aim is None or lsn < lsn_number(aim))]
+    made = [(lsn, folder) for lsn, folder in tablespaces_made(source) if lsn_number(lsn) >= first]
+    between = [(lsn, folder) for lsn, folder in made if aim is None or lsn_number(lsn) < lsn_number(aim)]
     if between:
-        raise Refused(
-            f"cannot restore to {point}: a tablespace was made since the base backup",
-            detail=f'Replaying the WAL would write into {", ".join(between)}, which server "{source.name}" uses.',
-            hint="Restore to an LSN before that, or move its tables to pg_default and drop the tablespace.",
-        )
+        raise recovery_failure.tablespace_made(point, [folder for _, folder in between], f"lsn:{between[0][0]}")
 
 
-def _copy(backup: BaseBackup, new: Server) -> None:
-    """Make the new server's folder from the backup, under another name first."""
-    staged = new.dir.with_name(f"{new.name}.new")
-    shutil.rmtree(staged, ignore_errors=True)
+def _copy(source: Server, backup: BaseBackup, new: Server) -> None:
+    """Make the new server's data directory from the backup, which is compared with its manifest meanwhile."""
     log.info('copying base backup %s for server "%s"', backup.id, new.name)
-    try:
-        new.make_folders(staged)
-        copy = ("cp", "-a", "--reflink=auto") if os.uname().sysname == "Linux" else ("cp", "-Rp")
-        new.do(*copy, os.path.relpath(backup.path, staged), "data", cwd=staged)
-        new.do("tee", "data/recovery.signal", cwd=staged)
-        new.do("tee", isolation.MARK, text=isolation.MARK_TEXT, cwd=staged)
-        isolation.refuse_links(new, staged / "data")
-        staged.rename(new.dir)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
+    copy = ("cp", "-a", "--reflink=auto") if os.uname().sysname == "Linux" else ("cp", "-Rp")
+    with ThreadPoolExecutor(1) as beside:
+        checked = beside.submit(verification.check_backup, source, backup)
+        try:
+            new.do(*copy, os.path.relpath(backup.path, new.dir), "data")
+        except RunbookError:
+            checked.result()  # what keeps a damaged file from being copied is told as the damage
+            raise
+        checked.result()
+    new.do("tee", "data/recovery.signal")
+    isolation.isolate(new)
+    isolation.refuse_links(new, new.data_dir)
 
 
 def _recovery_settings(source: Server, point: Point, *, running: bool) -> dict[str, str]:
@@ -253,7 +290,7 @@ def _replay(
             _promote(conn, began + timeout_s)
         isolation.close(new)
     except (Unreachable, psycopg.Error) as exc:
-        raise _not_reached(source, point, new, exc) from exc
+        raise recovery_failure.explained(source, point, backup, new, exc) from exc
     return Measures(
         copy_s=0,
         replay_s=paused - began,
@@ -302,26 +339,6 @@ def _promote(conn: Connection, ends_at: float) -> None:
         if time.monotonic() > ends_at:
             raise Unreachable("could not promote the new server in time")
         time.sleep(POLL_S)
-
-
-def _not_reached(source: Server, point: Point, new: Server, exc: Exception) -> RunbookError:
-    told = new.log_since(0)
-    newest = newest_archived(source)
-    if "recovery ended before configured recovery target was reached" in told:
-        return Broken(
-            f"could not reach {point}: the WAL ends before it",
-            detail=f"The newest archived WAL is {newest[0]}, which ends at {newest[1]} ({newest[2]})."
-            if newest
-            else "No WAL is archived.",
-            state=REMOVED,
-            hint="Restore to an earlier point, or put the missing WAL into the archive.",
-        )
-    return Unreachable(
-        f"could not restore to {point}",
-        detail=f"{exc.detail if isinstance(exc, RunbookError) else exc} | {last_lines(told)}",
-        state=REMOVED,
-        hint=f"Read what the log says, then restore again; the source's archive is {source.archive_dir}.",
-    )
 
 
 def _remove(new: Server) -> None:

@@ -9,10 +9,8 @@ Run by root, pgrunbook writes into the folders of the server's account only as t
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
-import re
 import shlex
 import shutil
 import signal
@@ -23,31 +21,25 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
-from pgrunbook.branches import confinement, datadir, in_memory, isolation
+from pgrunbook.branches import confinement, datadir, half_restored, in_memory, isolation, lock_file, server_name
 from pgrunbook.branches.binaries import Installation, installation, last_lines, run_as, run_checked, state_folder
 from pgrunbook.branches.branch_target import POSTGRES, BranchTarget
 from pgrunbook.branches.postmaster import Postmaster
 from pgrunbook.branches.server_status import ServerState, ServerStatus
 from pgrunbook.config import paths
 from pgrunbook.database.connection import Connection, connect
-from pgrunbook.errors import Blocked, Refused, RunbookError, Unreachable, WrongInput
+from pgrunbook.errors import Blocked, Refused, RunbookError, Unreachable
 
 log = logging.getLogger(__name__)
 
-NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 START_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 60
 LOCK_TIMEOUT_S = 120
 START_ATTEMPTS = 20
 START_PAUSE_S = 0.5
+REMOVE_ATTEMPTS, REMOVE_PAUSE_S = 10, 0.5
 OUTLIVED = ("pre-existing shared memory block", 'lock file "postmaster.pid" already exists')
 LOG_LIMIT_BYTES = 16 * 1024 * 1024
-
-
-def server_names() -> list[str]:
-    """Return the names of the existing embedded servers, sorted."""
-    found = (path.parent.name for path in (paths.state_dir() / "servers").glob("*/data"))
-    return sorted(name for name in found if NAME.fullmatch(name))
 
 
 class Server:
@@ -59,17 +51,13 @@ class Server:
     """
 
     def __init__(self, name: str = "main") -> None:
-        if not NAME.fullmatch(name):
-            raise WrongInput(
-                f'"{name}" cannot be the name of a server',
-                hint="Use 1 to 40 lower-case letters, digits, - and _, beginning with a letter or a digit.",
-            )
-        self.name = name
+        self.name = server_name.checked(name)
         self.dir = paths.state_dir() / "servers" / name
         self.data_dir = self.dir / "data"
         self.log_file = self.dir / "log" / "postgresql.log"
         self.archive_dir = self.dir / "archive"
         self.backups_dir = self.dir / "backups"
+        self.backups_lock = self.dir.with_name(f"{name}.backups.lock")
         self.socket_dir = paths.socket_dir(name)
         self._postmaster = Postmaster(self.data_dir, self.socket_dir)
         self.superuser = self.database = POSTGRES
@@ -85,9 +73,12 @@ class Server:
         """Start the server, and create it first where it is absent; nothing happens when it runs.
 
         Raises Unreachable when it does not come up, Refused when its files belong to somebody else or to
-        another major version, RunbookError when it cannot be created, Blocked when another process has locked it.
+        another major version or it is half restored, WrongInput for a name of our branches, RunbookError when it
+        cannot be created, Blocked when another process has locked it.
         """
+        server_name.refuse_branch_name(self.name)
         with self.lock():
+            half_restored.refuse(self.name, self.dir)
             if self.pid() is None:
                 if not self._is_there():
                     self._create()
@@ -120,7 +111,12 @@ class Server:
         """Tell what the server is doing now."""
         pid, there = self.pid(), self._is_there()
         state = ServerState.RUNNING if pid else ServerState.STOPPED if there else ServerState.ABSENT
-        return ServerStatus(self.name, state, self._data_major(), pid, self.data_dir, self.socket_dir)
+        says = half_restored.told(self.dir) or ""
+        if says:
+            state = ServerState.HALF_RESTORED
+        elif not there and self._gone.exists():
+            state, says = ServerState.HALF_REMOVED, f"pgrunbook server destroy --name {self.name} removes the rest"
+        return ServerStatus(self.name, state, self._data_major(), pid, self.data_dir, self.socket_dir, says)
 
     def destroy(self) -> ServerStatus:
         """Stop the server and remove its data, log, archive and backups; nothing happens when it is absent.
@@ -142,13 +138,13 @@ class Server:
                 log.info('removing server "%s"', self.name)
                 if place := in_memory.place_of(self.data_dir):
                     shutil.rmtree(place, ignore_errors=True)
-                gone = self.dir.with_name(f"{self.name}.gone")
-                shutil.rmtree(gone, ignore_errors=True)
-                self.dir.rename(gone)
-                shutil.rmtree(gone)
+                _remove(self._gone)
+                self.dir.rename(self._gone)
+            _remove(self._gone)
             if self.socket_dir.is_dir() and self.socket_dir.lstat().st_uid == self._owner():
                 shutil.rmtree(self.socket_dir, ignore_errors=True)
-            self._lock_file.unlink(missing_ok=True)
+            for file in (self.backups_lock, self._lock_file):
+                file.unlink(missing_ok=True)
             return self.status()
 
     def program(self, name: str) -> Path:
@@ -174,15 +170,15 @@ class Server:
         return self._postmaster.pid()
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[None]:
         """Hold the server's lock file, so that nobody else starts, stops, creates or destroys it meanwhile.
 
-        Raises Blocked when another process does not release it within LOCK_TIMEOUT_S.
+        Raises Blocked when another process does not release it within ``timeout_s``.
         """
         if self._locks_held:
             yield
             return
-        handle = self._locked_file()
+        handle = self._locked_file(timeout_s)
         self._locks_held += 1
         try:
             yield
@@ -249,32 +245,26 @@ class Server:
         return self.do("tail", "-c", f"+{offset_bytes + 1}", "log/postgresql.log").stdout
 
     @property
+    def _gone(self) -> Path:
+        return self.dir.with_name(f"{self.name}.gone")
+
+    @property
     def _lock_file(self) -> Path:
         return self.dir.with_name(f"{self.name}.lock")
 
-    def _locked_file(self) -> int:
+    def _locked_file(self, timeout_s: float) -> int:
         state_folder("servers")
-        ends_at = time.monotonic() + LOCK_TIMEOUT_S
-        while True:
-            try:
-                handle = os.open(self._lock_file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-            except PermissionError as exc:
-                raise self._of_another(self._lock_file) from exc
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # destroy() removes the file while it holds it: a lock on a removed file keeps nobody out.
-                if os.fstat(handle).st_ino == self._lock_file.stat().st_ino:
-                    return handle
-            except (BlockingIOError, FileNotFoundError):
-                pass
-            os.close(handle)
-            if time.monotonic() > ends_at:
-                raise Blocked(
-                    f'could not lock server "{self.name}" in {LOCK_TIMEOUT_S} s',
-                    detail="Another process is starting, stopping, restoring or destroying it.",
-                    hint="Wait for it to finish, then do this again.",
-                )
-            time.sleep(0.05)
+        try:
+            handle = lock_file.take(self._lock_file, timeout_s)
+        except PermissionError as exc:
+            raise self._of_another(self._lock_file) from exc
+        if handle is None:
+            raise Blocked(
+                f'could not lock server "{self.name}" in {timeout_s:.0f} s',
+                detail="Another process is starting, stopping, restoring or destroying it.",
+                hint="Wait for it to finish, then do this again.",
+            )
+        return handle
 
     def _create(self) -> None:
         """Create the data directory as a copy of the template, under another name first."""
@@ -315,7 +305,7 @@ class Server:
             raise Refused(
                 f'server "{self.name}" is of PostgreSQL {self._data_major()}',
                 detail=f"The programs in {self.installation.bindir} are version {self.installation.version}.",
-                hint="Name an installation of that version in PGRUNBOOK_PG_BINDIR, or destroy the server.",
+                hint="Name an installation of that version in PGRUNBOOK_PG_BINDIR.",
             )
 
     def _check_owner(self, folder: Path) -> None:
@@ -387,6 +377,16 @@ class Server:
             state=state,
             hint=f"Read {self.log_file}, then: pgrunbook server start --name {self.name}.",
         )
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder; a program that a killed restore has left may write into it for a moment yet."""
+    for _ in range(REMOVE_ATTEMPTS):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(REMOVE_PAUSE_S)
+    shutil.rmtree(folder)
 
 
 def _listed(pids: list[int]) -> str:

@@ -13,11 +13,16 @@ class ServerState(Enum):
     RUNNING = "running"
     STOPPED = "stopped"
     ABSENT = "absent"
+    HALF_RESTORED = "half restored"
+    HALF_REMOVED = "half removed"
 
 
 @dataclass(frozen=True)
 class ServerStatus:
-    """An embedded server as it is now; ``pid`` is None unless it runs, ``major`` is None where it is absent."""
+    """An embedded server as it is now; ``pid`` is None unless it runs, ``major`` is None where it is absent.
+
+    ``says`` is what there is to know of a half restored or half removed one.
+    """
 
     name: str
     state: ServerState
@@ -25,3 +30,4 @@ class ServerStatus:
     pid: int | None
     data_dir: Path
     socket_dir: Path
+    says: str = ""

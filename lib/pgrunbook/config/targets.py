@@ -22,7 +22,7 @@ OneOrMore = BeforeValidator(lambda given: (given,) if isinstance(given, str) els
 Words = Annotated[tuple[str, ...], OneOrMore]
 LookNumber = Literal[
     "waiting", "longest_wait_s", "active", "longest_statement_s", "idle_in_transaction", "longest_idle_s",
-    "connections", "lag_bytes", "kept_bytes", "dead_rows",
+    "connections", "lag_bytes", "kept_bytes", "dead_rows", "batch_rows_per_s",
 ]  # fmt: skip
 Action = Literal["warn", "webhook", "pause", "abort"]
 
@@ -52,7 +52,8 @@ class Target(BaseModel):
     unless the operator names the object. ``batch_rows`` is how many rows a safe form changes in a transaction.
     ``lock_patience_ms`` is how long in all a step waits for old transactions in its way to end before it requests
     its lock anyway; ``lock_timeout_ms`` then bounds how long it waits for the lock.
-    ``keep_days`` is how long the undo data of a migration is kept at least.
+    ``keep_days`` is how long the undo data of a migration is kept at least, and what its restore points need.
+    ``keep_backups`` is how many base backups are kept at least.
     ``thresholds`` are what monitor acts on; ``webhook_from`` names the environment variable that holds the address of
     a chat's webhook.
     With ``time_writes`` a critical query that writes is executed, and aborted; else it is only planned.
@@ -77,6 +78,7 @@ class Target(BaseModel):
     lock_patience_ms: Milliseconds = 60_000
     batch_rows: Annotated[int, Field(ge=1, le=1_000_000, strict=True)] = 1_000
     keep_days: Annotated[int, Field(ge=1, le=3650, strict=True)] = 30
+    keep_backups: Annotated[int, Field(ge=1, le=1000, strict=True)] = 3
     safe_migrations: Annotated[bool, Field(strict=True)] = False
     design_rules: Words = ()
     critical_queries: dict[str, str] = {}

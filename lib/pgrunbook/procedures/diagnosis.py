@@ -22,9 +22,11 @@ from pgrunbook.display.units import human
 from pgrunbook.errors import RunbookError
 from pgrunbook.history import repair
 from pgrunbook.history.repair import HistoryRepair
-from pgrunbook.procedures import monitor_views
+from pgrunbook.procedures import monitor_views, slow_queries
 from pgrunbook.record import door
+from pgrunbook.rehearse import drift
 
+DEARER = 2.0  # times the cost before
 Section = Literal["stuck", "history", "left-behind", "slow"]
 
 
@@ -48,7 +50,7 @@ def diagnose(target: Target, conn: Connection, seen: Vitals) -> list[Symptom]:
     looks: dict[Section, Callable[[], Iterator[Symptom]]] = {
         "history": lambda: _history(target, conn),
         "left-behind": lambda: _leftovers(leftovers.remnants(conn)),
-        "slow": lambda: _slow(conn),
+        "slow": lambda: _slow(target, conn),
     }
     for section, look in looks.items():
         try:
@@ -162,8 +164,21 @@ def _leftovers(found: Sequence[Remnant]) -> Iterator[Symptom]:
             yield Symptom("left-behind", one.key, one.why, one.statement or "see section left-behind")
 
 
-def _slow(conn: Connection) -> Iterator[Symptom]:
-    missing = [str(row["name"]) for row in queries.rows(conn, "query_plans", "without_statistics")]
+def _slow(target: Target, conn: Connection) -> Iterator[Symptom]:
+    known = drift.last_validated(target)
+    for index in index_health.lost(conn, known.schema) if known else ():
+        why = f"run {known.run_id if known else ''} has found it; a migration since may have dropped it on purpose"
+        todo = (index.definition or "").replace(" INDEX ", " INDEX CONCURRENTLY ", 1)
+        yield Symptom("slow", f"index {index.index_name} of {index.relation} is gone", why, todo)
+    for query in slow_queries.compared(target, conn):
+        if query.now and query.before and query.has_other_plan and query.now.cost > DEARER * query.before.cost:
+            what = f'query "{query.name}" has another plan than before the last change'
+            why = f"the planner expects it to cost {query.now.cost:,.0f}, before {query.before.cost:,.0f}"
+            yield Symptom(
+                "slow", what, why, "ANALYZE its tables; cell slow shows both plans, cell explain-queries times it"
+            )
+    found = queries.rows(conn, "query_plans", "without_statistics")
+    missing = [str(row["name"]) for row in found if not row["is_small"]]
     for name in missing[:20]:
         yield Symptom("slow", f"{name} has no statistics", "the planner guesses its rows", f"ANALYZE {name}")
     if len(missing) > 20:

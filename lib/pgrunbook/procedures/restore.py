@@ -7,19 +7,19 @@ import time
 from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime, timedelta
 
-from pgrunbook.branches import archive, backup
+from pgrunbook.branches import archive, backup, points
 from pgrunbook.branches.recovery import Measures, Restored
 from pgrunbook.branches.recovery_target import Point, parse_point
+from pgrunbook.branches.restore_point_records import WalRestorePoint
 from pgrunbook.branches.server import Server
 from pgrunbook.branches.server_status import ServerState
 from pgrunbook.config.targets import Target
 from pgrunbook.database import checksums, step_log
 from pgrunbook.database.connection import Connection, connect
-from pgrunbook.display.prose import counted
 from pgrunbook.display.show import BAD, GOOD, QUIET, WARN, Banner, Card, Cell, Picture, Table, figure
 from pgrunbook.errors import Refused, Unreachable, WrongInput
 from pgrunbook.execute import permit, restoration
-from pgrunbook.procedures import shared_steps
+from pgrunbook.procedures import restore_views, shared_steps
 from pgrunbook.session import checks
 from pgrunbook.session import session as heres
 from pgrunbook.session.parameters import LAST, Restore
@@ -32,7 +32,7 @@ def begin(**given: object) -> Session:
     A time without a zone is refused here, before anything is read.
     """
     here = heres.begin("restore", Restore, given)
-    if here.parameters.to != LAST:
+    if here.parameters.to.strip() not in ("", LAST):
         parse_point(here.parameters.to)
     return here
 
@@ -58,37 +58,37 @@ def meet_the_target(here: Session) -> Card:
 def what_can_be_restored(here: Session) -> Picture:
     """Show what can be restored as a time line: backups, restore points, archived WAL."""
     source = _source(here)
-    backups = backup.list_base_backups(source)
-    window = backup.window(source)
-    if window is None:
+    backups, windows = backup.list_base_backups(source), backup.windows(source)
+    if not windows:
         raise Refused(
             f'nothing of target "{here.target.name}" can be restored',
-            detail=f"Server {source.name} has {len(backups)} base backups and no archived WAL after one.",
-            hint="The first restore point (migrate) takes a base backup; or take one: pgrunbook server backup.",
+            detail=f"Server {source.name} has no base backup.",
+            hint="The first restore point (migrate) takes a base backup; or take one: "
+            f"pgrunbook backup create --target {here.target.name}.",
         )
-    points = step_log.restore_points(here.conn) if here.facts["alive"] else []
-    here.facts.update(window=window, points=points, backups=backups)
-    return _timeline(window, backups, points)
+    made = {point.name: point for point in step_log.restore_points(here.conn)} if here.facts["alive"] else {}
+    # Without the database, the WAL knows them.
+    known = [_of_wal(point) for point in made.values()] if here.facts["alive"] else archive.restore_points(source)
+    here.facts.update(made=made, points=sorted(known, key=lambda point: point.created_at))
+    return restore_views.timeline(windows, backups, here.facts["points"])
 
 
 @checks.check
 def choose_the_point(here: Session) -> Card:
     """Resolve the point to restore to, and say what is lost after it. Raises WrongInput when there is no such point."""
-    wanted = here.parameters.to
-    known = {p.name: p for p in here.facts["points"]}
+    wanted, known = here.parameters.to.strip(), here.facts["points"]
+    if not wanted:
+        raise points.unknown("", f'of target "{here.target.name}"', known)
     if wanted == LAST:
-        if known:
-            wanted = next(iter(known))
-        else:
-            found = archive.restore_points(_source(here))
-            if not found:
-                raise WrongInput(
-                    "there is no restore point to restore to",
-                    detail="No run made one here, and none is in the archived WAL.",
-                    hint="Name an LSN or a time with zone: to = '2026-11-22T16:54:31Z'.",
-                )
-            wanted = found[-1].name
-    point, made = parse_point(wanted), known.get(wanted)
+        known = known or archive.restore_points(_source(here))
+        if not known:
+            raise WrongInput(
+                "there is no restore point to restore to",
+                detail="No run made one here, and none is in the archived WAL.",
+                hint="Name an LSN or a time with zone: to = '2026-11-22T16:54:31Z'.",
+            )
+        wanted = known[-1].name
+    point, made = parse_point(wanted), here.facts["made"].get(wanted)
     if made is not None:
         point = replace(point, at_lsn=made.lsn)  # saves a search of the WAL, and shows that replay ended there
     here.facts["point"] = point
@@ -254,6 +254,10 @@ def _compared(
     return f"{found.missing:,}", f"{found.changed:,}", f"{found.new:,}", Cell(verdict, WARN, under=samples, fold="rows")
 
 
+def _of_wal(point: step_log.RestorePoint) -> WalRestorePoint:
+    return WalRestorePoint(point.name, point.lsn, point.created_at)
+
+
 def _source(here: Session) -> Server:
     if here.target.server is None:
         raise Refused(
@@ -295,10 +299,11 @@ def _restored_before(here: Session, point: Point) -> tuple[Restored, float] | No
 
 
 def _free_name(here: Session) -> str:
-    """Return a name that is free: a run that was killed in the middle has left a server."""
+    """Return a name that is free, or that of the server that a killed run of this notebook has left half restored."""
     name = f"restored-{here.run.run_id[-4:]}"
     names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
-    return next(free for free in names if not Server(free).dir.exists())
+    free = (ServerState.ABSENT, ServerState.HALF_RESTORED)
+    return next(one for one in names if Server(one).status().state in free)
 
 
 def _beside(here: Session) -> Target:
@@ -309,39 +314,3 @@ def _beside(here: Session) -> Target:
 def _span(ago: timedelta) -> str:
     seconds = int(ago.total_seconds())
     return f"{seconds} s" if seconds < 120 else f"{seconds // 60} min" if seconds < 7200 else f"{seconds // 3600} h"
-
-
-def _timeline(window: backup.Window, backups: list[backup.BaseBackup], points: list[step_log.RestorePoint]) -> Picture:
-    picture, axes = figure(9, 2.2)
-    axes.barh(
-        ["can be restored"],
-        [window.latest_at - window.earliest_at],
-        left=[window.earliest_at],
-        color="#b6e3ff",
-        height=0.5,
-    )
-    axes.plot(
-        [b.ended_at for b in backups],
-        ["can be restored"] * len(backups),
-        "s",
-        color="#0969da",
-        label="base backup",
-    )
-    shown = [p for p in points if p.created_at >= window.earliest_at]
-    axes.plot(
-        [p.created_at for p in shown],
-        ["can be restored"] * len(shown),
-        "|",
-        ms=26,
-        mew=2,
-        color="#cf222e",
-        label="restore point",
-    )
-    axes.set_xlabel("time (UTC)")
-    axes.tick_params(axis="x", labelrotation=20)
-    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, 1.35), ncols=2)
-    span = f"from {window.earliest_at:%Y-%m-%d %H:%M:%S}Z to {window.latest_at:%Y-%m-%d %H:%M:%S}Z"
-    return Picture.of(
-        picture,
-        f"Can be restored {span}: {counted(len(backups), 'base backup')}, {counted(len(shown), 'restore point')}.",
-    )

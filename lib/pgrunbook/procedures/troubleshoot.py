@@ -14,7 +14,7 @@ from pgrunbook.display.show import BAD, GOOD, QUIET, Banner, Card, Cell, Stack, 
 from pgrunbook.errors import NOTHING_CHANGED, RunbookError, WrongInput
 from pgrunbook.execute import removal, session_end
 from pgrunbook.history import repair
-from pgrunbook.procedures import diagnosis, monitor_views, shared_steps
+from pgrunbook.procedures import diagnosis, monitor_views, shared_steps, slow_queries
 from pgrunbook.session import session as heres
 from pgrunbook.session.parameters import Troubleshoot
 from pgrunbook.session.session import Session
@@ -159,12 +159,37 @@ def remove_leftovers(here: Session) -> Table:
 
 
 @heres.step
-def slow(here: Session) -> Table:
-    """Show tables of which the planner knows nothing, and those with many dead rows."""
+def slow(here: Session) -> Stack:
+    """Show what the planner does not know, indexes that are gone or bloated, dead rows, and queries with their plans.
+
+    Queries are planned, not executed. Locks: AccessShareLock on the tables of a critical query, while it is planned.
+    """
     rows = [(one.what, one.why, one.todo) for one in here.facts["found"] if one.section == "slow"]
     dead = [one for one in vitals.concerns(here.facts["seen"]) if one.what == "dead rows"]
     rows += [(one.detail, one.todo, "VACUUM of its table, when the oldest transaction has ended") for one in dead]
-    return here.keep_table("slow", Table(["what", "why it matters", "what to do"], rows, empty="Nothing found."))
+    found = Table(["what", "why it matters", "what to do"], rows, empty="Nothing found.")
+    heavy, why = slow_queries.heavy(here.conn)
+    queries = slow_queries.table(slow_queries.compared(here.target, here.conn), heavy, why)
+    return Stack([here.keep_table("slow", found), here.keep_table("queries", queries)])
+
+
+@heres.step
+def explain_queries(here: Session) -> Table:
+    """EXPLAIN the queries that a person has chosen; those of ``explain_analyze`` are executed once, and aborted.
+
+    Raises WrongInput for a text that is not one statement.
+    Locks: those of each query while it runs, with a lock timeout of 2 s; what it writes is locked until the abort.
+    """
+    parameters = here.parameters
+    asked = [(one, False) for one in parameters.explain] + [(one, True) for one in parameters.explain_analyze]
+    if not asked:
+        return Table([], [], empty="None chosen: explain and explain_analyze name nothing.")
+    here.at_work()
+    for name, execute in asked:
+        here.journal("explain-meant", query=monitor_views.query(name), executes=execute, by=here.run.operator)
+    with connect(here.target, purpose=f"troubleshoot {here.run.run_id}") as conn:
+        table = slow_queries.explained(here.target, conn, asked, parameters.explain_timeout_s)
+    return here.keep_table("explained", table)
 
 
 @heres.step

@@ -17,6 +17,7 @@ from pgrunbook.undo_data.row_notes import (
     PART,
     UNKNOWN,
     WATCHED,
+    WRITTEN,
     comes_to,
     is_of_then,
     is_watched,
@@ -121,7 +122,7 @@ _UNWATCHED = """UPDATE {side} AS k SET {gone} = {unknown}
 _WATCHES = """IF TG_OP = 'UPDATE' THEN
         IF CAST(ROW({old_value}) AS pg_catalog.record)
             OPERATOR(pg_catalog.*<>) CAST(ROW({new_value}) AS pg_catalog.record) THEN
-            UPDATE {side} AS k SET {gone} = pg_catalog.pg_current_xact_id() WHERE {at_old} AND k.{gone} IS NULL;
+            UPDATE {side} AS k SET {gone} = {written} WHERE {at_old} AND k.{gone} IS NULL;
         END IF;
     END IF;
     """
@@ -241,7 +242,8 @@ class FollowerBody:
             "side": side, "named_side": sql.Literal(side.as_string(None)),
             "gone": sql.Identifier(GONE), "arrived": sql.Identifier(ARRIVED),
             "table": self.table.name.identifier(), "matches": self.table.matches("t", "k"), "lost": sql.Literal(LOST),
-            "unknown": sql.Literal(UNKNOWN), "ahead": sql.Literal(AHEAD), "keys_alone": sql.SQL(", ").join(keys),
+            "unknown": sql.Literal(UNKNOWN), "written": sql.Literal(WRITTEN),
+            "ahead": sql.Literal(AHEAD), "keys_alone": sql.SQL(", ").join(keys),
             "keys_of_k": sql.SQL(", ").join(sql.SQL("k.{}").format(key) for key in keys),
             "count": sql.Literal(len(self.key)), "keys": sql.SQL("({})").format(sql.SQL(", ").join(keys)),
             "old": sql.SQL(", ").join(variables["old"]), "new": sql.SQL(", ").join(variables["new"]),

@@ -662,12 +662,6 @@ FROM pg_catalog.pg_inherits AS h
 WHERE h.inhrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass({relation})
   AND h.inhdetachpending
 
--- name: path
--- a row is: a schema in which names without one are looked for, in order
-SELECT s.schema::pg_catalog.text AS schema
-FROM pg_catalog.unnest(pg_catalog.current_schemas(true)) WITH ORDINALITY AS s (schema, place)
-ORDER BY s.place
-
 -- name: setting_category
 -- a row is: a setting that the server itself knows, and which of the manual's sections it is in
 SELECT s.category::text AS category

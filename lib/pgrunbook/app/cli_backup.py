@@ -1,0 +1,130 @@
+"""The commands ``pgrunbook backup``: base backups of an embedded server, taken, listed, verified and removed."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pgrunbook.errors import Refused, WrongInput
+
+if TYPE_CHECKING:
+    from pgrunbook.branches.backup_report import BackupReport
+    from pgrunbook.branches.server import Server
+
+app = typer.Typer(no_args_is_help=True, help="Base backups: what a restore begins with.")
+
+DAMAGED = 3
+TargetName = Annotated[str, typer.Option("--target", help="The target, as targets.toml declares it.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def create(target: TargetName = "", as_json: AsJson = False) -> None:
+    """Take a base backup of the target's server, and verify it."""
+    from pgrunbook.branches import backup, backup_report
+
+    server = _server(target, "create")
+    taken = backup.take_base_backup(server)
+    if as_json:
+        _write(backup_report.report(target, server), as_json=True)
+    else:
+        sys.stdout.write(f"{taken.id}: {taken.bytes / 1024 / 1024:,.0f} MB, up to LSN {taken.stop_lsn}\n")
+
+
+@app.command("list")
+def list_(target: TargetName = "", as_json: AsJson = False) -> None:
+    """List the base backups, and the ranges of time that can be restored."""
+    from pgrunbook.branches import backup_report
+
+    _write(backup_report.report(target, _server(target, "list")), as_json=as_json)
+
+
+@app.command()
+def verify(target: TargetName = "", as_json: AsJson = False) -> None:
+    """Read every base backup and the archived WAL, and name what is damaged or missing.
+
+    Exit codes: 0 all is whole, 1 it could not be read, 2 wrong use, 3 something is damaged or missing.
+    """
+    from pgrunbook.branches import backup_report
+
+    server = _server(target, "verify")
+    found = backup_report.verified(backup_report.report(target, server), server)
+    _write(found, as_json=as_json)
+    if found.damage:
+        sys.exit(DAMAGED)
+
+
+@app.command()
+def expire(target: TargetName = "", as_json: AsJson = False) -> None:
+    """Remove base backups beyond the target's keep_backups, and the WAL before those that stay.
+
+    What a restore point needs that is younger than keep_days stays.
+    """
+    from pgrunbook.branches import backup_report, retention, wal_segments
+    from pgrunbook.config import targets
+
+    server = _server(target, "expire")
+    on_it = [one for one in targets.load_all().values() if one.server == server.name]
+    gone = retention.expire(server, on_it)
+    removed = {
+        "removed_backups": tuple(one.id for one in gone.backups),
+        "removed_segments": sum(wal_segments.NAME.fullmatch(name) is not None for name in gone.segments),
+    }
+    _write(backup_report.report(target, server).model_copy(update=removed), as_json=as_json)
+    if not as_json:
+        sys.stdout.write(f"removed: {len(gone.backups)} base backups, {removed['removed_segments']} WAL segments\n")
+        for one, point in gone.needed:
+            sys.stdout.write(
+                f"{one.id} stays for restore point {point.name} of {point.created_at:%Y-%m-%dT%H:%M:%SZ}\n"
+            )
+
+
+def _server(target: str, command: str) -> Server:
+    from pgrunbook.branches.server import Server
+    from pgrunbook.config import targets
+
+    if not target:
+        raise WrongInput(
+            "a target must be named",
+            detail="targets.toml declares the targets.",
+            hint=f"For example: pgrunbook backup {command} --target demo",
+        )
+    chosen = targets.load(target)
+    if chosen.server is None:
+        raise Refused(
+            f'target "{target}" has no base backups here',
+            detail="Only an embedded server has base backups and an archive that we can read.",
+            hint="Use your provider's backups; pgrunbook cannot read them yet.",
+        )
+    return Server(chosen.server)
+
+
+def _write(found: BackupReport, *, as_json: bool) -> None:
+    from pgrunbook.branches import wal_segments
+    from pgrunbook.display.show import Table
+
+    if as_json:
+        sys.stdout.write(found.model_dump_json(indent=1) + "\n")
+        return
+    rows = [
+        (
+            one.id,
+            f"{one.ended_at:%Y-%m-%d %H:%M:%SZ}",
+            f"{one.bytes / 1024 / 1024:,.0f} MB",
+            one.stop_lsn,
+            one.server_version,
+        )
+        for one in found.backups
+    ]
+    headings = ["base backup", "ended", "size", "up to LSN", "PostgreSQL"]
+    sys.stdout.write(f"{Table(headings, rows, empty='No base backup.')!r}\n")
+    for one in found.windows:
+        form = "%Y-%m-%dT%H:%M:%SZ"
+        sys.stdout.write(f"can be restored: {one.earliest_at:{form}} to {one.latest_at:{form}}, ")
+        sys.stdout.write(f"LSN {one.earliest_lsn} to {one.latest_lsn}\n")
+        if one.missing:
+            sys.stdout.write(f"WAL is missing: {wal_segments.listed(one.missing)}\n")
+    if found.damage is not None:
+        sys.stdout.write("".join(f"{line}\n" for line in found.damage) or "all of it is whole\n")

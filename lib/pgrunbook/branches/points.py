@@ -1,0 +1,59 @@
+"""The restore points that a server's WAL holds, and which of them was meant by a name that it does not hold."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pgrunbook.branches import archive, recovery_target, wal_segments
+from pgrunbook.branches.recovery_target import Point
+from pgrunbook.branches.restore_point_records import WalRestorePoint
+from pgrunbook.branches.server import Server
+from pgrunbook.errors import WrongInput
+
+SHOWN = 5
+
+
+def located(source: Server, point: Point) -> Point:
+    """Return the point with the LSN of its name, searched in the WAL where it is not given; no segment is ended.
+
+    Raises WrongInput for a name that the WAL does not hold, or holds more than once.
+    """
+    if point.name is None:
+        return point
+    archive.flush(source)
+    if point.at_lsn is not None and _is_at(source, point.name, point.at_lsn):
+        return point
+    there = archive.restore_points(source)
+    found = [known.lsn for known in there if known.name == point.name]
+    if len(found) > 1 and point.at_lsn is None:
+        raise WrongInput(
+            f'{point} of server "{source.name}" exists {len(found)} times',
+            detail=f"Its records begin at {', '.join(found)}.",
+            hint="Name one of these LSNs instead, as lsn:0/3000060.",
+        )
+    if not found:
+        raise unknown(point.name, f'in the WAL of server "{source.name}"', there)
+    return point if point.at_lsn else replace(point, at_lsn=found[0])
+
+
+def unknown(name: str, where: str, known: Sequence[WalRestorePoint]) -> WrongInput:
+    """Return the error for a name that is none of the restore points: the nearest of them, or the newest."""
+    by_name = {point.name: point for point in known}
+    near = [by_name[other] for other in difflib.get_close_matches(name, by_name, SHOWN)]
+    shown = near or list(reversed(known))[:SHOWN]
+    told = ", ".join(f"{point.name} ({point.created_at:%Y-%m-%dT%H:%M:%SZ})" for point in shown)
+    return WrongInput(
+        f'could not find restore point "{name}" {where}',
+        detail=f"{'The nearest are' if near else 'The newest are' if known else 'There are'}: {told or 'none'}.",
+        hint=recovery_target.meant(name)
+        or "Correct the name, or name an LSN (lsn:0/3000060) or a time (2026-11-22T16:54:31Z).",
+    )
+
+
+def _is_at(source: Server, name: str, lsn: str) -> bool:
+    """Tell whether the record of a restore point ends near an LSN, by the segments around it."""
+    last = wal_segments.number_at(lsn, end=True)
+    found = archive.restore_points(source, range(last - 1, last + 1))
+    return name in {point.name for point in found}

@@ -1,0 +1,37 @@
+"""How restore shows what can be restored: the time line with its backups, restore points and gaps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pgrunbook.branches import wal_segments
+from pgrunbook.branches.backup import BaseBackup, Window
+from pgrunbook.branches.restore_point_records import WalRestorePoint
+from pgrunbook.display.prose import counted
+from pgrunbook.display.show import Picture, figure
+
+LANE = "can be restored"
+
+
+def timeline(windows: Sequence[Window], backups: Sequence[BaseBackup], points: Sequence[WalRestorePoint]) -> Picture:
+    """Return the picture of what can be restored: a bar for each range without a gap in its WAL."""
+    picture, axes = figure(9, 2.2)
+    axes.barh(
+        [LANE] * len(windows),
+        [one.latest_at - one.earliest_at for one in windows],
+        left=[one.earliest_at for one in windows],
+        color="#b6e3ff",
+        height=0.5,
+    )
+    axes.plot([b.ended_at for b in backups], [LANE] * len(backups), "s", color="#0969da", label="base backup")
+    shown = [p.created_at for p in points if any(one.earliest_at <= p.created_at <= one.latest_at for one in windows)]
+    axes.plot(shown, [LANE] * len(shown), "|", ms=26, mew=2, color="#cf222e", label="restore point")
+    axes.set_xlabel("time (UTC)")
+    axes.tick_params(axis="x", labelrotation=20)
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, 1.35), ncols=2)
+    spans = ", ".join(
+        f"from {one.earliest_at:%Y-%m-%d %H:%M:%S}Z to {one.latest_at:%Y-%m-%d %H:%M:%S}Z" for one in windows
+    )
+    counts = f"{counted(len(backups), 'base backup')}, {counted(len(shown), 'restore point')}"
+    gaps = "".join(f" WAL is missing: {wal_segments.listed(one.missing)}." for one in windows if one.missing)
+    return Picture.of(picture, f"Can be restored {spans}: {counts}.{gaps}")

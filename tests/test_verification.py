@@ -1,0 +1,221 @@
+"""Base backups and archived WAL that somebody has damaged: each kind is named, and never restored."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from pgrunbook.branches import backup as backups
+from pgrunbook.branches import verification, wal_segments
+from pgrunbook.branches.archive import archived, create_restore_point, timelines, wait_archived
+from pgrunbook.branches.backup import BaseBackup, take_base_backup
+from pgrunbook.branches.recovery import restore
+from pgrunbook.branches.recovery_target import Point, lsn_number
+from pgrunbook.branches.server import Server
+from pgrunbook.branches.server_name import server_names
+from pgrunbook.branches.server_status import ServerState
+from pgrunbook.errors import Broken
+from servers import PROGRAMS
+
+pytestmark = pytest.mark.newest
+
+
+@dataclass(frozen=True)
+class Ground:
+    """A server with a base backup, and four archived segments with rows and a restore point in each."""
+
+    source: Server
+    backup: BaseBackup
+    heap: str
+    points: list[Point]
+
+
+@pytest.fixture(scope="module")
+def ground(version: int) -> Iterator[Ground]:
+    base = Path(tempfile.mkdtemp(prefix="pgv-"))
+    base.chmod(0o755)
+    with pytest.MonkeyPatch.context() as env:
+        env.setenv("PGRUNBOOK_STATE", str(base / "state"))
+        env.setenv("PGRUNBOOK_SERVER_FSYNC", "off")
+        env.setenv("PGRUNBOOK_PG_BINDIR", str(PROGRAMS[version]))
+        source = Server("source")
+        source.start()
+        points = []
+        with source.connect() as conn, conn.as_target():
+            conn.execute("CREATE TABLE t (n int)")
+            conn.execute("INSERT INTO t SELECT generate_series(1, 1000)")
+            conn.execute("ALTER SYSTEM SET work_mem = '5MB'")
+            row = conn.execute("SELECT pg_relation_filepath('t')").fetchone()
+            assert row
+            taken = take_base_backup(source)
+            for number in range(4):
+                conn.execute("INSERT INTO t SELECT generate_series(1, 20000)")
+                lsn = create_restore_point(conn, f"point-{number}")
+                points.append(Point(name=f"point-{number}", at_lsn=lsn))
+                wait_archived(conn, lsn)
+        yield Ground(source, taken, str(row[0]), points)
+        for name in server_names():
+            Server(name).destroy()
+        shutil.rmtree(base)
+
+
+@contextmanager
+def kept(path: Path) -> Iterator[Path]:
+    """Put a file back as it was afterwards."""
+    octets, facts = path.read_bytes(), path.stat()
+    try:
+        yield path
+    finally:
+        path.write_bytes(octets)
+        path.chmod(facts.st_mode & 0o777)
+        shutil.chown(path, facts.st_uid, facts.st_gid)
+        os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+
+
+def flip(path: Path, offset: int) -> None:
+    """Flip one bit of a file."""
+    octets = bytearray(path.read_bytes())
+    octets[offset] ^= 1
+    path.write_bytes(octets)
+
+
+# kind, which file of the backup, what is done to it, what the error says of it
+DAMAGES: list[tuple[str, Callable[[Ground], str], Callable[[Path], None], str]] = [
+    ("a row", lambda g: g.heap, lambda path: flip(path, 8100), "checksum mismatch"),
+    ("a page header", lambda g: g.heap, lambda path: flip(path, 4), "checksum mismatch"),
+    ("a file's end", lambda g: g.heap, lambda path: path.write_bytes(path.read_bytes()[:-1]), "has size"),
+    ("a file that is gone", lambda g: g.heap, Path.unlink, "not on disk"),
+    ("the manifest", lambda _: "backup_manifest", lambda path: flip(path, 60), "manifest"),
+    ("the manifest's checksum", lambda _: "backup_manifest", lambda path: flip(path, -10), "manifest"),
+    ("the manifest that is gone", lambda _: "backup_manifest", Path.unlink, "could not open file"),
+    ("the label", lambda _: "backup_label", lambda path: flip(path, 30), "checksum mismatch"),
+    ("the control file", lambda _: "global/pg_control", lambda path: flip(path, 100), ""),
+    ("settings", lambda _: "postgresql.conf", lambda path: flip(path, 5), "checksum mismatch"),
+    ("ALTER SYSTEM's settings", lambda _: "postgresql.auto.conf", lambda path: flip(path, 95), "checksum"),
+    ("ALTER SYSTEM's settings that are gone", lambda _: "postgresql.auto.conf", Path.unlink, "not on disk"),
+    ("its WAL", lambda g: f"pg_wal/{own_wal(g)}", lambda path: flip(path, 60), ""),
+    ("its WAL that is gone", lambda g: f"pg_wal/{own_wal(g)}", Path.unlink, "not on disk"),
+]
+
+
+def own_wal(ground: Ground) -> str:
+    return wal_segments.names(ground.backup.path / "pg_wal")[0]
+
+
+@pytest.mark.first_case
+@pytest.mark.parametrize(("named", "damage", "says"), [d[1:] for d in DAMAGES], ids=[d[0] for d in DAMAGES])
+def test_a_damaged_base_backup_is_not_restored(
+    ground: Ground, named: Callable[[Ground], str], damage: Callable[[Path], None], says: str
+) -> None:
+    """The error names the file; nothing of the new server stays."""
+    file = named(ground)
+    with kept(ground.backup.path / file) as path:
+        damage(path)
+        with pytest.raises(Broken) as failed:
+            restore(ground.source, ground.points[0], name="damaged")
+    assert failed.value.message == f'base backup {ground.backup.id} of server "source" is damaged'
+    assert f"{file}: " in failed.value.detail
+    assert says in failed.value.detail
+    assert f"mv {ground.backup.path}.json" in failed.value.hint
+    assert Server("damaged").status().state is ServerState.ABSENT
+    assert not list(ground.source.dir.parent.glob("damaged*"))
+
+
+def test_every_damaged_file_is_named(ground: Ground) -> None:
+    """Not the first one only."""
+    with kept(ground.backup.path / ground.heap) as heap, kept(ground.backup.path / "backup_label") as label:
+        flip(heap, 8100)
+        flip(label, 30)
+        found = verification.damage_of_backup(ground.source, ground.backup)
+    assert {one.file for one in found} == {ground.heap, "backup_label"}
+    assert verification.damage_of_backup(ground.source, ground.backup) == []
+
+
+def test_facts_beside_a_backup_that_are_not_its_own_are_named(ground: Ground) -> None:
+    """By these a backup is chosen."""
+    with kept(ground.backup.path.with_suffix(".json")) as path:
+        path.write_text(path.read_text().replace(ground.backup.stop_lsn, "0/2000001"))
+        (changed,) = backups.list_base_backups(ground.source)
+        (found,) = verification.damage_of_backup(ground.source, changed)
+        assert str(found) == f"{path.name}: stop_lsn are not those of the backup"
+        path.write_text("{")
+        with pytest.raises(Broken, match=f"could not read the facts of base backup {ground.backup.id}") as failed:
+            backups.list_base_backups(ground.source)
+    assert str(path) in failed.value.detail
+
+
+def segment(ground: Ground, number: int) -> Path:
+    """Return the archived segment that holds a restore point."""
+    lsn = str(ground.points[number].at_lsn)
+    return ground.source.archive_dir / timelines(ground.source).name(wal_segments.number_at(lsn, end=True))
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:100_000])
+
+
+@pytest.mark.first_case
+@pytest.mark.parametrize(
+    "damage",
+    [lambda path: flip(path, 300_000), lambda path: flip(path, 4), lambda path: flip(path, 8192 * 20 + 9), cut],
+    ids=["a record", "the first page", "a page", "its end"],
+)
+def test_a_damaged_segment_is_named_with_how_far_replay_came(ground: Ground, damage: Callable[[Path], None]) -> None:
+    """The segment, the LSN that replay reached and the one that was asked for; nothing of the new server stays."""
+    with kept(segment(ground, 1)) as path:
+        damage(path)
+        with pytest.raises(Broken) as failed:
+            restore(ground.source, ground.points[2], name="damaged")
+        stretch = [wal_segments.number(name) for name in archived(ground.source)]
+        found = verification.damage_of_wal(ground.source, wal_segments.number(path.name) - 1, max(stretch))
+    assert failed.value.message == f'could not reach restore point "point-2": WAL segment {path.name} is damaged'
+    assert f"LSN {ground.points[2].at_lsn} was asked for" in failed.value.detail
+    reached = failed.value.hint.rpartition("lsn:")[2].rstrip(".")
+    assert lsn_number(str(ground.points[0].at_lsn)) <= lsn_number(reached) < lsn_number(str(ground.points[1].at_lsn))
+    assert found
+    assert found.file == path.name
+    assert not list(ground.source.dir.parent.glob("damaged*"))
+    assert verification.damage_of_wal(ground.source, min(stretch), max(stretch)) is None
+
+
+def test_a_missing_segment_is_found_before_anything_is_copied(ground: Ground) -> None:
+    """It is named, with the LSN that replay would reach; what lies before it can be restored."""
+    with kept(segment(ground, 1)) as path:
+        path.unlink()
+        first, second = backups.windows(ground.source)[0], backups.windows(ground.source)[1:]
+        assert (first.missing, second) == ((path.name,), [])
+        with pytest.raises(Broken) as failed:
+            restore(ground.source, ground.points[2], name="gap")
+        start = wal_segments.start_lsn(wal_segments.number(path.name))
+        assert failed.value.message == 'could not reach restore point "point-2": WAL is missing before it'
+        assert failed.value.detail == (
+            f"The archive lacks {path.name}: replay from base backup {ground.backup.id} would end at {start}, "
+            f"and {ground.points[2].at_lsn} was asked for."
+        )
+        assert failed.value.hint.endswith(f"the last is lsn:{start}.")
+        try:
+            assert restore(ground.source, ground.points[0], name="before").server.status().pid
+        finally:
+            Server("before").destroy()
+
+
+def test_a_backup_after_a_gap_begins_a_window_of_its_own(ground: Ground) -> None:
+    """What lies in the gap cannot be restored, what lies behind the new backup can."""
+    with kept(segment(ground, 1)) as path:
+        path.unlink()
+        taken = take_base_backup(ground.source)
+        try:
+            before, behind = backups.windows(ground.source)
+        finally:
+            shutil.rmtree(taken.path)
+            taken.path.with_suffix(".json").unlink()
+    assert before.missing == (path.name,)
+    assert before.latest_lsn == wal_segments.start_lsn(wal_segments.number(path.name))
+    assert (behind.earliest_lsn, behind.missing) == (taken.stop_lsn, ())
