@@ -13,6 +13,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from acting import error, run
 from conftest import Site, connect, do
 from pgrunbook.branches.server import Server
 from pgrunbook.config.targets import Target
@@ -341,6 +342,26 @@ def test_a_replica_is_refused_and_its_lag_watched(own_server: Server, standby: T
         ) as blind:
             unseen = check(blind, "replication lag")
         assert (unseen.level, unseen.found) == (Level.UNKNOWN, "not visible for 1 of 1")
+
+
+@pytest.mark.slow
+def test_what_a_person_chose_is_refused_on_a_replica(
+    own_server: Server, standby: Target, project: Callable[..., Target]
+) -> None:
+    """ANALYZE would be passed over with a warning there; a slot of its own is removed."""
+    assert standby.service == "standby"
+    target = project(folder={"0001_a.sql": "SELECT 1;"}, name="standby", server=None, database=None, service="standby")
+    with own_server.connect() as primary, connect(target) as replica:
+        primary.execute("CREATE TABLE public.t (n int PRIMARY KEY)")
+        primary.execute("ALTER TABLE public.t ADD CONSTRAINT c CHECK (n > 0) NOT VALID")
+        until(lambda: replica.execute("SELECT FROM pg_constraint WHERE conname = 'c'").fetchone() is not None)
+        replica.execute("SELECT pg_create_physical_replication_slot('its_own', true)")
+    invalid = "constraint not validated: c of public.t"
+    for given in ({"analyze": "public.t"}, {"reindex": "public.t_pkey"}, {"remove": invalid}):
+        made, code = run("troubleshoot", "standby", **given)
+        assert (code, error(made).splitlines()[0]) == (3, 'target "standby" is a replica')
+    made, code = run("troubleshoot", "standby", remove="replication slot: its_own")
+    assert (code, made.parts[-1].says) == (0, "Done: removed replication slot: its_own.")
 
 
 # -- a pooler
