@@ -19,6 +19,7 @@ from pgrunbook import __version__, undo_data
 from pgrunbook.config.targets import Target
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import Status
+from scenes import meanwhile
 
 Project = Callable[..., Target]
 FOLDER = {"0001_a.sql": "CREATE TABLE a (id int);"}
@@ -213,6 +214,28 @@ def test_a_target_that_does_not_answer_is_told(project: Project, command: Comman
     code, out, _ = command("status")
     assert code == 1
     assert 'could not connect to target "demo"' in out
+
+
+@pytest.mark.parametrize(("words", "catalog"), [("doctor", "pg_inherits"), ("drift --against other", "pg_policy")])
+def test_a_session_that_is_ended_while_it_looks_is_told(
+    project: Project, command: Command, words: str, catalog: str
+) -> None:
+    """Exit code 1, in our own form: 3 would say that something was found."""
+    target = project(folder=FOLDER)
+    project(folder=FOLDER, name="other")
+
+    def end() -> None:
+        ours = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'pgrunbook %' AND"
+        wait_until(lambda: bool(admin.execute(f"{ours} wait_event_type = 'Lock'".encode()).fetchone()))
+
+    with connect(target) as holder, connect(target) as admin:
+        holder.execute(f"BEGIN; LOCK pg_catalog.{catalog}".encode())
+        with meanwhile(end):
+            code, out, err = command(*words.split(), "--target", "demo")
+    assert (code, out) == (1, "")
+    first, *rest = in_form(err)
+    assert "terminating connection due to administrator command" in first
+    assert rest
 
 
 @pytest.mark.slow

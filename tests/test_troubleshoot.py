@@ -169,6 +169,40 @@ def test_a_run_that_was_cut_off_behind_what_it_did_goes_on(project: Project) -> 
 
 
 @pytest.mark.slow
+def test_what_was_done_before_an_error_is_told_and_not_done_again(project: Project) -> None:
+    """A session ended, a history repaired, one of two leftovers removed; the other one is locked."""
+    target = project(folder={"0001_a.sql": "SELECT 1;"})
+    do(target, "CREATE TABLE schema_migrations (version text, applied_at timestamptz);"
+       " INSERT INTO schema_migrations VALUES ('0001_a', now()), ('0001_a', NULL);"
+       " CREATE TABLE t (id int); CREATE TABLE u (id int);"
+       " ALTER TABLE t ADD CONSTRAINT c CHECK (id > 0) NOT VALID;"
+       " ALTER TABLE u ADD CONSTRAINT d CHECK (id > 0) NOT VALID")  # fmt: skip
+    with psycopg.connect(**target.conninfo()) as holder, connect(target) as conn:
+        holder.execute("LOCK u IN SHARE UPDATE EXCLUSIVE MODE")
+        forgotten = psycopg.connect(**target.conninfo(), application_name="forgotten")
+        forgotten.execute("SELECT 1")
+        (key,) = (one.key for one in lock_tree.sessions(conn) if one.application == "forgotten")
+        keys = [f"constraint not validated: {name}" for name in ("c of public.t", "d of public.u")]
+        made, code = run(
+            "troubleshoot", end_session=key, how="terminate", repair="delete duplicates: 0001_a", remove=",".join(keys)
+        )
+    forgotten.close()
+    assert code == 1
+    (state,) = [line for line in error(made).splitlines() if line.startswith("State: ")]
+    assert state.startswith("State: Done before: terminate process ")
+    assert f"repaired the history (delete duplicates: 0001_a); removed {keys[0]}. It is there as before" in state
+    made, code = runbook.resume(made.run_id)
+    assert (code, made.status) == (0, Status.DONE)
+    assert "gone: this run meant to end it before" in outputs(made, "end-session")
+    assert "offered no more: this run meant to do it before" in outputs(made, "repair-history")
+    assert "gone: this run meant to remove it before" in outputs(made, "remove-leftovers")
+    done = [(e["event"], e.get("key")) for e in events(made) if e["event"] in ("session-ended", "repaired", "removed")]
+    assert done == [
+        ("session-ended", key), ("repaired", "delete duplicates: 0001_a"), ("removed", keys[0]), ("removed", keys[1])
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
 @pytest.mark.newest
 def test_what_the_server_passes_over_is_not_told_as_done(
     project: Project, server: Server, database: Callable[..., str], monkeypatch: pytest.MonkeyPatch

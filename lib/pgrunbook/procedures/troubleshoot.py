@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from pgrunbook import history as histories
 from pgrunbook.database import index_health, leftovers, locks, query_plans, vitals
 from pgrunbook.database.connection import connect
 from pgrunbook.display import progress
 from pgrunbook.display.prose import counted, listed
 from pgrunbook.display.show import BAD, GOOD, QUIET, Banner, Card, Cell, Stack, Table
-from pgrunbook.errors import RunbookError, WrongInput
+from pgrunbook.errors import NOTHING_CHANGED, RunbookError, WrongInput
 from pgrunbook.execute import removal, session_end
 from pgrunbook.history import repair
 from pgrunbook.procedures import diagnosis, monitor_views, shared_steps, slow_queries
@@ -64,7 +67,8 @@ def end_session(here: Session) -> Card:
     here.at_work()
     facts = {"key": key, "how": how, "session": str(chosen), "by": here.run.operator}
     here.journal("session-end-meant", **facts, state=chosen.state, query=monitor_views.query(chosen.query))
-    became = session_end.end(here.conn, chosen, how)
+    with _telling_what_is_done(here):
+        became = session_end.end(here.conn, chosen, how)
     here.journal("session-ended", **facts, became=became)
     here.facts["done"].append(f"{how} {chosen}: {became}")
     return Card("End a session", [("session", str(chosen)), ("how", how), ("by", here.run.operator),
@@ -113,7 +117,8 @@ def repair_history(here: Session) -> Table:
                 )
                 continue
             here.journal("repair-meant", key=key, by=here.run.operator)
-            done = repair.carry_out(conn, here.target, key, run_id=here.run.run_id)
+            with _telling_what_is_done(here):
+                done = repair.carry_out(conn, here.target, key, run_id=here.run.run_id)
             here.journal("repaired", key=key, sql=repair.shown(conn, done))
             here.facts["done"].append(f"repaired the history ({key})")
             rows.append((key, Cell("done", GOOD), "pgrunbook.history_copy has its rows from before"))
@@ -145,7 +150,7 @@ def remove_leftovers(here: Session) -> Table:
     with connect(here.target, purpose=f"troubleshoot {here.run.run_id}") as conn:
         for one in chosen:
             here.journal("removal-meant", key=one.key, statement=one.statement, by=here.run.operator)
-            with progress.doing(f"removing {one.key}"):
+            with _telling_what_is_done(here), progress.doing(f"removing {one.key}"):
                 removal.remove(conn, one)
             here.journal("removed", key=one.key)
             here.facts["done"].append(f"removed {one.key}")
@@ -227,7 +232,7 @@ def reindex_indexes(here: Session) -> Table:
     with connect(here.target, purpose=f"troubleshoot {here.run.run_id}") as conn:
         for name in chosen:
             here.journal("reindex-meant", index=name, by=here.run.operator)
-            with progress.doing(f"REINDEX INDEX CONCURRENTLY {name}"):
+            with _telling_what_is_done(here), progress.doing(f"REINDEX INDEX CONCURRENTLY {name}"):
                 index_health.rebuild(conn, name)
             here.journal("reindexed", index=name)
             here.facts["done"].append(f"REINDEX INDEX CONCURRENTLY {name}")
@@ -244,6 +249,18 @@ def verdict(here: Session) -> Banner:
     state = f"Done: {'; '.join(done)}." if done else "Nothing changed in the database: it was only looked at."
     facts = [("still wrong", Cell(counted(len(left), "thing"), BAD if left else QUIET))]
     return here.verdict(state, facts, then=urgent.todo if urgent else "nothing: nothing is wrong")
+
+
+@contextmanager
+def _telling_what_is_done(here: Session) -> Iterator[None]:
+    """Let an error in the body say what this run has done before it."""
+    try:
+        yield
+    except RunbookError as exc:
+        if done := here.facts["done"]:
+            state = "Nothing else changed in the database." if exc.state == NOTHING_CHANGED else exc.state
+            exc.state = f"Done before: {'; '.join(done)}. {state}"
+        raise
 
 
 def _meant_before(here: Session, event: str, key: str) -> bool:
