@@ -78,7 +78,7 @@ def flush(server: Server) -> None:
     """
     if server.pid() is not None:
         with server.connect(purpose="restore") as conn:
-            conn.execute("SET synchronous_commit = on")
+            conn.execute("SET synchronous_commit = local")  # a standby may be away
             conn.execute("SELECT pg_catalog.pg_logical_emit_message(true, 'pgrunbook', '')")
 
 
