@@ -111,6 +111,33 @@ def test_a_migration_that_is_half_applied_is_told_unless_a_run_is_at_work_on_it(
         assert told() == ["0001_a is half applied -> pgrunbook run --resume r, or pgrunbook run rollback --target demo"]
         with locks.one_runner(target, "r"):
             assert told() == []
+        do(target, "CREATE ROLE takes_the_lock LOGIN")
+        try:  # its name and the lock are anybody's to take
+            given = {**target.conninfo(), "user": "takes_the_lock", "application_name": "pgrunbook migrate"}
+            with psycopg.connect(**given, autocommit=True) as other:
+                other.execute("SELECT pg_advisory_lock(%s::int, %s::int)", locks.LOCK_KEY)
+                assert locks.run_in_progress(conn)
+                assert len(told()) == 1
+        finally:
+            do(target, "DROP ROLE takes_the_lock")
+
+
+def test_a_schema_that_we_may_not_read_hides_no_conflict_of_the_history(project: Project) -> None:
+    """What a run has left half done is not known then; the history table is read all the same."""
+    target = project(folder={"0001_a.sql": "SELECT 1;"})
+    with connect(target) as conn:
+        step_log.create(conn)
+    do(target, "CREATE TABLE schema_migrations (version text, applied_at timestamptz);"
+       " INSERT INTO schema_migrations VALUES ('0000_gone', now()); CREATE ROLE only_reads LOGIN;"
+       " GRANT SELECT ON schema_migrations TO only_reads")  # fmt: skip
+    try:
+        given = {**target.conninfo(), "user": "only_reads"}
+        with connection.Connection.connect(**given, autocommit=True) as conn:
+            found = diagnosis.diagnose(target, conn, vitals.look(conn))
+        told = [one.what for one in found if one.section == "history"]
+        assert told == ["section history could not be looked at", "0000_gone is missing"]
+    finally:
+        do(target, "DROP OWNED BY only_reads; DROP ROLE only_reads")
 
 
 def test_a_section_that_is_refused_hides_no_other(project: Project) -> None:
@@ -133,7 +160,7 @@ def test_a_history_is_repaired_as_a_person_chose(project: Project, command: Comm
        "INSERT INTO schema_migrations VALUES ('0001_a', now()), ('0001_a', NULL)")  # fmt: skip
     code, out, _ = command("doctor", "--target", "demo")
     assert code == 3
-    assert "-p repair=delete duplicates: 0001_a" in " ".join(out.split())
+    assert "-p 'repair=delete duplicates: 0001_a'" in " ".join(out.split())
     made, code = run("troubleshoot")
     assert (code, completed(made)) == (0, True), error(made)
     shown = (made.folder / "repairs.csv").read_text()

@@ -47,7 +47,7 @@ def doctor(
         if found:
             run = f"pgrunbook run troubleshoot --target {chosen.name}"
             sys.stdout.write(
-                f"\nTo act: {run} -p end_session=KEY -p how=terminate, or -p remove=KEY, -p analyze=TABLE\n"
+                f"\nTo act: {run} -p end_session=KEY -p how=terminate, or -p 'remove=KEY', -p 'analyze=TABLE'\n"
             )
     if found:
         sys.exit(FOUND)

@@ -61,8 +61,8 @@ def leftovers(conn: Connection) -> list[Leftover]:
             found.append(_not_checked(row["name"], where, foreign_code.WHY))
             continue
         try:
-            furthest = _furthest(conn, row)
-            following = next_number(conn, row["name"], row["last_value"], row["increment"])
+            furthest, last_value = _furthest(conn, row)
+            following = next_number(conn, row["name"], last_value, row["increment"])
         except psycopg.Error as exc:
             if meaning(exc) is Meaning.LOST:
                 raise
@@ -132,11 +132,19 @@ def _not_checked(name: str, where: str, why: str) -> Leftover:
     return Leftover("sequence not checked", name, where, f"It could not be compared with its column: {why}.")
 
 
-def _furthest(conn: Connection, row: dict[str, Any]) -> int | None:
-    """The last value in the column in the sequence's direction, None where it has no row. Raises as the server does."""
-    query = sql.SQL("/* pgrunbook */ SELECT {}({})::bigint FROM {}").format(
+def _furthest(conn: Connection, row: dict[str, Any]) -> tuple[int | None, int | None]:
+    """The last value in the column in the sequence's direction, and that of the sequence; None where there is none.
+
+    One sequence at a time: to ask for the last value locks it, and the server has no room for locks on all of many.
+    Raises as the server does.
+    """
+    last = sql.SQL(
+        "CASE WHEN pg_catalog.has_sequence_privilege({0}::oid, 'USAGE, SELECT')"
+        " THEN pg_catalog.pg_sequence_last_value({0}::oid) END"
+    ).format(sql.Literal(row["sequence"]))
+    query = sql.SQL("/* pgrunbook */ SELECT {}({})::bigint, {} FROM {}").format(
         sql.SQL("max" if row["increment"] > 0 else "min"),
-        sql.Identifier(row["column_name"]), sql.Identifier(row["schema_name"], row["relation"]),
+        sql.Identifier(row["column_name"]), last, sql.Identifier(row["schema_name"], row["relation"]),
     )  # fmt: skip
-    found = conn.execute(query).fetchone()
-    return None if found is None or found[0] is None else int(str(found[0]))
+    ((furthest, last_value),) = conn.execute(query).fetchall()
+    return (None if furthest is None else int(str(furthest))), (None if last_value is None else int(str(last_value)))

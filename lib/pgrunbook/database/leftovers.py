@@ -126,7 +126,7 @@ def _helpers(conn: Connection) -> Iterator[Remnant]:
     rows = queries.rows(conn, "leftovers", "helpers")
     if not rows:
         return
-    run = locks.run_in_progress(conn)
+    run = locks.run_in_progress(conn, able=True)
     half = next((one for way in ("up", "down") for one in step_log.unfinished(conn, way)), None)
     for row in rows:
         why, statement = "a safe form of a run that is over has left it: nothing needs it", row["statement"]

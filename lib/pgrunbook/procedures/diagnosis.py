@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -47,12 +48,13 @@ def diagnose(target: Target, conn: Connection, seen: Vitals) -> list[Symptom]:
     Raises psycopg's errors where the connection is lost.
     """
     found = list(_stuck(seen))
-    looks: dict[Section, Callable[[], Iterator[Symptom]]] = {
-        "history": lambda: _history(target, conn),
-        "left-behind": lambda: _leftovers(leftovers.remnants(conn)),
-        "slow": lambda: _slow(target, conn),
-    }
-    for section, look in looks.items():
+    looks: tuple[tuple[Section, Callable[[], Iterator[Symptom]]], ...] = (
+        ("history", lambda: _half_done(target, conn)),
+        ("history", lambda: _history(target, conn)),
+        ("left-behind", lambda: _leftovers(leftovers.remnants(conn))),
+        ("slow", lambda: _slow(target, conn)),
+    )
+    for section, look in looks:
         try:
             found += look()
         except psycopg.Error as exc:
@@ -138,13 +140,16 @@ def _stuck(seen: Vitals) -> Iterator[Symptom]:
             yield Symptom("stuck", one.what, one.detail, one.todo, is_urgent=one.urgency is Urgency.NOW)
 
 
-def _history(target: Target, conn: Connection) -> Iterator[Symptom]:
-    at_work = locks.run_in_progress(conn)  # then it is no wonder that something is half done
+def _half_done(target: Target, conn: Connection) -> Iterator[Symptom]:
+    at_work = locks.run_in_progress(conn, able=True)  # then it is no wonder that something is half done
     for direction in ("up", "down") if not at_work else ():
         for begun in step_log.unfinished(conn, direction):
             what = f"{begun.migration} is half {'applied' if direction == 'up' else 'taken back'}"
             todo = f"pgrunbook run --resume {begun.run_id}, or pgrunbook run rollback --target {target.name}"
             yield Symptom("history", what, "the schema is between two versions", todo, is_urgent=True)
+
+
+def _history(target: Target, conn: Connection) -> Iterator[Symptom]:
     if target.migrations is None:
         return
     try:
@@ -152,7 +157,8 @@ def _history(target: Target, conn: Connection) -> Iterator[Symptom]:
     except RunbookError as exc:
         yield Symptom("history", exc.message, exc.detail, exc.hint)
         return
-    mends = {one.migration: f"troubleshoot, cell history: -p repair={one.key}" for one in repair.repairs(history)}
+    chosen_by = {one.migration: shlex.quote(f"repair={one.key}") for one in repair.repairs(history)}
+    mends = {name: f"troubleshoot, cell history: -p {chosen}" for name, chosen in chosen_by.items()}
     for entry in history.problems():
         what = f"{entry.name} is {entry.state.replace('_', ' ')}"
         yield Symptom("history", what, entry.note, mends.get(entry.name, "as it says: no row of the history mends it"))

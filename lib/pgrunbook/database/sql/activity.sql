@@ -194,6 +194,11 @@ LEFT JOIN pg_catalog.pg_stat_activity a USING (pid)
 WHERE l.locktype = 'advisory'
   AND l.granted
   AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
+  AND (NOT %(able)s
+       OR (SELECT pg_catalog.has_table_privilege(a.usesysid, c.oid, 'INSERT')
+           FROM pg_catalog.pg_class c
+           JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+           WHERE n.nspname = 'pgrunbook' AND c.relname = 'step'))
   AND l.classid = %(classid)s
   AND l.objid = %(objid)s
   AND l.objsubid = 2

@@ -37,11 +37,8 @@ SELECT
     n.nspname::text AS schema_name,
     c.relname::text AS relation,
     a.attname::text AS column_name,
-    s.seqincrement AS increment,
-    CASE
-        WHEN pg_catalog.has_sequence_privilege(s.seqrelid, 'USAGE, SELECT')
-        THEN pg_catalog.pg_sequence_last_value(s.seqrelid)
-    END AS last_value
+    s.seqrelid::bigint AS sequence,
+    s.seqincrement AS increment
 FROM pg_catalog.pg_sequence s
 JOIN (
     SELECT d.objid AS sequence, d.refobjid AS relation, d.refobjsubid AS place

@@ -25,7 +25,12 @@ SELECT
     a.backend_type IS NULL AS is_hidden,
     '' AS gid,
     '' AS transaction,
-    a.usename IS NOT DISTINCT FROM session_user AS is_own_role
+    -- Or that of another operator, who may write what runs write: the name alone anybody may take.
+    a.usename IS NOT DISTINCT FROM session_user
+        OR coalesce((SELECT pg_catalog.has_table_privilege(a.usesysid, c.oid, 'INSERT')
+                     FROM pg_catalog.pg_class AS c
+                     JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+                     WHERE n.nspname = 'pgrunbook' AND c.relname = 'step'), false) AS is_own_role
 FROM pg_catalog.pg_stat_activity AS a
 WHERE a.pid <> pg_catalog.pg_backend_pid()
 UNION ALL
