@@ -90,7 +90,7 @@ def test_a_restore_combines_both_and_replays_the_rest(source: Server, pair: tupl
         Server("restored").destroy()
 
 
-@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("which", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_damage_in_either_is_named(source: Server, pair: tuple[BaseBackup, BaseBackup], which: int) -> None:
     """Neither is used without the other."""
     path = pair[which].path / "backup_label"
