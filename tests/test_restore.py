@@ -24,9 +24,11 @@ from acting import (
 )
 from conftest import ROOT, Site, do, rows
 from pgrunbook.app import demo
-from pgrunbook.branches import backup
+from pgrunbook.branches import backup, incremental
+from pgrunbook.branches.recovery_target import lsn_number
 from pgrunbook.branches.server import Server
 from pgrunbook.branches.server_status import ServerState
+from pgrunbook.branches.wal_segments import SEGMENT_BYTES
 from pgrunbook.config import targets
 from pgrunbook.config.targets import Target
 from pgrunbook.record.run import Run, Status
@@ -224,6 +226,28 @@ def test_a_run_that_was_killed_in_its_restore_goes_on(project: Callable[..., Tar
         assert rows(target.model_copy(update={"server": "killed"}), "SELECT count(*) FROM big") == [(300000,)]
     finally:
         half.destroy()
+
+
+@pytest.mark.slow
+def test_a_release_takes_an_incremental_backup_where_much_would_be_replayed(
+    project: Callable[..., Target], site: Site, restored: Restore
+) -> None:
+    """Just before its restore point, which a restore then reaches with little WAL; where little was written, none."""
+    target = project(folder={"0001_a.sql": "CREATE TABLE a (id int)"})
+    made, code = run("migrate")
+    assert (code, events(made, "base-backup-taken")) == (0, [])
+    for _ in range(incremental.WORTH_WAL_BYTES // SEGMENT_BYTES + 2):
+        do(target, "SELECT pg_logical_emit_message(false, 'test', ''), pg_switch_wal()")
+    assert target.migrations is not None
+    Path(target.migrations, "0002_b.sql").write_text("CREATE TABLE b (id int)")
+    made, code = run("migrate")
+    (told,) = events(made, "base-backup-taken")
+    assert (code, told["onto"]) == (0, backup.full(backup.list_base_backups(site.server))[-1].id)
+    assert lsn_number(told["stop_lsn"]) < lsn_number(events(made, "restore-point-created")[0]["lsn"])
+    made, code = restored()
+    assert code == 0
+    assert events(made, "restored")[0]["backup"] == told["id"]
+    assert events(made, "restored")[0]["replayed_bytes"] < 2 * SEGMENT_BYTES
 
 
 def lsn_now(target: Target) -> str:

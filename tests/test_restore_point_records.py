@@ -36,11 +36,11 @@ def source(version: int) -> Iterator[Server]:
         with server.connect() as conn, conn.as_target():
             conn.execute("CREATE TABLE t (n int, b text)")
             lsn = ""
-            for number in range(300):
+            for number in range(120):
                 rows = "INSERT INTO t SELECT n, repeat('b', n %% 60) FROM generate_series(1, %s) AS n"
-                conn.execute(rows, [number * 7])
+                conn.execute(rows, [number * 17])
                 lsn = create_restore_point(conn, f"p{number}" + "x" * (number % 50))
-                if number in (100, 200):
+                if number in (40, 80):
                     wait_archived(conn, lsn)
             wait_archived(conn, lsn)
         yield server
@@ -58,7 +58,7 @@ def test_all_restore_points_are_found_where_pg_waldump_finds_them(source: Server
     expected = [(name, lsn_number(lsn)) for lsn, name in FOUND.findall(told)]
     found = archive.restore_points(source)
     assert [(point.name, lsn_number(point.lsn)) for point in found] == expected
-    assert len(found) == 300
+    assert len(found) == 120
     now = datetime.now(UTC)
     assert all(now - timedelta(minutes=5) < point.created_at < now for point in found)
     assert [point.created_at for point in found] == sorted(point.created_at for point in found)
