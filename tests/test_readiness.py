@@ -10,12 +10,13 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from conftest import Site, connect, do
 from pgrunbook.branches.server import Server
 from pgrunbook.config.targets import Target
-from pgrunbook.database import activity, locks, readiness
+from pgrunbook.database import activity, connection, locks, readiness
 from pgrunbook.database.activity import Identity
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.readiness import Check, Level, Limits
@@ -389,9 +390,22 @@ def pooler(site: Site, project: Project) -> Iterator[Callable[[str], Target]]:
 
 def test_a_pooler_is_found_out(pooler: Callable[[str], Target]) -> None:
     """It answers the start-up with a process id of its own."""
-    with connect(pooler("options,extra_float_digits")) as conn:
+    pooled = pooler("options,extra_float_digits")
+    with Connection.connect(**pooled.conninfo(), autocommit=True) as conn:
         found = check(conn, "pooler")
     assert (found.level, found.found) == (Level.STOP, "a pooler in between")
+
+
+def test_a_pooler_that_passes_over_our_settings_gets_none_of_them(pooler: Callable[[str], Target]) -> None:
+    """The session behind it is the application's: its search_path and time limits stay as they are."""
+    target = pooler("options,extra_float_digits")
+    error = error_of(lambda: connection.connect(target))
+    assert isinstance(error, Unreachable)
+    assert error.detail == "The session is without the settings with which it was opened."
+    assert error.hint.startswith("A pooler is in between: name the server's own address.")
+    with psycopg.connect(**target.conninfo(), autocommit=True) as application:
+        for name, kept in (("search_path", '"$user", public'), ("row_security", "on"), ("statement_timeout", "0")):
+            assert application.execute(f"SHOW {name}".encode()).fetchone() == (kept,)
 
 
 def test_a_pooler_that_refuses_our_settings_is_told_as_one(pooler: Callable[[str], Target]) -> None:

@@ -29,6 +29,7 @@ OPTIONS = (
 )
 TRANSACTION_TIMEOUT_SINCE = 170_000
 HINT = "Check that the server runs, that the service file is right, and that pg_hba.conf lets this machine in."
+POOLER = "A pooler is in between: name the server's own address. Session settings do not survive pooling."
 # What the server, or libpq, says when it lets nobody in.
 HINTS = {
     "too many connections": "Up to 4 at once are needed: ALTER ROLE or ALTER DATABASE ... CONNECTION LIMIT gives more.",
@@ -39,8 +40,7 @@ HINTS = {
     "password authentication failed": "Check the passfile, and whether the role's password has expired (VALID UNTIL).",
     "not currently accepting connections": "Nobody can connect to it (ALLOW_CONNECTIONS false): name another database.",
     'parameter "client_connection_check_interval"': "The server is older than PostgreSQL 14, the oldest that is known.",
-    "unsupported startup parameter": "A pooler is in between: name the server's own address."
-    " Session settings do not survive pooling.",
+    "unsupported startup parameter": POOLER,
 }
 # Each of the three resets something that the other two do not.
 RESET_SESSION = ("RESET SESSION AUTHORIZATION", "RESET ROLE", "RESET ALL")
@@ -215,8 +215,9 @@ def connect(target: Target, *, purpose: str = "read") -> Connection:
     The server ends the session's statement within a second when our process is gone
     (client_connection_check_interval, https://www.postgresql.org/docs/current/runtime-config-connection.html).
     No statement is prepared on the server: what a migration does to the session cannot break our statements.
+    Behind a pooler that passes over settings nothing is set: the next client gets the session with what we left in it.
 
-    Raises Unreachable when the server does not answer or does not let us in, WrongInput when the
+    Raises Unreachable when the server does not answer or does not let us in, or for such a pooler, WrongInput when the
     address cannot be understood.
     """
     options, given = address.given_options(target), address.keywords(target)
@@ -228,11 +229,14 @@ def connect(target: Target, *, purpose: str = "read") -> Connection:
     }
     try:
         conn = Connection.connect(**{**given, **own}, autocommit=True, prepare_threshold=None)
-        conn.pin()
-        return conn
+        if conn.execute("SHOW client_connection_check_interval").fetchone() == ("1s",):
+            conn.pin()
+            return conn
+        conn.close()
     except psycopg.Error as exc:
         hint = next((hint for told, hint in HINTS.items() if told in str(exc)), HINT)
         raise _unreachable(target, _without_secret(str(exc), given), hint) from None  # its text may quote the address
+    raise _unreachable(target, "The session is without the settings with which it was opened.", POOLER)
 
 
 @contextmanager
