@@ -227,3 +227,85 @@ def test_advice_for_a_partition_is_a_proof_to_the_server_and_to_us(newest: Serve
         if again or proven != (1 + (where == "beside")) * known:
             wrong[case] = (proven, bool(again), hazard.way_out)
     assert wrong == {}
+
+
+# What is written, with the rule whose advice is executed in its place: names that the statement gives are kept.
+WRITTEN = """
+update-unbatched | UPDATE t AS m SET b = u.b FROM u WHERE u.id = m.id OR m.b IS NULL
+update-unbatched | WITH x AS (SELECT id, b FROM u) UPDATE t SET (b, c) = (SELECT 1, 'a') FROM x WHERE x.id = t.id
+update-unbatched | WITH RECURSIVE x AS (SELECT 1 AS i) UPDATE t SET b = 1 FROM x JOIN u ON true RETURNING t.id
+update-unbatched | UPDATE t SET b = 1 WHERE b = 2 OR b = 3
+delete-unbatched | DELETE FROM t AS d USING u WHERE u.id = d.id OR d.b IS NULL
+delete-unbatched | WITH x AS (SELECT 1 AS i) DELETE FROM t USING x WHERE t.b = x.i
+delete-unbatched | DELETE FROM t WHERE c IN (SELECT c FROM u)
+backfill-loses-writes | UPDATE t AS m SET b_new = (SELECT max(b) FROM u WHERE id = m.id AND u.b > m.b)
+backfill-loses-writes | UPDATE t SET b_new = t.b + id
+loop-in-one-transaction | DO $$ BEGIN FOR i IN 1..3 LOOP UPDATE t m SET b = u.b FROM u WHERE u.id = i; END LOOP; END $$
+"""
+
+
+@pytest.mark.parametrize("case", WRITTEN.strip().split("\n"))
+def test_advised_batches_keep_what_the_statement_names(newest: Server, case: str) -> None:
+    """Its alias, its WITH, what it joins, and an OR in its condition: the server takes the batch, which has a limit."""
+    name, written = case.split(" | ")
+    rule = RULES[name]
+    with newest.connect(bare(newest)) as conn:
+        conn.execute("CREATE TABLE t (id integer PRIMARY KEY, b integer, b_new integer, c text)")
+        conn.execute("CREATE TABLE u (id integer PRIMARY KEY, b integer, c text)")
+        conn.execute("INSERT INTO t SELECT n FROM generate_series(1, 1003) AS n; INSERT INTO u VALUES (2000, 7, 'a')")
+        _, hazard = raised(conn, script([("0.sql", written)]), rule)[0]
+        (*_, batch) = (part for part in advised(hazard) if "WITH" in part and "batch" in part)
+        for part in advised(hazard):
+            changed = conn.execute(part.encode()).rowcount
+            assert part != batch or changed <= 1000
+
+
+# A new column as it is written; its advice ends in what the statement makes.
+COLUMNS = """
+add-column-checks-rows | x text COLLATE "C" NOT NULL DEFAULT 'web' CHECK (x IN ('web', 'ios'))
+add-column-checks-rows | x integer CONSTRAINT positive CHECK (x > 0) REFERENCES u
+add-column-checks-rows | x text DEFAULT 'a' CONSTRAINT own UNIQUE
+add-column-checks-rows | x integer PRIMARY KEY
+add-column-rewrites | x bigserial
+add-column-rewrites | x serial
+add-column-rewrites | x uuid NOT NULL DEFAULT gen_random_uuid()
+add-column-not-null | x varchar(9) COLLATE "C" NOT NULL
+foreign-key-locks-both | x integer DEFAULT 1 NOT NULL CONSTRAINT own REFERENCES u (id) ON DELETE CASCADE
+foreign-key-locks-both | x bigint REFERENCES u ON UPDATE SET NULL DEFERRABLE INITIALLY DEFERRED NOT NULL DEFAULT 1
+"""
+DESCRIBED = """
+SELECT ARRAY(SELECT format('%s %s %s %s', format_type(atttypid, atttypmod), attcollation::regcollation, attnotnull,
+                           pg_get_expr(adbin, adrelid))
+             FROM pg_attribute LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
+             WHERE attrelid = 't'::regclass AND attname = 'x'),
+       ARRAY(SELECT format('%s %s %s', conname, pg_get_constraintdef(oid), convalidated)
+             FROM pg_constraint WHERE conrelid = 't'::regclass AND contype <> 'n' ORDER BY conname)
+"""
+
+
+@pytest.mark.parametrize("case", COLUMNS.strip().split("\n"))
+def test_advice_for_a_new_column_ends_in_what_was_written(newest: Server, case: str) -> None:
+    """Its default, collation, NOT NULL and keys, with the actions of a foreign key: none is lost on the way."""
+    name, column = case.split(" | ")
+    written, ends = f"ALTER TABLE t ADD COLUMN {column}", []
+    for advice_counts in (False, True):
+        with newest.connect(bare(newest)) as conn:
+            conn.execute("CREATE TABLE t (id integer); CREATE TABLE u (id integer PRIMARY KEY)")
+            _, hazard = raised(conn, script([("0.sql", written)]), RULES[name])[0]
+            for part in advised(hazard) if advice_counts else [written]:
+                conn.execute(part.encode())
+            ends.append(conn.execute(DESCRIBED).fetchone())
+    assert ends[0] == ends[1]
+
+
+def test_a_key_beside_a_new_column_is_not_that_columns(newest: Server) -> None:
+    """ADD COLUMN, and a foreign key of another column in one statement: each is judged by its own rule."""
+    written = "ALTER TABLE t ADD COLUMN x integer, ADD CONSTRAINT own FOREIGN KEY (id) REFERENCES u"
+    with newest.connect(bare(newest)) as conn:
+        conn.execute("CREATE TABLE t (id integer); CREATE TABLE u (id integer PRIMARY KEY)")
+        assert not raised(conn, script([("0.sql", written)]), RULES["foreign-key-locks-both"])
+        assert raised(conn, script([("0.sql", written)]), RULES["foreign-key-validates"])
+        first = written.replace(
+            "t ADD COLUMN x integer", "t ALTER COLUMN id SET DEFAULT 1, ADD COLUMN y int REFERENCES u"
+        )
+        assert raised(conn, script([("0.sql", first)]), RULES["foreign-key-locks-both"])

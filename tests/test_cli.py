@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +19,7 @@ from pgrunbook import __version__, undo_data
 from pgrunbook.config.targets import Target
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import Status
+from scenes import meanwhile
 
 Project = Callable[..., Target]
 FOLDER = {"0001_a.sql": "CREATE TABLE a (id int);"}
@@ -212,6 +216,28 @@ def test_a_target_that_does_not_answer_is_told(project: Project, command: Comman
     assert 'could not connect to target "demo"' in out
 
 
+@pytest.mark.parametrize(("words", "catalog"), [("doctor", "pg_inherits"), ("drift --against other", "pg_policy")])
+def test_a_session_that_is_ended_while_it_looks_is_told(
+    project: Project, command: Command, words: str, catalog: str
+) -> None:
+    """Exit code 1, in our own form: 3 would say that something was found."""
+    target = project(folder=FOLDER)
+    project(folder=FOLDER, name="other")
+
+    def end() -> None:
+        ours = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'pgrunbook %' AND"
+        wait_until(lambda: bool(admin.execute(f"{ours} wait_event_type = 'Lock'".encode()).fetchone()))
+
+    with connect(target) as holder, connect(target) as admin:
+        holder.execute(f"BEGIN; LOCK pg_catalog.{catalog}".encode())
+        with meanwhile(end):
+            code, out, err = command(*words.split(), "--target", "demo")
+    assert (code, out) == (1, "")
+    first, *rest = in_form(err)
+    assert "terminating connection due to administrator command" in first
+    assert rest
+
+
 @pytest.mark.slow
 def test_runs_show_and_status_tell_how_things_stand(project: Project, command: Command) -> None:
     """A table of runs, one run with its last events, the targets with what is pending; each for eyes at 3 a.m."""
@@ -398,3 +424,27 @@ def test_review_names_file_and_line_of_what_does_not_parse(command: Command, tmp
     code, _, err = command("review", str(file))
     assert code == 2
     assert in_form(err)[0].endswith('0001_a.sql, line 2: syntax error at or near "SELCT"')
+
+
+@pytest.mark.parametrize(
+    ("words", "encoding", "code", "told"),
+    [
+        pytest.param(">&-", "utf-8", 0, "", marks=pytest.mark.slow),
+        pytest.param(">&- 2>&-", "utf-8", 0, "", marks=pytest.mark.slow),
+        ("> /dev/full", "utf-8", 1, "could not write what was asked for\nDetail: No space left on device."),
+        pytest.param("", "ascii", 0, r"\U0001f418", marks=pytest.mark.slow),
+    ],
+)
+def test_an_output_that_takes_nothing_is_no_traceback(
+    words: str, encoding: str, code: int, told: str, tmp_path: Path
+) -> None:
+    """A stream that the shell has closed, a full disk, an encoding without the letters of a name."""
+    (tmp_path / "0001_🐘.sql").write_text("CREATE INDEX ON t (id);")
+    script = f'exec "{sys.executable}" -m pgrunbook review --fail-on never --no-squawk 0001_*.sql {words}'
+    done = subprocess.run(
+        ["sh", "-c", script], check=False, cwd=tmp_path, capture_output=True, text=True, timeout=60,
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+    )  # fmt: skip
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+    assert told in done.stdout + done.stderr

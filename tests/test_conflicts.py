@@ -238,12 +238,15 @@ def test_rows_whose_type_is_another_now_are_compared_when_it_is_their_turn(proje
 def test_a_row_whose_old_value_somebody_has_now_is_told_before_and_how_to_leave_it(
     project: Project, tmp_path: Path
 ) -> None:
-    """Nobody has changed the row itself: the branch with rows says so, and the server where there was no branch."""
+    """Nobody has changed the row itself: it is listed; the branch with rows says so, and the server without one."""
     target = project(folder={"0001_a.sql": "UPDATE k SET v = 'new' || id WHERE id < 3;"})
     do(target, BASE + "CREATE UNIQUE INDEX k_v ON k (v)")
     release(target)
     do(target, "INSERT INTO k VALUES (30, 'v2', 0)")
     way = prepared(target)
+    (told,) = since(target, way=way).rows
+    assert told.found is not None
+    assert [(one.way, one.key["id"]) for one in told.found.samples] == [("displaced", "2")]
     leave = "or roll back with -p on_conflict=keep, which leaves the rows whose old values the server refuses."
     with pytest.raises(Refused) as refused:
         rollback.with_rows(target, way[0].changes, most_bytes=2**30, on_conflict="stop", folder=tmp_path)

@@ -82,11 +82,23 @@ def test_abort_ends_the_loop_behind_the_last_commit_and_it_can_go_on(stage: Stag
         "the run was aborted by postgres, between two batches\n"
         "Detail: the disk is full.\n"
         "State: Nothing changed in the database.\n"
-        "Hint: Mend what that names; 30 s after it is gone, go on with this run."
+        "Hint: Mend what that names, then go on with this run: a monitor that still sees it aborts again."
     )
     assert stage.conn.execute("SELECT rows FROM pgrunbook.batch").fetchone() == (59,)
     threading.Event().wait(0.3)  # its lease
     assert run_batches(stage.conn, PLUS_ONE, resume_from="one").rows == 199
+
+
+def test_abort_is_for_those_who_were_at_work_and_not_for_the_run_that_goes_on(stage: Stage) -> None:
+    """It holds for half a minute yet; where it is given once more, whoever goes on is aborted too."""
+    ask(stage.conn, Command.ABORT, "the disk is full")
+    with pytest.raises(Interrupted):
+        Obedience(stage.conn).now()
+    with stage.session() as later:
+        Obedience(later).now()
+        ask(stage.conn, Command.ABORT, "the disk is full")
+        with pytest.raises(Interrupted):
+            Obedience(later).now()
 
 
 def test_no_table_of_commands_is_no_command(stage: Stage) -> None:

@@ -199,6 +199,15 @@ def test_another_target_is_compared_as_it_is(applied: Project, command: Command)
     assert [line.split()[:3] for line in out.splitlines() if "extra" in line] == [["table", "public.extra", "removed"]]
 
 
+def test_a_target_that_nobody_has_validated_is_not_known_to_drift(applied: Project) -> None:
+    """Neither good nor bad; the row says what compares it all the same."""
+    target = applied(FOLDER)
+    with connect(target, purpose="test") as conn:
+        row = drift.check(target, conn)
+    assert (row.level, row.found) == (Level.UNKNOWN, 'not compared: no run has validated target "demo" here')
+    assert row.advice == "pgrunbook drift --target demo compares it with the history"
+
+
 @pytest.mark.slow
 def test_what_a_release_leaves_is_no_drift_and_is_compared_with_what_was_validated(project: Project) -> None:
     """The example released, taken back and released again; then a change by hand, which prepare shows before all."""

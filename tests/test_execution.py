@@ -296,7 +296,7 @@ def test_a_lock_that_is_not_to_be_had_is_asked_for_a_bounded_number_of_times(pro
 
 def test_it_goes_on_when_the_blocker_goes_away_in_time(project: Project) -> None:
     """The second attempt has the lock; the result says how long it waited and for whom."""
-    target = project(folder={"0001_a.sql": "ALTER TABLE orders ADD note text"}, lock_timeout_ms=400, attempts=20)
+    target = project(folder={"0001_a.sql": "ALTER TABLE orders ADD note text"}, lock_timeout_ms=1000, attempts=20)
     do(target, "CREATE TABLE orders (id int)")
     with session(target, "LOCK TABLE orders") as other, meanwhile(lambda: execute(target)) as running:
         pid = other.info.backend_pid

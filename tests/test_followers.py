@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,7 +16,15 @@ from pgrunbook.config.targets import Target
 from pgrunbook.online.batches import run_batches
 from pgrunbook.plan.plan import Plan
 from pgrunbook.plan.step import RANGE, Batches
-from pgrunbook.undo_data import StepKey, capture_batches, capture_statement, conflicts, list_entries, unclaimed
+from pgrunbook.undo_data import (
+    StepKey,
+    capture_batches,
+    capture_statement,
+    conflicts,
+    gone_to_nobody,
+    list_entries,
+    unclaimed,
+)
 from returning import ROLLBACK, execute, journal_of, plan_of, prepared, rehearsed, since
 from scenes import beside, gone, until
 from servers import Server, Servers
@@ -121,6 +130,60 @@ def test_a_key_that_is_written_again_as_an_equal_one_stays_that_of_its_row(own: 
     give_back_migration(own, "m", "up", on_conflict="keep")
     found = {type_: own.execute(f'SELECT u, a FROM "e {type_}"'.encode()).fetchall() for type_ in EQUAL}
     assert found == {type_: [(7, 8)] for type_ in EQUAL}
+
+
+# Types of a key that the application has made, with values of rows 1 to 4 and another one.
+MADE = """
+CREATE DOMAIN num AS integer; CREATE DOMAIN word AS text; CREATE DOMAIN nums AS integer[]; CREATE DOMAIN blob AS bytea;
+CREATE TYPE mood AS ENUM ('x', 'y'); CREATE TYPE pair AS (a num, b text); CREATE TYPE span AS RANGE (subtype = integer);
+CREATE TYPE at AS (a pair, t timestamptz); CREATE DOMAIN floats AS float8[]; CREATE DOMAIN day AS date;
+"""
+STEADY = {
+    "num[]": ["{1}", "{1,2}", "{}", "{NULL}", "{7}"],
+    "word[]": ["{a}", '{"a b"}', '{"{}"}', '{""}', "{z}"],
+    "nums": ["{1}", "{1,2}", "{}", "{NULL}", "{7}"],
+    "mood[]": ["{x}", "{x,y}", "{}", "{NULL}", "{y}"],
+    "pair": ['(1,"a b")', "(1,)", "(,)", "(2,b)", "(7,z)"],
+    "pair[]": ['{"(1,a)"}', '{"(1,)"}', "{}", '{NULL,"(2,b)"}', '{"(7,z)"}'],
+    "span": ["[1,3)", "[1,)", "empty", "(,)", "[7,9)"],
+}
+UNSTEADY = ("blob", "at", "floats", "day", "day[]")
+
+
+@pytest.mark.newest
+@pytest.mark.parametrize("type_", sample([*STEADY], 3))
+def test_keys_of_types_that_the_application_has_made_are_followed(own: Conn, server: Server, type_: str) -> None:
+    """Where their text does not depend on settings; also behind another name of the key."""
+    first, second, _, fourth, other = STEADY[type_]
+    values = ", ".join(f"('{key}', {n}, {n}, {n})" for n, key in enumerate(STEADY[type_][:3], 1))
+    own.execute(f"{MADE}; CREATE TABLE m (f {type_} PRIMARY KEY, n integer, u integer, a integer)".encode())
+    own.execute(f"INSERT INTO m VALUES {values}".encode())
+    way = Way(own, "ALTER TABLE m DROP COLUMN a")
+    assert way.because == ""
+    way.there()
+    for number, statement in enumerate(["UPDATE m SET u = 0", f"INSERT INTO m VALUES ('{fourth}', 4, 4)"], 1):
+        with own.transaction():
+            own.execute(capture_statement(own, statement, StepKey("r", "m", "up", number)).encode())
+    with server.connect("own_followers") as client:
+        client.execute("SET DateStyle = 'German'; SET extra_float_digits = 0; SET bytea_output = 'escape'")
+        client.execute(f"UPDATE m SET f = '{other}' WHERE n = 1; DELETE FROM m WHERE n = 2".encode())
+        client.execute(f"ALTER TABLE m RENAME COLUMN f TO g; INSERT INTO m VALUES ('{second}', 9, 9)".encode())
+        client.execute(f"UPDATE m SET g = '{first}' WHERE n = 3; DELETE FROM m WHERE n = 4".encode())
+        client.execute(f"INSERT INTO m VALUES ('{fourth}', 4, 4); ALTER TABLE m RENAME COLUMN g TO f".encode())
+    way.back()
+    assert [left for _, left in gone_to_nobody(own, ["0001_x"], "up")] == [1]
+    give_back_migration(own, "m", "up", on_conflict="keep")
+    found = own.execute("SELECT n, u, a FROM m ORDER BY n").fetchall()
+    assert found == [(1, 1, 1), (3, 3, 3), (4, 4, None), (9, 9, None)]
+
+
+@pytest.mark.newest
+def test_keys_whose_text_depends_on_settings_are_told(own: Conn) -> None:
+    """As deep as such a type lies in them."""
+    own.execute(MADE)
+    for type_ in UNSTEADY:
+        own.execute(f'CREATE TABLE "m {type_}" (f {type_} PRIMARY KEY, a integer)'.encode())
+        assert "whose text depends on settings" in Way(own, f'ALTER TABLE "m {type_}" DROP COLUMN a').because
 
 
 @pytest.mark.newest
@@ -268,6 +331,7 @@ STRANGE = {
     "update": "UPDATE strange SET a = 0",
     "on conflict": "INSERT INTO strange VALUES (1, 0), (4, 4) ON CONFLICT (id) DO UPDATE SET a = excluded.a",
     "set null": "DELETE FROM head WHERE id = 1",
+    "insert": "INSERT INTO strange VALUES (4, 4), (5, 5), (6, 6)",
 }
 
 
@@ -288,11 +352,17 @@ def test_rows_of_another_roles_table_are_captured_without_triggers(own: Conn, se
             other.execute(f"SET ROLE {role}")
             way = Way(other, STRANGE[kind])
             assert way.because == ""
-            assert "the rows of public.strange, which belong to another role" in way.expansion.explains
+            told = "what it inserts into" if kind == "insert" else "the rows of"
+            assert re.search(f"No trigger .*{told} public.strange", way.expansion.explains)
             way.there()
             assert own.execute("SELECT * FROM strange ORDER BY id").fetchall() != before
             own.execute("UPDATE strange SET a = 5 WHERE id = 3; UPDATE strange SET id = 7 WHERE id = 2")
-            give_back_migration(other, way.site.migration, "up", on_conflict="keep")
+            if kind == "insert":
+                own.execute("UPDATE strange SET id = 8 WHERE id = 4; DELETE FROM strange WHERE id = 5")
+            given = give_back_migration(other, way.site.migration, "up", on_conflict="keep")
+            if kind == "insert":
+                told = {row.key["id"]: row.way for row in given.left.samples}
+                assert (given.rows, told) == (1, {"4": "not to be told", "5": "not to be told"})
         found = {row[0]: row for row in own.execute("SELECT * FROM strange").fetchall()}
         assert (found[1], found[3][1]) == (before[0], 5)
     finally:
@@ -314,7 +384,7 @@ DETACHED = {
     "its row was written meanwhile": ("UPDATE t_2 SET n = -1; {attach}", {}, {}, 1500),
     "its row was written meanwhile, then moved": ("UPDATE t_2 SET n = -1; {attach}; UPDATE t SET id = 5000 WHERE id = 1500", {}, {}, 1500),
     "its row of then is moved": ("{attach}; UPDATE t SET id = 5000 WHERE id = 1500", {5000: 1500}, {}, None),
-    "its row of then is deleted, and its key used again": ("{attach}; DELETE FROM t WHERE id = 1500; INSERT INTO t VALUES (1500, -1)", {}, {}, None),
+    "its row of then is deleted, and its key used again": ("{attach}; DELETE FROM t WHERE id = 1500; INSERT INTO t VALUES (1500, -1)", {}, {}, 1500),
     "twice, its row moved in between": ("{attach}; UPDATE t SET id = 1600 WHERE id = 1500; ALTER TABLE t DETACH PARTITION t_2; {attach}", {}, {}, 1600),
     "its row comes to a new one, which is detached too": ("{new}; ALTER TABLE t DETACH PARTITION t_5; {attach_new}", {}, {}, 25000),
     "its row comes to a new one, is written there, and comes back": ("{new}; ALTER TABLE t DETACH PARTITION t_5; UPDATE t_5 SET n = -1; {attach_new}", {}, {}, 25000),
@@ -454,11 +524,108 @@ def test_rollback_tells_which_captured_values_go_to_nobody(project: Callable[...
         "ALTER TABLE t ATTACH PARTITION t_2 FOR VALUES FROM (1000) TO (2000)",
     )
     (shown,) = since(target).table("stop").rows
-    assert (shown[1], shown[3], shown[4].under) == ("public.t.a", "1 value", "id 1500: a 15000")
+    assert (shown[1], shown[3], shown[4].under) == ("public.t.a", "2 values", "id 1500: a 15000\nid 150: a 1500")
     plan, _ = prepared(target)
     execute(target, plan, ROLLBACK)
-    assert "1 captured value of public.t.a goes to nobody" in journal_of(target).read_text()
+    assert "2 captured values of public.t.a go to nobody" in journal_of(target).read_text()
+    assert "1 row deleted since, and 1 value of rows that nobody knows" in journal_of(target).read_text()
     assert rows(target, "SELECT a FROM t WHERE id >= 1000 ORDER BY id") == [(None,), (15010,), (None,)]
+
+
+# What becomes of rows 801 and 1801, which a step has inserted; the rows that a revert then lists, by key, with what it
+# says of them, and the ids that are there behind it, where it leaves these and where it overwrites them.
+INSERTED = {
+    "nothing": ("SELECT", {}, [], []),
+    "changed": ("UPDATE t SET a = 1 WHERE id = 801", {"801": "changed"}, [801], []),
+    "another key": ("UPDATE t SET id = 850 WHERE id = 801", {"850": "changed"}, [850], []),
+    "another partition": ("UPDATE t SET id = 1850 WHERE id = 801", {"1850": "changed"}, [1850], []),
+    "another key and back": ("UPDATE t SET id = 850 WHERE id = 801; UPDATE t SET id = 801 WHERE id = 850", {}, [], []),
+    "keys exchanged": (
+        "UPDATE t SET id = 850 WHERE id = 801; UPDATE t SET id = 801 WHERE id = 1801; UPDATE t SET id = 1801 WHERE id = 850",
+        {"801": "changed", "1801": "changed"}, [801, 1801], [],
+    ),
+    "deleted": ("DELETE FROM t WHERE id = 801", {}, [], []),
+    "truncated": ("TRUNCATE t", {}, [], []),
+    "deleted and inserted": ("DELETE FROM t WHERE id = 801; INSERT INTO t VALUES (801, 801, 8010)", {"801": "not to be told"}, [801], [801]),
+    "its key taken by another": ("DELETE FROM t WHERE id = 801; UPDATE t SET id = 801 WHERE id = 150", {"801": "not to be told"}, [801], [801]),
+    "its key taken by one beside it": ("DELETE FROM t WHERE id = 801; UPDATE t SET id = 801 WHERE id = 1801", {"801": "changed"}, [801], []),
+}  # fmt: skip
+
+
+@pytest.mark.first_case
+@pytest.mark.parametrize("table", ["parted", "plain"])
+@pytest.mark.parametrize("case", INSERTED)
+def test_inserted_rows_are_followed(own: Conn, case: str, table: str) -> None:
+    """A row whose key somebody has changed is one that somebody has changed; one that is not ours stays."""
+    if table == "plain":
+        own.execute("ALTER TABLE t RENAME TO old; CREATE TABLE t (id integer PRIMARY KEY, n integer, a integer)")
+        own.execute("INSERT INTO t SELECT * FROM old")
+    goes, told, kept, restored = INSERTED[case]
+    inserts = "INSERT INTO t VALUES (801, 801, 8010), (1801, 1801, 18010)"
+    for number, (on_conflict, wanted) in enumerate({"keep": kept, "restore": restored}.items()):
+        own.execute("BEGIN")
+        own.execute(capture_statement(own, inserts, StepKey("r", f"m{number}", "up", 1)).encode())
+        own.execute("COMMIT")
+        for write in goes.split("; "):
+            own.execute(write.encode())
+        (entry,) = (one for one in list_entries(own) if one.state == "kept")
+        assert {row.key["id"]: row.way for row in conflicts(own, entry).samples} == told
+        given = give_back_migration(own, f"m{number}", "up", on_conflict=on_conflict)
+        assert {row.key["id"]: row.way for row in given.left.samples if on_conflict == "keep"} == (
+            told if number == 0 else {}
+        )
+        assert own.execute("SELECT id FROM t WHERE n IN (801, 1801) OR id = 801 ORDER BY id").fetchall() == [
+            (id_,) for id_ in wanted
+        ]
+        own.execute(
+            "DELETE FROM t WHERE n IN (801, 1801) OR id = 801; INSERT INTO t SELECT 150, 150, 1500 ON CONFLICT DO NOTHING"
+        )
+        assert own.execute("SELECT FROM pg_trigger WHERE tgname LIKE '%kept%'").rowcount == 0
+
+
+# How rows with the captured values of a go, and the keys of those that go to nobody.
+GOES = {
+    "deleted": ("DELETE FROM t WHERE id IN (5, 150)", ["5", "150"]),
+    "its key taken": ("DELETE FROM t WHERE id = 5; UPDATE t SET id = 5 WHERE id = 6", ["5"]),
+    "its key used again": ("DELETE FROM t WHERE id = 5; INSERT INTO t (id) VALUES (5)", ["5"]),
+    "deleted under another key": ("UPDATE t SET id = 5000 WHERE id = 5; DELETE FROM t WHERE n = 5", ["5000"]),
+    "all": ("TRUNCATE t", [*map(str, range(1, 201))]),
+    "all of a partition": ("TRUNCATE t_1", [*map(str, range(1, 100))]),
+}
+
+
+@pytest.mark.first_case
+@pytest.mark.parametrize("case", GOES)
+def test_values_of_rows_that_are_gone_are_counted_and_can_be_read(own: Conn, case: str) -> None:
+    """Before and behind the revert; a row that had no value has lost none."""
+    own.execute("UPDATE t SET a = NULL WHERE id = 7; DELETE FROM t WHERE id = 7; INSERT INTO t VALUES (7, 7, NULL)")
+    goes, keys = GOES[case]
+    way = Way(own, "ALTER TABLE t DROP COLUMN a")
+    way.there()
+    own.execute(goes.encode())
+    (entry,) = list_entries(own)
+    wanted = [key for key in keys if key != "7"]
+    values = unclaimed(own, entry)
+    assert (values.values, values.deleted, len(values.samples)) == (len(wanted), len(wanted), min(len(wanted), 20))
+    assert {line.partition(":")[0] for line in values.samples} <= {f"id {key}" for key in wanted}
+    way.back()
+    assert [(one.id, left) for one, left in gone_to_nobody(own, ["0001_x"], "up")] == [(entry.id, len(wanted))]
+    assert "deleted since" in values.says
+
+
+@pytest.mark.newest
+def test_values_of_rows_that_a_later_step_has_deleted_go_to_nobody_unless_it_is_taken_back_before(own: Conn) -> None:
+    """What that step captured brings the row back, and then its value finds it."""
+    way = Way(own, "ALTER TABLE t DROP COLUMN a")
+    way.there()
+    with own.transaction():
+        own.execute(capture_statement(own, "DELETE FROM t WHERE id = 5", StepKey("r", "0002_y", "up", 1)).encode())
+    (entry,) = (one for one in list_entries(own) if one.kind == "column")
+    assert [unclaimed(own, entry, taken_back=names).values for names in ([], ["0002"], ["0002_y"])] == [1, 1, 0]
+    give_back_migration(own, "0002_y", "up")
+    way.back()
+    assert own.execute("SELECT a FROM t WHERE id = 5").fetchall() == [(50,)]
+    assert gone_to_nobody(own, ["0001_x"], "up") == []
 
 
 @pytest.mark.slow

@@ -267,3 +267,14 @@ def test_refusals_without_a_database_know_nothing() -> None:
     (refusal,) = refusals(parse("DROP TABLE orders;", "m.sql"), UNKNOWN, set())
     assert (refusal.object, refusal.reason) == ("orders", "it is unknown whether the table holds rows")
     assert (refusal.file, str(refusal.place)) == ("m.sql", "m.sql:1")
+
+
+def test_like_is_a_note_where_nothing_but_rights_stays_behind() -> None:
+    """A foreign key of the table, or one to it, is what a reviewer stops at."""
+    like = "CREATE TABLE orders_new (LIKE orders INCLUDING ALL);"
+    for more, severity in (
+        ("", Severity.NOTE),
+        ("CREATE TABLE items (of integer REFERENCES orders);", Severity.WARNING),
+    ):
+        (found,) = (h for h in hazards(like, database(ORDERS + more)) if h.id == "like-leaves-behind")
+        assert found.severity is severity

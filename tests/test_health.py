@@ -12,7 +12,7 @@ from pgrunbook.config.targets import Target
 from pgrunbook.database import health
 from pgrunbook.database.connection import Connection
 from scenes import session
-from servers import Server
+from servers import Server, Servers
 
 Project = Callable[..., Target]
 
@@ -204,3 +204,18 @@ def test_measuring_changes_nothing(target: Target, query: str, told: str) -> Non
     with connect(target) as conn:
         assert health.time_query(conn, query) == health.Timing(None, told)
     assert rows(target, "SELECT count(*) FROM a") == [(0,)]
+
+
+@pytest.mark.slow
+@pytest.mark.newest
+def test_a_server_has_room_for_a_look_at_many_sequences(server: Server, servers: Servers) -> None:
+    """Each takes a lock while its last value is read: one after the other, and not on all at once."""
+    small = servers.get(server.version, max_locks_per_transaction="10", max_connections="10")
+    chunk = "DO $$ BEGIN FOR i IN 1..200 LOOP EXECUTE format('CREATE TABLE t{}_%s (n serial)', i); END LOOP; END $$"
+    made = [chunk.format(number) for number in range(12)]
+    name = small.database("many_sequences", *made, "INSERT INTO t0_1 VALUES (5)")
+    with small.connect(name) as conn:
+        conn.pin()
+        assert [(one.kind, one.name) for one in health.leftovers(conn)] == [
+            ("sequence behind its column", "public.t0_1_n_seq")
+        ]

@@ -8,6 +8,7 @@ import pytest
 
 from pgrunbook.database import index_health
 from pgrunbook.database.connection import Connection
+from pgrunbook.database.schema import snapshot
 from pgrunbook.errors import StatementFailed, WrongInput
 from servers import Server
 from test_lock_tree import opened
@@ -70,3 +71,17 @@ def test_a_rebuild_that_is_cut_off_says_what_it_leaves(
     assert failed.value.section == "left-behind"
     with pytest.raises(WrongInput, match="there is no index"):
         index_health.chosen(conn, '"Odd t"')
+
+
+def test_an_index_is_lost_when_nothing_like_it_is_there(conn: Connection) -> None:
+    """Not one that has another name now, nor one whose table is gone; one of that name on something else is none."""
+    conn.execute("CREATE TABLE gone (a int); CREATE INDEX ON gone (a); CREATE TABLE p (a int) PARTITION BY LIST (a);"
+                 "CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1); CREATE INDEX on_p ON p (a);"
+                 'CREATE INDEX ON "Odd t" (lower(b)) WHERE id > 3')  # fmt: skip
+    before = snapshot(conn)
+    assert index_health.lost(conn, before) == []
+    conn.execute('DROP TABLE gone; ALTER INDEX "odd i" RENAME TO "new ""name"""; DROP INDEX "text i"; DROP INDEX on_p;'
+                 'DROP INDEX "Odd t_lower_idx"; CREATE INDEX ON "Odd t" (lower(b))')  # fmt: skip
+    assert [(one.relation, one.index_name) for one in index_health.lost(conn, before)] == [
+        ('public."Odd t"', "Odd t_lower_idx"), ('public."Odd t"', "text i"), ("public.p", "on_p"),
+    ]  # fmt: skip

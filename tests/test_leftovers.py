@@ -99,6 +99,36 @@ def test_what_somebody_works_on_is_no_leftover(server: Server, name: str, conn: 
     assert not of(conn, "invalid index")[0].busy
 
 
+@pytest.mark.parametrize("drops", [False, True], ids=["built", "dropped"])
+def test_what_a_role_works_on_that_we_do_not_see_is_no_leftover(server: Server, name: str, drops: bool) -> None:
+    """Progress of others is hidden from an ordinary role, and a DROP INDEX CONCURRENTLY reports none to anybody."""
+    what = "DROP INDEX CONCURRENTLY slow" if drops else f"CREATE INDEX CONCURRENTLY slow ON {ODD} (b)"
+    server.run(name, "CREATE ROLE ordinary LOGIN", *([f"CREATE INDEX slow ON {ODD} (b)"] if drops else []))
+    worker = psycopg.connect(host=server.socket_dir, user="postgres", dbname=name, autocommit=True)
+
+    def work() -> None:
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            worker.execute(what.encode())
+
+    thread = threading.Thread(target=work)
+    try:
+        with (
+            opened(server, name, "writer", f"DELETE FROM {ODD} WHERE b = 'a'"),
+            Connection.connect(host=server.socket_dir, user="ordinary", dbname=name, autocommit=True) as blind,
+        ):
+            thread.start()
+            found: list[Remnant] = []
+            while thread.is_alive() and not found:
+                found = of(blind, "invalid index")
+            worker.cancel_safe()
+            thread.join()
+            assert found[0].busy == f"process {worker.info.backend_pid} works with it"
+            assert not of(blind, "invalid index")[0].busy
+    finally:
+        worker.close()
+        server.run(name, "DROP ROLE ordinary")
+
+
 def test_a_partition_that_is_half_detached_is_finished(server: Server, conn: Connection, name: str) -> None:
     """Its rows are seen by nobody through the parent; FINALIZE ends it."""
     conn.execute("CREATE TABLE p (id int) PARTITION BY RANGE (id)")

@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from pgrunbook.database import activity, vitals
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.lock_tree import Node, ServerSession, Waiting, lock_tree, sessions, tree_of
 from servers import Server, Servers
@@ -236,11 +237,27 @@ def test_who_is_not_allowed_to_see_is_told_so(server: Server, name: str) -> None
         try:
             with Connection.connect(host=server.socket_dir, user="blind_looker", dbname=name, autocommit=True) as blind:
                 (head,) = lock_tree(blind)
+                used = vitals.look(blind).connections["used"]
+                connected = [one.application for one in activity.sessions(blind)]
+                counted = vitals.look(admin).connections["used"]
         finally:
             admin.execute("DROP ROLE blind_looker")
     assert drawn([head]) == ["report holds AccessExclusiveLock", "  web waits for AccessShareLock on public.u"]
     assert head.session.is_hidden
     assert head.session.key.endswith("@hidden")
+    assert head.session.kind == "client", "it has a user and a database, and is no process of the server"
+    assert vitals.to_do(head.session).startswith("ask its owner: GRANT pg_monitor shows")
+    assert used == counted >= 4, "clients of other roles are counted as well"
+    assert {"report", "web"} <= set(connected)
+
+
+def test_nobody_hides_behind_the_text_of_a_query(server: Server, name: str, look: Connection) -> None:
+    """What the server shows in the place of a hidden query, a session may have executed."""
+    with psycopg.connect(host=server.socket_dir, user="postgres", dbname=name, application_name="sly") as conn:
+        with pytest.raises(psycopg.errors.SyntaxError):
+            conn.execute("<insufficient privilege>")
+        (found,) = (one for one in sessions(look) if one.application == "sly")
+    assert (found.query, found.is_hidden) == ("<insufficient privilege>", False)
 
 
 def test_kinds_of_processes_are_told_apart(look: Connection) -> None:

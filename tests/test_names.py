@@ -28,7 +28,7 @@ SKELETON = ["**Purpose.**", "**When to use.**", "**What it changes.**", "**Param
 FORBIDDEN = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda, ast.For, ast.While, ast.Try, ast.With)
 CHANGES_STATE = {
     "take_restore_point", "execute_plan", "take_back", "restore_to_branch", "purge_it", "statistics_at_hand",
-    "end_session", "repair_history", "remove_leftovers", "analyze_tables", "reindex_indexes",
+    "end_session", "repair_history", "remove_leftovers", "analyze_tables", "reindex_indexes", "explain_queries",
 }  # fmt: skip
 LONGEST_CELL = 8
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import psycopg
 import pytest
 
 from budget import sample
+from conftest import do as target_do
 from inverse_stage import is_told
 from pgrunbook import undo_data
+from pgrunbook.config.targets import Target
 from pgrunbook.database import checksums, health, own_schema, schema
 from pgrunbook.database.checksums import TableName
 from pgrunbook.database.schema_diff import diff
@@ -17,6 +19,8 @@ from pgrunbook.draft.expected_differences import is_declared
 from pgrunbook.errors import Broken, Refused
 from pgrunbook.undo_data import Site
 from pgrunbook.undo_data.reapplication import to_reapply
+from pgrunbook.violations import violations
+from returning import release, since
 from servers import Server
 from undo_data_stage import Conn, Way, database, do, texts, value
 
@@ -512,3 +516,58 @@ def test_what_a_partition_key_needs_can_be_dropped_behind_it(conn: Conn, table: 
         way.back()
     assert checksums.checksums(conn) == rows
     assert [d.line() for d in diff(before, schema.snapshot(conn))] == []
+
+
+# A table that is dropped, what is written meanwhile, and the rows that then keep it away.
+AGAINST = {
+    "a row that it refers to is gone": ("DROP TABLE a_child", "DELETE FROM a_parent WHERE id = 3", ["id 3: parent 3"]),
+    "a key that it refers to, of a type of the application": ("DROP TABLE a_moody", "DELETE FROM a_mood WHERE m = 'ok'", ["id 2: m ok"]),
+    "a row refers to none of its own": ("DROP TABLE a_parent CASCADE", "INSERT INTO a_child VALUES (77, 77)", ["id 77: parent 77"]),
+    "a row within its bound is in the default partition": ("DROP TABLE a_1", "INSERT INTO a VALUES ('ok', 99), ('sad', 99)", ["m ok, id 99"]),
+    "nothing": ("DROP TABLE a_child, a_1", "INSERT INTO a_parent VALUES (99); INSERT INTO a VALUES ('sad', 99)", []),
+}  # fmt: skip
+REFERRING = """
+CREATE TABLE a_parent (id integer PRIMARY KEY);
+CREATE TABLE a_child (id integer PRIMARY KEY, parent integer REFERENCES a_parent);
+INSERT INTO a_parent SELECT generate_series(1, 5);
+INSERT INTO a_child SELECT i, i FROM generate_series(1, 5) AS i;
+CREATE TABLE a_mood (m app.mood PRIMARY KEY);
+CREATE TABLE a_moody (id integer PRIMARY KEY, m app.mood REFERENCES a_mood);
+INSERT INTO a_mood VALUES ('sad'), ('ok');
+INSERT INTO a_moody VALUES (1, 'sad'), (2, 'ok');
+CREATE TABLE a (m app.mood, id integer, PRIMARY KEY (m, id)) PARTITION BY LIST (m);
+CREATE TABLE a_1 PARTITION OF a FOR VALUES IN ('ok');
+CREATE TABLE a_rest PARTITION OF a DEFAULT;
+INSERT INTO a VALUES ('ok', 1);
+"""
+
+
+@pytest.mark.first_case
+@pytest.mark.parametrize("case", AGAINST)
+def test_rows_that_keep_a_parked_table_away_are_told_before(conn: Conn, case: str) -> None:
+    """Those of the parked table, and those that were written meanwhile."""
+    drop, write, told = AGAINST[case]
+    conn.execute(REFERRING)
+    way = Way(conn, drop)
+    way.there()
+    conn.execute(write.encode())
+    whole = [step.sql for keep in way.keeps for step in undo_data.unpark(conn, keep)]
+    found = violations.find(conn, [("m", sql) for sql in (*whole, *(step.sql for step in way.undo.steps))])
+    assert [sample for one in found for sample in one.samples if one.at_least] == told
+    assert [one.says for one in found if one.rows is None] == []
+
+
+@pytest.mark.slow
+@pytest.mark.newest
+def test_rollback_is_refused_by_rows_that_keep_a_parked_table_away(project: Callable[..., Target]) -> None:
+    """They are named as they are today, with the name of the parked table."""
+    target = project(folder={"0001_a.sql": "DROP TABLE a_child, a_1"})
+    target_do(target, f"CREATE SCHEMA app; CREATE TYPE app.mood AS ENUM ('sad', 'ok'); {REFERRING}")
+    release(target)
+    target_do(target, "DELETE FROM a_parent WHERE id = 3; INSERT INTO a VALUES ('ok', 99)")
+    found = {one.what: (one.table, one.samples) for one in since(target).violations}
+    (parked,) = {name for name, _ in found.values() if name.startswith("pgrunbook.parked_")}
+    assert found == {
+        'constraint "a_child_parent_fkey" of public.a_child': (parked, ("id 3: parent 3",)),
+        "partition public.a_1 of public.a": ("public.a_rest", ("m ok, id 99",)),
+    }

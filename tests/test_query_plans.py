@@ -11,7 +11,8 @@ from conftest import connect, do, rows
 from pgrunbook.config.targets import Target
 from pgrunbook.database import connection, query_plans
 from pgrunbook.database.connection import Connection
-from pgrunbook.database.query_plans import MeasuredQuery, heaviest, measured
+from pgrunbook.database.query_plans import MeasuredQuery, explained, heaviest, measured
+from pgrunbook.errors import WrongInput
 from scenes import session
 from servers import Server, Servers
 
@@ -150,3 +151,40 @@ def test_the_heaviest_queries_are_those_that_the_server_counts(counting: tuple[S
         conn.execute("DROP OWNED BY other; DROP ROLE other")
         with pytest.raises(psycopg.Error):
             conn.execute("SELECT 1/0 AS pgrunbook")
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "UPDATE a SET n = 0", "WITH x AS (DELETE FROM a RETURNING n) SELECT FROM x", "INSERT INTO a VALUES (0, 0)",
+        "SELECT n FROM a WHERE id = 7 FOR UPDATE", "CREATE TABLE made AS SELECT n FROM a", "SELECT sum(n) FROM a",
+        "MERGE INTO a USING (SELECT 7 AS id) x ON x.id = a.id WHEN MATCHED THEN DELETE", "DELETE FROM a",
+    ],
+)  # fmt: skip
+def test_what_is_explained_is_executed_once_where_asked_and_aborted(target: Target, query: str) -> None:
+    """In the server's own words; without execution it says what it expects, and nothing of what it found."""
+    with connection.connect(target) as conn:
+        planned = explained(conn, query, execute=False, timeout_ms=5_000)
+        assert "cost=" in planned
+        assert "actual" not in planned
+        assert rows(target, "SELECT is_called FROM s") == [(False,)], "no trigger has fired"
+        executed = explained(conn, query, execute=True, timeout_ms=5_000)
+    assert "actual" in executed
+    assert "Execution Time" in executed
+    assert rows(target, "SELECT count(*), min(n), to_regclass('made') FROM a") == [(2000, 1, None)]
+
+
+@pytest.mark.parametrize("query", ["", "-- nothing", "SELECT 1; DROP TABLE a", "SELECT FROM", ";"])
+def test_what_is_not_one_statement_is_not_explained(target: Target, query: str) -> None:
+    """Whatever stands behind a semicolon would run, and not be aborted."""
+    with connection.connect(target) as conn, pytest.raises(WrongInput, match="EXPLAIN takes one statement"):
+        explained(conn, query, execute=True, timeout_ms=5_000)
+    assert rows(target, "SELECT count(*) FROM a") == [(2000,)]
+
+
+@pytest.mark.parametrize("query", ["DROP TABLE a", "COPY a TO STDOUT", "VACUUM a", "COMMIT", "ANALYZE SELECT 1"])
+def test_what_the_server_does_not_explain_is_refused_by_it(target: Target, query: str) -> None:
+    """And nothing of it is done."""
+    with connection.connect(target) as conn, pytest.raises((psycopg.Error, WrongInput)):
+        explained(conn, query, execute=True, timeout_ms=5_000)
+    assert rows(target, "SELECT count(*) FROM a") == [(2000,)]

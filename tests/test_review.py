@@ -407,6 +407,17 @@ def test_what_cannot_be_read_is_one_error_with_file_and_line(tmp_path: Path, kin
     assert "Hint: " in str(caught.value)
 
 
+def test_a_file_that_cannot_be_read_is_told_by_its_own_path(tmp_path: Path) -> None:
+    """As it was given, so that an editor opens it; a folder is not a file, and what to write instead is told."""
+    (tmp_path / "0001_b.sql").write_text("SELECT 1;\nSELEKT 2;")
+    with pytest.raises(WrongInput) as raised:
+        run([tmp_path / "0001_b.sql"], target=None, fail_on="error", form="text")
+    assert raised.value.message.startswith(f"{tmp_path}/0001_b.sql, line 2: syntax error")
+    with pytest.raises(WrongInput) as raised:
+        run([tmp_path], target=None, fail_on="error", form="text")
+    assert raised.value.hint == f"Name the files in it, in their order: {tmp_path}/*.sql"
+
+
 def test_a_statement_of_many_megabytes_is_read(tmp_path: Path) -> None:
     """It is neither refused nor shown."""
     (file := tmp_path / "0001_a.sql").write_text(f"INSERT INTO a VALUES ('{'x' * 2_000_000}')")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -94,6 +95,28 @@ def test_what_a_down_script_drops_is_kept(project: Project) -> None:
     made, code = run("rollback", migrations="9")
     assert (code, made.status) == (2, Status.FAILED)
     assert error(made).splitlines()[:2] == ["cannot take back 9 migrations", "Detail: 3 migrations are applied."]
+
+
+@pytest.mark.slow
+def test_values_of_rows_that_somebody_has_deleted_are_told_on_the_way_back_and_on_the_next_way_up(
+    project: Project,
+) -> None:
+    """By rollback before and in its verdict; by validate, when what was captured is reapplied."""
+    target = project(folder={"0001_a.sql": "ALTER TABLE d DROP COLUMN a;\nALTER TABLE d ADD COLUMN b text;"})
+    do(target, "CREATE TABLE d (id int PRIMARY KEY, a text); INSERT INTO d SELECT i, i FROM generate_series(1, 9) AS i")
+    given = {"accept": "0001_a:1", "with_data": "true"}
+    assert run("release", **given)[1] == 0
+    do(target, "UPDATE d SET b = id; DELETE FROM d WHERE id = 1")
+    made, code = run("rollback")
+    assert code == 0
+    assert re.search(r"public.d.a +reverted, except these +1 value", outputs(made, "what-about-new-rows"))
+    assert "1 value of public.d.a, in pgrunbook.kept_" in outputs(made, "verdict")
+    do(target, "DELETE FROM d WHERE id IN (2, 3)")
+    made, code = run("release", **given)
+    assert code == 0
+    told = outputs(made, "nothing-left-behind")
+    assert "2 values of rows that were deleted since" in told
+    assert rows(target, "SELECT count(b) FROM d") == [(6,)]
 
 
 @pytest.mark.slow

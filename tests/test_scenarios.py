@@ -63,6 +63,8 @@ table-rewritten: ALTER TABLE books SET UNLOGGED
 table-rewritten: ALTER TABLE books SET TABLESPACE slow
 table-locked-by-hand: LOCK TABLE books
 update-unbatched: UPDATE books SET state = 'new'
+update-unbatched: UPDATE books SET state = 'new' WHERE id = (SELECT min(id) FROM loans WHERE loans.isbn = books.isbn)
+update-unbatched: UPDATE books SET state = 'new' WHERE id = (SELECT id)
 update-unbatched: WITH w AS (UPDATE books SET state = 'new' RETURNING id) SELECT count(*) FROM w
 delete-unbatched: DELETE FROM books WHERE state = 'gone'
 merge-unbatched: MERGE INTO books b USING feed f ON f.id = b.id WHEN MATCHED THEN UPDATE SET title = f.title
@@ -143,6 +145,8 @@ EXPLAIN (ANALYZE off) UPDATE books SET a = 1
 EXPLAIN (ANALYZE false, VERBOSE) DELETE FROM books
 UPDATE books SET state = 'new' WHERE id = 7 AND state IS DISTINCT FROM 'new'
 DELETE FROM books WHERE id = 7
+DELETE FROM books WHERE id = (SELECT book_id FROM loans WHERE loans.code = 'x')
+UPDATE books SET state = 'new' WHERE id = (SELECT min(id) FROM books)
 DELETE FROM books WHERE id IN (SELECT id FROM books WHERE state = 'gone' ORDER BY id LIMIT 1000)
 INSERT INTO books (id, title) VALUES (1, 'a')
 INSERT INTO books (id, title) VALUES (1, 'a') ON CONFLICT (id) DO UPDATE SET title = excluded.title

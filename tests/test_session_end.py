@@ -97,6 +97,26 @@ def test_what_has_to_go_on_is_refused(what: str, how: session_end.How) -> None:
     assert refused.value.hint
 
 
+def test_a_run_of_another_operator_is_ours_and_its_name_alone_is_not(server: Server, name: str) -> None:
+    """Who may write what runs write; anybody else is ended, whatever it calls itself."""
+    server.run(name, "CREATE SCHEMA pgrunbook", "CREATE TABLE pgrunbook.step ()", "CREATE ROLE operates LOGIN",
+               "CREATE ROLE pretends LOGIN", "GRANT INSERT ON pgrunbook.step TO operates")  # fmt: skip
+    try:
+        with server.connect(name) as conn:
+            for role, is_ours in (("operates", True), ("pretends", False)):
+                given = {**conn.info.get_parameters(), "user": role, "application_name": "pgrunbook migrate 2026"}
+                with psycopg.connect(**given) as other:
+                    found = session_of(conn, other.info.backend_pid)
+                assert found.is_ours is is_ours
+                if is_ours:
+                    with pytest.raises(Refused, match="refused to terminate process"):
+                        session_end.refuse(found, "terminate")
+                else:
+                    session_end.refuse(found, "terminate")
+    finally:
+        server.run(name, "DROP OWNED BY operates", "DROP ROLE operates, pretends")
+
+
 def test_an_ordinary_autovacuum_may_be_cancelled_and_a_client_ended() -> None:
     """And nothing is rolled back that was not prepared."""
     session_end.refuse(replace(SESSION, backend_type="autovacuum worker", query="autovacuum: VACUUM t"), "cancel")

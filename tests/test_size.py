@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import cProfile
+import pstats
+
 import pytest
 
 from pgrunbook.errors import WrongInput
@@ -54,3 +57,23 @@ def test_a_statement_that_is_large_or_deep_is_judged(name: str) -> None:
     found = review([("a.sql", JUDGED[name])], with_squawk=False)
     assert len(found) == 1
     assert "1 statement" in as_text(found)
+
+
+KINDS = (
+    "SELECT {}", "INSERT INTO t VALUES ({})", "ALTER TABLE a{} ADD COLUMN b text", "ALTER TABLE a ADD COLUMN b{} text",
+    "DROP TABLE a{}", "UPDATE a SET b = {}", "CREATE INDEX i{} ON t (id)", "CREATE TABLE IF NOT EXISTS t{} (id int)",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["SET a.b = '{}'", *(pytest.param(each, marks=pytest.mark.slow) for each in KINDS)])
+def test_twice_as_many_statements_take_twice_the_work(kind: str) -> None:
+    """Counted in calls of functions: a rule that looks at all others for each statement ends at ten thousand."""
+
+    def calls(numbers: range) -> int:
+        sql = ";\n".join(kind.format(number) for number in numbers)
+        with cProfile.Profile() as profile:
+            review([("a.sql", sql)], with_squawk=False)
+        return int(pstats.Stats(profile).total_calls)  # type: ignore[attr-defined]
+
+    calls(range(5))  # what is read once
+    assert calls(range(1_000, 1_400)) < 2.3 * calls(range(2_000, 2_200))

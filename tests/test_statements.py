@@ -88,6 +88,10 @@ def test_a_file_of_a_megabyte_is_read_in_seconds(statements: int) -> None:
             "\n SELECT 'abc",
             "m.sql, line 2: unterminated quoted string at or near \"'abc\"\nDetail: The line is: SELECT 'abc",
         ),
+        (
+            "SELECT 1;\nSELECT E'\\x00';\nSELECT 2;",
+            "m.sql, line 2: invalid byte sequence for encoding \"UTF8\": 0x00\nDetail: The line is: SELECT E'\\x00';",
+        ),
         ("SELECT 1\x0b;\nSELECT 2 2", 'm.sql, line 2: syntax error at or near "2"\nDetail: The line is: SELECT 2 2'),
     ],
 )
@@ -95,6 +99,15 @@ def test_what_does_not_parse_is_told_with_file_and_line_in_the_parsers_words(tex
     """The line itself stands in the error."""
     state = "State: Nothing changed in the database."
     assert error_of(text) == f"{told}\n{state}\nHint: Correct the file; the parser of PostgreSQL 18 could not read it."
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [("<<<<<<< HEAD\nSELECT 1;", "A merge left both sides"), ("SELECT 1;\nGO\nSELECT 2;", "GO is a command of other")],
+)
+def test_what_other_tools_leave_in_a_file_is_told_as_such(text: str, hint: str) -> None:
+    """Marks of a merge, and commands that other databases' shells read."""
+    assert f"Hint: {hint}" in error_of(text)
 
 
 @pytest.mark.parametrize(

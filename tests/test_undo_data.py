@@ -373,13 +373,14 @@ def written(path: Path) -> list[dict[str, str]]:
 
 
 def test_deleted_row_that_was_made_again_is_a_conflict(conn: Conn) -> None:
-    """Unless it is the same; and one whose unique value is taken is left out, and told."""
+    """Unless it is the same; and one whose unique value is taken is told before, and left out."""
     do(conn, "DELETE FROM ident WHERE id <= 4")
     conn.execute("INSERT INTO ident OVERRIDING SYSTEM VALUE VALUES (1, 'a1', 1), (2, 'mine', 2), (100, 'a3', 100)")
-    (found,) = conflicts(conn, list_entries(conn)[0]).samples
+    found, refused = conflicts(conn, list_entries(conn)[0]).samples
     assert (found.way, found.key, found.before, found.wrote) == (
         "made again", {"id": "2"}, {"a": "a2", "num": "2"}, None,
     )  # fmt: skip
+    assert (refused.way, refused.key) == ("displaced", {"id": "3"})
     given = revert(conn, list_entries(conn)[0], on_conflict="keep")
     assert given.rows == 1
     assert sorted((one.way, one.key["id"]) for one in given.left.samples) == [("displaced", "3"), ("made again", "2")]

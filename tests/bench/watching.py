@@ -14,6 +14,7 @@ import schema_500
 from ground import DATABASE, Ground, ground, socket_dir, temporary
 
 from pgrunbook.config import targets
+from pgrunbook.database import step_log
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.session.watch import ServerWatch
 
@@ -63,6 +64,7 @@ def _open(stack: ExitStack, number: int) -> None:
 def _looks(site: Ground) -> tuple[list[rounds.Sample], float]:
     watch = ServerWatch(targets.load("watched"), lambda *_, **__: None, site.folder)
     with connect(targets.load("watched"), purpose="bench") as conn:
+        step_log.create(conn)  # as where a release was: there is a record to read
         watch.look(conn)
         before = _spent_s(conn)
         samples = [rounds.call(lambda: watch.look(conn)) for _ in range(LOOKS)]

@@ -258,7 +258,7 @@ def _standing(target: Any) -> tuple[object, ...]:
     from pgrunbook.database.connection import connect
     from pgrunbook.display.prose import counted
 
-    with connect(target, purpose="status") as conn:
+    with terminal.looking(target), connect(target, purpose="status") as conn:
         who = activity.identity(conn)
         server = f"PostgreSQL {who.server_version}, {who.role}"
         now = locks.run_in_progress(conn) or "no run"

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pgrunbook.errors import RunbookError, WrongInput
+from pgrunbook.app import terminal
 
 NOT_LOOKED, FOUND = 1, 3
 
@@ -25,31 +25,15 @@ def doctor(
     import json
     from dataclasses import asdict
 
-    import psycopg
-
-    from pgrunbook.config import targets
-    from pgrunbook.database import sqlstate, vitals
+    from pgrunbook.database import vitals
     from pgrunbook.database.connection import connect
     from pgrunbook.procedures import diagnosis, monitor_views
     from pgrunbook.record import door
 
-    if not target:
-        raise WrongInput(
-            "a target must be named",
-            detail="targets.toml declares the targets.",
-            hint="For example: pgrunbook doctor --target demo",
-        )
-    chosen = targets.load(target)
-    try:
-        with connect(chosen, purpose="doctor") as conn:
-            seen = vitals.look(conn)
-            found = diagnosis.diagnose(chosen, conn, seen)
-    except RunbookError as exc:
-        sys.stderr.write("\n".join(exc.lines()) + "\n")
-        sys.exit(NOT_LOOKED)
-    except psycopg.Error as exc:
-        sys.stderr.write(f"could not look at target {chosen.name}: {sqlstate.said(exc)}\n")
-        sys.exit(NOT_LOOKED)
+    chosen = terminal.chosen(target, "doctor")
+    with terminal.looking(chosen, code=NOT_LOOKED), connect(chosen, purpose="doctor") as conn:
+        seen = vitals.look(conn)
+        found = diagnosis.diagnose(chosen, conn, seen)
     if as_json:
         listed = json.dumps([asdict(one) for one in found], ensure_ascii=False, indent=1)
         sys.stdout.write(door.masked_json(listed).rstrip() + "\n")
@@ -63,7 +47,7 @@ def doctor(
         if found:
             run = f"pgrunbook run troubleshoot --target {chosen.name}"
             sys.stdout.write(
-                f"\nTo act: {run} -p end_session=KEY -p how=terminate, or -p remove=KEY, -p analyze=TABLE\n"
+                f"\nTo act: {run} -p end_session=KEY -p how=terminate, or -p 'remove=KEY', -p 'analyze=TABLE'\n"
             )
     if found:
         sys.exit(FOUND)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pgrunbook.errors import RunbookError, WrongInput
+from pgrunbook.app import terminal
 
 if TYPE_CHECKING:
     from pgrunbook.rehearse.drift import Drift
@@ -33,25 +33,15 @@ def drift(
     from pgrunbook.database.connection import connect
     from pgrunbook.rehearse import drift as drifts
 
-    if not target:
-        raise WrongInput(
-            "a target must be named",
-            detail="targets.toml declares the targets.",
-            hint="For example: pgrunbook drift --target demo",
-        )
-    chosen = targets.load(target)
+    chosen = terminal.chosen(target, "drift")
     other = targets.load(against) if against not in ("history", "validated") else None
-    try:
-        with connect(chosen, purpose="looks for drift") as conn:
-            if other is not None:
-                found = drifts.against_target(chosen, conn, other)
-            elif against == "history":
-                found = drifts.against_history(chosen, conn)
-            else:
-                found = drifts.against_validated(chosen, conn)
-    except RunbookError as exc:
-        sys.stderr.write("\n".join(exc.shown()) + "\n")
-        sys.exit(NOT_COMPARED)
+    with terminal.looking(chosen, code=NOT_COMPARED), connect(chosen, purpose="looks for drift") as conn:
+        if other is not None:
+            found = drifts.against_target(chosen, conn, other)
+        elif against == "history":
+            found = drifts.against_history(chosen, conn)
+        else:
+            found = drifts.against_validated(chosen, conn)
     _write(found, as_json=as_json)
     if found.differs:
         sys.exit(DIFFERS)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pgrunbook.errors import WrongInput
+from pgrunbook.app import terminal
 
 if TYPE_CHECKING:
     from pgrunbook.app.metrics import Metrics
@@ -28,26 +28,13 @@ def monitor(
     metrics_address: Annotated[str, typer.Option(help="The address to serve it on.")] = "127.0.0.1",
 ) -> None:
     """Show who blocks whom and what to do, old transactions, commands at work, lag, connections; obey thresholds."""
-    import psycopg
-
-    from pgrunbook.config import targets
-    from pgrunbook.database import sqlstate
-
-    if not target:
-        raise WrongInput(
-            "a target must be named",
-            detail="targets.toml declares the targets.",
-            hint="For example: pgrunbook monitor --target demo",
-        )
-    chosen = targets.load(target)
+    chosen = terminal.chosen(target, "monitor")
     metrics = _metrics(chosen.name, metrics_port, metrics_address)
     try:
-        _monitor(chosen, metrics, once=once, as_json=as_json, interval=interval, last=last)
+        with terminal.looking(chosen, again=f"start it again: pgrunbook monitor --target {target}"):
+            _monitor(chosen, metrics, once=once, as_json=as_json, interval=interval, last=last)
     except KeyboardInterrupt:
         return
-    except psycopg.Error as exc:
-        again = f"start it again: pgrunbook monitor --target {target}"
-        raise sqlstate.explained(exc, target, state="It was only looked at.", again=again) from exc
     finally:
         if metrics:
             metrics.close()
@@ -135,5 +122,5 @@ def _json(seen: Vitals, events: list[dict[str, Any]]) -> str:
     from pgrunbook.record import door
 
     found = [{**asdict(one), "urgency": one.urgency.name.lower()} for one in vitals.concerns(seen)]
-    told = {**seen.numbers(), "concerns": found, "events": events}
-    return json.dumps(json.loads(door.masked_json(json.dumps(told))), ensure_ascii=False) + "\n"
+    told = {**seen.numbers(), "concerns": found, "events": events, "runs": asdict(seen.own)}
+    return json.dumps(json.loads(door.masked_json(json.dumps(told, default=str))), ensure_ascii=False) + "\n"

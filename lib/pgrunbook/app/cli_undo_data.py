@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from pgrunbook.app import terminal
-from pgrunbook.errors import NOTHING_CHANGED, WrongInput
 
 app = typer.Typer(no_args_is_help=True, help="What migrations destroyed, captured so that it can be reverted.")
 
@@ -20,21 +19,14 @@ def list_(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the undo data: of which migration, what and how much, since when and until when."""
-    import psycopg
-
     from pgrunbook import undo_data
-    from pgrunbook.config import targets
-    from pgrunbook.database import sqlstate
     from pgrunbook.database.connection import connect
     from pgrunbook.procedures import undo_data_views
 
-    chosen = targets.load(_named(target, "list"))
-    try:
-        with connect(chosen, purpose="lists what is kept") as conn:
-            found = undo_data.list_entries(conn)
-            table = undo_data_views.table(conn, [] if as_json else found)
-    except psycopg.Error as exc:
-        raise sqlstate.explained(exc, chosen.name, state=NOTHING_CHANGED, again="run this again") from exc
+    chosen = terminal.chosen(target, "undo-data list")
+    with terminal.looking(chosen), connect(chosen, purpose="lists what is kept") as conn:
+        found = undo_data.list_entries(conn)
+        table = undo_data_views.table(conn, [] if as_json else found)
     if as_json:
         sys.stdout.write(json.dumps([dict(undo_data_views.facts(kept)) for kept in found], indent=2) + "\n")
     else:
@@ -57,21 +49,12 @@ def purge(
     """
     from pgrunbook.runner import runbook as books
 
+    name = terminal.chosen(target, "undo-data purge").name
     given = {
         "older_than_days": str(older_than or ""),
         "ids": ",".join(map(str, number)),
         "everything": "true" if everything else "",
         "force": "true" if force else "",
     }
-    made, code = books.run("purge", _named(target, "purge"), {name: text for name, text in given.items() if text})
+    made, code = books.run("purge", name, {key: text for key, text in given.items() if text})
     terminal.end(made, code)
-
-
-def _named(target: str, command: str) -> str:
-    if not target:
-        raise WrongInput(
-            "a target must be named",
-            detail="targets.toml declares the targets.",
-            hint=f"For example: pgrunbook undo-data {command} --target demo",
-        )
-    return target

@@ -21,6 +21,7 @@ HELP = {
     "lag_bytes": "WAL that the standby furthest behind has not replayed",
     "kept_bytes": "WAL that one replication slot keeps at most",
     "dead_rows": "dead rows of the tables that have the most",
+    "batch_rows_per_s": "rows that batches of pgrunbook change, by the second",
 }
 
 

@@ -1,12 +1,53 @@
-"""The last lines of a headless run on the terminal; several commands write them."""
+"""What several commands share: the target that they name, the errors of their looks, the last lines of a run."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from pgrunbook.errors import RunbookError, WrongInput
+
 if TYPE_CHECKING:
+    from pgrunbook.config.targets import Target
     from pgrunbook.record.run import Run
+
+
+def chosen(target: str, command: str) -> Target:
+    """Return the target of that name. Raises WrongInput where none is named, or it is not declared."""
+    from pgrunbook.config import targets
+
+    if not target:
+        raise WrongInput(
+            "a target must be named",
+            detail="targets.toml declares the targets.",
+            hint=f"For example: pgrunbook {command} --target demo",
+        )
+    return targets.load(target)
+
+
+@contextmanager
+def looking(target: Target, *, again: str = "run this again", code: int | None = None) -> Iterator[None]:
+    """Make the driver's errors in the body ours; nothing but looks happens there.
+
+    With ``code`` the command ends with it, where an error's own code would say that something was found.
+    """
+    import psycopg
+
+    from pgrunbook.database import sqlstate
+    from pgrunbook.record import door
+
+    try:
+        try:
+            yield
+        except psycopg.Error as exc:
+            raise sqlstate.explained(exc, target.name, state="It was only looked at.", again=again) from exc
+    except RunbookError as exc:
+        if code is None:
+            raise
+        sys.stderr.write(door.masked("\n".join(exc.shown())) + "\n")
+        sys.exit(code)
 
 
 def end(made: Run, code: int) -> None:

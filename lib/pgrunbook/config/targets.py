@@ -22,7 +22,7 @@ OneOrMore = BeforeValidator(lambda given: (given,) if isinstance(given, str) els
 Words = Annotated[tuple[str, ...], OneOrMore]
 LookNumber = Literal[
     "waiting", "longest_wait_s", "active", "longest_statement_s", "idle_in_transaction", "longest_idle_s",
-    "connections", "lag_bytes", "kept_bytes", "dead_rows",
+    "connections", "lag_bytes", "kept_bytes", "dead_rows", "batch_rows_per_s",
 ]  # fmt: skip
 Action = Literal["warn", "webhook", "pause", "abort"]
 

@@ -47,13 +47,17 @@ _FORMS = {
     "timestamp with time zone": "pg_catalog.timestamptz_send({0})",
     "timestamp without time zone": "pg_catalog.timestamp_send({0})",
 }
+# The bytes of an array hold its bounds too, and the OID of the type of its elements: equal in all databases for these.
+_FORMS |= dict.fromkeys((f"{name}[]" for name in _FORMS), "pg_catalog.array_send({0})")
 # Any other type is hashed as the text of its output function: types without a hash, types that treat different
 # values as equal, and types whose hash depends on OIDs, which differ between databases (enums, also in arrays).
 _FORM_OF_OTHERS = 'CASE WHEN {0} IS DISTINCT FROM NULL THEN pg_catalog.concat({0}) COLLATE "C" END'
 # Which bucket a row is in decides nothing but how many rows are read again: the type's own hash of the key will do.
+# 256 numbers that follow each other share a bucket: the server finds it in its cache, and rows that were written
+# together are read again together.
 _BUCKET_HASHES = {
-    "bigint": "pg_catalog.hashint8extended({}, 0)",
-    "integer": "pg_catalog.hashint4extended({}, 0)",
+    "bigint": "pg_catalog.hashint8extended(pg_catalog.int8shr({}, 8), 0)",
+    "integer": "pg_catalog.hashint4extended(pg_catalog.int4shr({}, 8), 0)",
     "text": 'pg_catalog.hashtextextended({} COLLATE "C", 0)',
     "uuid": "pg_catalog.uuid_hash_extended({}, 0)",
 }

@@ -131,17 +131,26 @@ class Connection(psycopg.Connection[tuple[object, ...]]):
 
     def oid_of(self, kind: Literal["regclass", "regtype"], name: str) -> int | None:
         """Return the OID of the relation or type that a name means to a session of the target, None where none is."""
-        meant = f"pg_catalog.to_{kind}(%(name)s)::pg_catalog.oid::pg_catalog.int8"
+        found = self._told(f"pg_catalog.to_{kind}(%(name)s)::pg_catalog.oid::pg_catalog.int8", name=name)
+        return None if found is None else int(str(found))
+
+    def schemas(self) -> list[str]:
+        """Return the schemas in which a session of the target looks for names now, in order."""
+        found = self._told("pg_catalog.current_schemas(true)::pg_catalog.text[]")
+        return [str(schema) for schema in found] if isinstance(found, list) else []
+
+    def _told(self, meant: str, **values: object) -> object:
+        """Return the value of an expression of ours in which the search_path is the target's."""
         if self.search_path is None or self._is_target:
-            found = self.execute(f"SELECT 0, {meant}".encode(), {"name": name}).fetchone()
+            found = self.execute(f"SELECT 0, {meant}".encode(), values).fetchone()
         else:  # in one question, from left to right: it is asked for every table of every statement
             query = (
                 f"SELECT pg_catalog.set_config('search_path', %(path)s, %(is_local)s), {meant},"
                 " pg_catalog.set_config('search_path', %(ours)s, %(is_local)s)"
             )
-            values = {"name": name, "path": self.search_path, "ours": OURS, "is_local": self._is_inside}
+            values |= {"path": self.search_path, "ours": OURS, "is_local": self._is_inside}
             found = self.execute(query.encode(), values).fetchone()
-        return None if found is None or found[1] is None else int(str(found[1]))
+        return None if found is None else found[1]
 
     @contextmanager
     def transaction(self, savepoint_name: str | None = None, force_rollback: bool = False) -> Iterator[Transaction]:
@@ -270,11 +279,10 @@ def reset(conn: Connection) -> None:
 
 
 def reset_in_transaction(conn: Connection) -> None:
-    """Take back whatever SET a migration left, at the end of its transaction; in a pipeline, too."""
+    """Take back whatever SET a migration left, at the end of its transaction; not within a pipeline."""
     conn.left_path()
     lifted = ["SET LOCAL transaction_timeout = 0"] if conn.has_transaction_timeout else []
-    for statement in (*RESET_SESSION, f"SET LOCAL search_path = {OURS}", *SET_BESIDE, *lifted):
-        conn.execute(statement.encode())
+    conn.execute("; ".join((*RESET_SESSION, f"SET LOCAL search_path = {OURS}", *SET_BESIDE, *lifted)).encode())
 
 
 def at_once(conns: Sequence[Connection], work: Callable[[Connection], Found]) -> list[Found]:

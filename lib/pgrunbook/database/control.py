@@ -1,6 +1,8 @@
 """The control row of schema pgrunbook: batches pause or end while a command in it holds; monitor gives commands.
 
-A command holds for a lease, which its giver renews: one that dies stops nobody for longer than that.
+A command holds for a lease, which its giver renews: one that dies stops nobody for longer than that. An abort ends
+the sessions that are at work when it is given: the run that resumes begins one, and goes on at once. Where the reason
+is still there, a renewed abort ends that too.
 """
 
 from __future__ import annotations
@@ -65,7 +67,7 @@ def withdraw(conn: Connection) -> None:
 
 
 def standing(conn: Connection) -> Order | None:
-    """Return the command that holds now, None where none does. Raises Refused as :func:`ask`."""
+    """Return the command that holds now for this session, None where none does. Raises Refused as :func:`ask`."""
     if not _is_there(conn):
         return None
     with conn.cursor(row_factory=tuple_row) as cursor:
@@ -111,7 +113,7 @@ class Obedience:
             raise Interrupted(
                 f"the run was aborted by {order.asked_by}, between two batches",
                 detail=f"{order.reason}.",
-                hint=f"Mend what that names; {LEASE_S:.0f} s after it is gone, go on with this run.",
+                hint="Mend what that names, then go on with this run: a monitor that still sees it aborts again.",
             )
         return order
 

@@ -168,11 +168,6 @@ class Facts:
         finally:
             self.conn.search_path = before
 
-    def path(self) -> list[str]:
-        """Return the schemas in which names without one are looked for now, in order."""
-        with self.conn.as_target():
-            return [str(row["schema"]) for row in self.rows("path")]
-
     def time_zone(self) -> str:
         """Return the TimeZone of a session of the target now."""
         return str(self.rows("time_zone")[0]["zone"])

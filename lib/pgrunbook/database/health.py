@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from pgrunbook.database import queries
+from pgrunbook.database import foreign_code, queries
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.sequences import next_number
 from pgrunbook.database.sqlstate import Meaning, meaning, said
@@ -54,11 +54,15 @@ def leftovers(conn: Connection) -> list[Leftover]:
         Leftover("constraint not validated", r["name"], r["table_name"], r["advice"])
         for r in queries.rows(conn, "health", "unvalidated_constraints")
     ]
+    foreign = foreign_code.reached(conn)
     for row in queries.rows(conn, "health", "owned_sequences"):
         where = f"{row['table_name']}.{row['column_name']}"
+        if row["oid"] in foreign:
+            found.append(_not_checked(row["name"], where, foreign_code.WHY))
+            continue
         try:
-            furthest = _furthest(conn, row)
-            following = next_number(conn, row["name"], row["last_value"], row["increment"])
+            furthest, last_value = _furthest(conn, row)
+            following = next_number(conn, row["name"], last_value, row["increment"])
         except psycopg.Error as exc:
             if meaning(exc) is Meaning.LOST:
                 raise
@@ -73,7 +77,8 @@ def leftovers(conn: Connection) -> list[Leftover]:
 def row_counts(conn: Connection, *, leave_out: str = "") -> dict[str, tuple[int, bool]]:
     """Return for each table its number of rows, and whether that was counted.
 
-    Large tables, and those that are locked or that we may not read, are estimated.
+    Large tables, those that are locked or that we may not read, and those whose queries run code of other roles, are
+    estimated.
 
     ``leave_out`` is a table by its qualified name: the history table, which every migration changes.
     """
@@ -84,12 +89,12 @@ def row_counts(conn: Connection, *, leave_out: str = "") -> dict[str, tuple[int,
 
 
 def _count(conn: Connection, leave_out: str, counts: dict[str, tuple[int, bool]], stage: Stage) -> None:
-    tables = queries.rows(conn, "health", "tables")
+    foreign, tables = foreign_code.reached(conn), queries.rows(conn, "health", "tables")
     for place, row in enumerate(tables, 1):
         stage.how_far(f"{row['name']}, table {place} of {len(tables)}")
         if f"{row['schema_name']}.{row['relation']}" == leave_out:
             continue
-        if row["rows_estimate"] >= COUNT_EXACTLY_BELOW_ROWS:
+        if row["rows_estimate"] >= COUNT_EXACTLY_BELOW_ROWS or row["oid"] in foreign:
             counts[row["name"]] = (row["rows_estimate"], False)
             continue
         table = sql.Identifier(row["schema_name"], row["relation"])
@@ -127,11 +132,19 @@ def _not_checked(name: str, where: str, why: str) -> Leftover:
     return Leftover("sequence not checked", name, where, f"It could not be compared with its column: {why}.")
 
 
-def _furthest(conn: Connection, row: dict[str, Any]) -> int | None:
-    """The last value in the column in the sequence's direction, None where it has no row. Raises as the server does."""
-    query = sql.SQL("/* pgrunbook */ SELECT {}({})::bigint FROM {}").format(
+def _furthest(conn: Connection, row: dict[str, Any]) -> tuple[int | None, int | None]:
+    """The last value in the column in the sequence's direction, and that of the sequence; None where there is none.
+
+    One sequence at a time: to ask for the last value locks it, and the server has no room for locks on all of many.
+    Raises as the server does.
+    """
+    last = sql.SQL(
+        "CASE WHEN pg_catalog.has_sequence_privilege({0}::oid, 'USAGE, SELECT')"
+        " THEN pg_catalog.pg_sequence_last_value({0}::oid) END"
+    ).format(sql.Literal(row["sequence"]))
+    query = sql.SQL("/* pgrunbook */ SELECT {}({})::bigint, {} FROM {}").format(
         sql.SQL("max" if row["increment"] > 0 else "min"),
-        sql.Identifier(row["column_name"]), sql.Identifier(row["schema_name"], row["relation"]),
+        sql.Identifier(row["column_name"]), last, sql.Identifier(row["schema_name"], row["relation"]),
     )  # fmt: skip
-    found = conn.execute(query).fetchone()
-    return None if found is None or found[0] is None else int(str(found[0]))
+    ((furthest, last_value),) = conn.execute(query).fetchall()
+    return (None if furthest is None else int(str(furthest))), (None if last_value is None else int(str(last_value)))

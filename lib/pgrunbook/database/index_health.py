@@ -1,4 +1,4 @@
-"""Indexes that make queries slow after a change: without statistics of their expressions, or bloated.
+"""Indexes that make queries slow after a change: lost, without statistics of their expressions, or bloated.
 
 Used by notebooks/troubleshoot.ipynb and ``pgrunbook doctor``. By the catalog and the statistics only: nothing is
 measured, and nothing is locked above AccessShareLock.
@@ -9,9 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import psycopg
+from psycopg import sql
 
-from pgrunbook.database import connection, queries
+from pgrunbook.database import connection, queries, schema
 from pgrunbook.database.connection import Connection
+from pgrunbook.database.queries import snapshot_cursor
+from pgrunbook.database.schema import Snapshot
 from pgrunbook.database.sqlstate import said
 from pgrunbook.errors import StatementFailed, WrongInput
 
@@ -37,6 +40,34 @@ def bloated(conn: Connection, *, least_bytes: int = LEAST_BYTES) -> list[Bloated
     """
     found = queries.rows(conn, "index_health", "bloated", least=least_bytes, times=TIMES)
     return [BloatedIndex(row["name"], row["table_name"], row["bytes"], row["needed"]) for row in found]
+
+
+def lost(conn: Connection, before: Snapshot) -> list[schema.Index]:
+    """Return the indexes of an earlier snapshot that are gone, or on something else, where their table is still there.
+
+    One that has another name now is not lost, nor one of a partition: it goes with its parent. Those of constraints
+    are left to drift, which compares the constraints.
+    """
+    known = [one for one in before.of(schema.Index) if one.definition and not one.parent]
+    asked = {"tables": sorted({one.relation for one in known})}
+    with snapshot_cursor(conn) as cursor:
+        found = cursor.execute(queries.load("index_health")["by_table"], asked).fetchall()
+    tables = {str(table) for table, _, _ in found}
+    there = {_nameless(str(definition), str(name)) for _, name, definition in found}
+    return [
+        one for one in known
+        if one.relation in tables and _nameless(one.definition or "", one.index_name) not in there
+    ]  # fmt: skip
+
+
+def _nameless(definition: str, name: str) -> str:
+    """Return what CREATE INDEX says without the name, which the server quotes where it has to."""
+    head, _, rest = (
+        definition.partition(f" {name} ON ")
+        if f" {name} ON " in definition
+        else (definition.partition(f" {sql.Identifier(name).as_string(None)} ON "))
+    )
+    return f"{head} ON {rest}"
 
 
 def without_statistics(conn: Connection) -> dict[str, list[str]]:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import psycopg
 from psycopg import sql
 
-from pgrunbook.database import queries
+from pgrunbook.database import foreign_code, queries
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.queries import snapshot_cursor
 from pgrunbook.database.sqlstate import Meaning, meaning, said
@@ -34,7 +34,6 @@ Kind = Literal["orphans", "duplicates", "rows against a constraint"]
 _WITHOUT_INDEX = dict.fromkeys(("enable_indexscan", "enable_indexonlyscan", "enable_bitmapscan"), "off")
 _Check = tuple[Kind, Mapping[str, Any], sql.Composed]
 _TIME_IS_UP = "the time for all checks was up"
-_CALLS_OTHERS = "it calls functions of another role, which would run with our rights"
 
 
 @dataclass(frozen=True)
@@ -73,17 +72,19 @@ def breaches(
     Source: https://www.postgresql.org/docs/current/ddl-constraints.html
     """
     with snapshot_cursor(conn):  # names come qualified
-        checks = list(_checks(conn))
+        foreign, checks = foreign_code.reached(conn), list(_checks(conn))
     deadline = time.monotonic() + whole_timeout_ms / 1000
     found = []
     with progress.doing("checking rows against what the schema declares") as stage:
-        whole = _whole(conn, checks, stage) if whole_timeout_ms > TOGETHER_MS else set()
+        whole = _whole(conn, checks, foreign, stage) if whole_timeout_ms > TOGETHER_MS else set()
         for place, (kind, row, query) in enumerate(checks, 1):
             if place in whole:
                 continue
             stage.how_far(f"{row['name']} of {row['table_name']}, {place} of {len(checks)}")
             left_ms = int((deadline - time.monotonic()) * 1000)
-            breach = _checked(conn, kind, row, query, min(check_timeout_ms, left_ms))
+            timeout_ms = min(check_timeout_ms, left_ms)
+            why = "" if foreign.isdisjoint(row["objects"]) else foreign_code.WHY
+            breach = _checked(conn, kind, row, query, timeout_ms, why or (_TIME_IS_UP if timeout_ms < 1 else ""))
             if breach.rows != 0:
                 found.append(breach)
     return found
@@ -100,7 +101,7 @@ def _checks(conn: Connection) -> Iterator[_Check]:
             yield kind, row, made(row)
 
 
-def _whole(conn: Connection, checks: Sequence[_Check], stage: Stage) -> set[int]:
+def _whole(conn: Connection, checks: Sequence[_Check], foreign: frozenset[int], stage: Stage) -> set[int]:
     """Return the places of checks that find nothing, many asked at once: of small tables, they take a moment.
 
     Where they take longer, or one may not be made, each is made for itself; after some such times all are.
@@ -108,7 +109,7 @@ def _whole(conn: Connection, checks: Sequence[_Check], stage: Stage) -> set[int]
     found: set[int] = set()
     failed = 0
     for kind, group in groupby(enumerate(checks, 1), key=lambda numbered: numbered[1][0]):
-        askable = [(place, query) for place, (_, row, query) in group if not row["calls_others"]]
+        askable = [(place, query) for place, (_, row, query) in group if foreign.isdisjoint(row["objects"])]
         for first in range(0, len(askable), TOGETHER):
             if failed >= TOGETHER_FAILS:
                 return found
@@ -133,9 +134,10 @@ def _whole(conn: Connection, checks: Sequence[_Check], stage: Stage) -> set[int]
     return found
 
 
-def _checked(conn: Connection, kind: Kind, row: Mapping[str, Any], query: sql.Composed, timeout_ms: int) -> Breach:
+def _checked(
+    conn: Connection, kind: Kind, row: Mapping[str, Any], query: sql.Composed, timeout_ms: int, why: str
+) -> Breach:
     text = query.as_string(None)
-    why = _CALLS_OTHERS if row["calls_others"] else _TIME_IS_UP if timeout_ms < 1 else ""
     rows: int | None = None
     samples: list[tuple[object, ...]] = []
     if not why:
@@ -189,7 +191,7 @@ def _duplicates(row: Mapping[str, Any]) -> sql.Composed:
 
 
 def _against(row: Mapping[str, Any]) -> sql.Composed:
-    return sql.SQL("SELECT pg_catalog.left(t::text, 200) AS key FROM {} AS t WHERE {}").format(
+    return sql.SQL("SELECT pg_catalog.left(ROW(t.*)::text, 200) AS key FROM {} AS t WHERE {}").format(
         _source(row["table_name"], row["partitioned"]), sql.SQL(row["condition"])
     )
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from psycopg import sql
 
-from pgrunbook.database import health, locks, queries, step_log
+from pgrunbook.database import foreign_code, health, locks, queries, step_log
 from pgrunbook.database.connection import Connection
 from pgrunbook.display.units import human
 
@@ -100,7 +100,8 @@ def _indexes(conn: Connection) -> Iterator[Remnant]:
     for row in queries.rows(conn, "leftovers", "indexes"):
         yield Remnant(
             "invalid index", row["name"], row["where_"], _why(row), statement=_remedy(row),
-            busy=f"process {row['built_by']} builds it" if row["built_by"] else "",
+            busy=f"process {row['built_by']} builds it" if row["built_by"]
+            else f"process {row['worked_on_by']} works with it" if row["worked_on_by"] else "",
         )  # fmt: skip
 
 
@@ -125,7 +126,7 @@ def _helpers(conn: Connection) -> Iterator[Remnant]:
     rows = queries.rows(conn, "leftovers", "helpers")
     if not rows:
         return
-    run = locks.run_in_progress(conn)
+    run = locks.run_in_progress(conn, able=True)
     half = next((one for way in ("up", "down") for one in step_log.unfinished(conn, way)), None)
     for row in rows:
         why, statement = "a safe form of a run that is over has left it: nothing needs it", row["statement"]
@@ -142,7 +143,9 @@ def _helpers(conn: Connection) -> Iterator[Remnant]:
 
 
 def _unvalidated(conn: Connection) -> Iterator[Remnant]:
-    of_others = {(row["name"], row["where_"]) for row in queries.rows(conn, "leftovers", "checks_of_others")}
+    foreign = foreign_code.reached(conn)
+    found = queries.rows(conn, "leftovers", "validations")
+    of_others = {(row["name"], row["where_"]) for row in found if not foreign.isdisjoint(row["objects"])}
     for one in health.leftovers(conn):
         match one.kind:
             case "constraint not validated":

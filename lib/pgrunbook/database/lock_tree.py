@@ -66,7 +66,7 @@ class ServerSession:
 
     @property
     def is_ours(self) -> bool:
-        """Whether it has the name of a run's session and our own role: the name alone anybody may take."""
+        """Whether it has the name of a run's session, and our own role or one that may write what runs write."""
         return self.is_own_role and self.application.startswith(f"{APPLICATION} ")
 
     @property

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import psycopg
 from pydantic import StrictBool, StrictFloat, StrictInt
 
-from pgrunbook.database import checksums, health, integrity, query_plans, range_sums
+from pgrunbook.database import checksums, foreign_code, health, integrity, query_plans, range_sums
 from pgrunbook.database import queries as named_queries
 from pgrunbook.database.checksums import TableName
 from pgrunbook.database.connection import Connection
@@ -97,8 +97,10 @@ def sums(
 ) -> dict[str, RowSum]:
     """Return the checksum of each table, without one snapshot over all: of small ones many have one.
 
-    What may not be read, or is locked, is left out.
+    What may not be read, is locked, or would run code of other roles, is left out.
     """
+    foreign = foreign_code.tables(conn)
+    tables = {name: table for name, table in tables.items() if table not in foreign}
     found: dict[str, RowSum] = {}
     sizes_ = {name: size.table_bytes for name, (_, size) in _weighed(conn).items()}
     with progress.doing("summing rows") as stage:

@@ -17,12 +17,13 @@ from pgrunbook.database import health, queries
 from pgrunbook.database.connection import Connection, transaction
 from pgrunbook.database.sqlstate import Meaning, meaning, said
 from pgrunbook.display import progress
+from pgrunbook.errors import WrongInput
 from pgrunbook.sql.tree import trees, walk
 
 GENERIC_PLAN_SINCE = 160_000
 ANALYZE_TIMEOUT_MS = 600_000
 ENOUGH_CALLS = 5  # of a query of the traffic: a load that runs once says nothing about it
-_WRITES = (ast.InsertStmt, ast.UpdateStmt, ast.DeleteStmt, ast.MergeStmt)
+_WRITES = (ast.InsertStmt, ast.UpdateStmt, ast.DeleteStmt, ast.MergeStmt, ast.CreateTableAsStmt, ast.LockingClause)
 # What the server counts of all users; ours and its own are no queries of the application.
 _HEAVIEST = """
 SELECT s.queryid::text AS id,
@@ -92,11 +93,36 @@ def measured(conn: Connection, query: str, *, time_writes: bool = False) -> Meas
             return MeasuredQuery(None, error=timing.error)
         return _explained(conn, query, timing.median_ms, "ANALYZE, TIMING OFF", read_only=True)
     if not time_writes:
-        return _explained(conn, query, None, "ANALYZE OFF", read_only=True)
+        return planned(conn, query)
     runs = [_explained(conn, query, None, "ANALYZE, TIMING OFF", read_only=False) for _ in range(health.TIMES)]
     failed = next((run for run in runs if run.error), None)
     times = [run.plan.ms for run in runs if run.plan and run.plan.ms is not None]
     return failed or MeasuredQuery(round(statistics.median(times), 3), runs[-1].plan)
+
+
+def planned(conn: Connection, query: str) -> MeasuredQuery:
+    """Return the plan of a query, which is not executed. Locks: AccessShareLock on its tables, while it is planned."""
+    return _explained(conn, query, None, "ANALYZE OFF", read_only=True)
+
+
+def explained(conn: Connection, query: str, *, execute: bool, timeout_ms: int) -> str:
+    """Return what EXPLAIN says of one statement, in its own words; ``execute`` carries it out, and aborts that.
+
+    What a statement writes is locked until the abort, its triggers fire, and its sequences go on.
+
+    Raises WrongInput where it is none, or several, and psycopg's errors.
+    Locks: those of the statement, for as long as it runs; without ``execute`` AccessShareLock on what it names.
+    """
+    if not _is_one(query):
+        raise WrongInput("EXPLAIN takes one statement", detail=f"This is none, or several: {query[:80]}")
+    options = "ANALYZE, BUFFERS" if execute else "VERBOSE OFF"
+    with conn.transaction(force_rollback=True):
+        conn.execute(b"SET LOCAL statement_timeout = %d" % timeout_ms)
+        if not (execute and _writes(query)):
+            conn.execute("SET TRANSACTION READ ONLY")
+        with conn.as_target():
+            found = conn.execute(f"EXPLAIN ({options}) {query}".encode(), binary=True).fetchall()
+    return "\n".join(str(line) for (line,) in found)
 
 
 def heaviest(conn: Connection, *, most: int, ids: list[str] | None = None) -> tuple[dict[str, HeavyQuery], str]:

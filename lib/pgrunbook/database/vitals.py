@@ -15,12 +15,14 @@ from typing import Any, TypeVar
 
 import psycopg
 
-from pgrunbook.database import activity, connection, lock_tree, queries
+from pgrunbook.database import activity, connection, lock_tree, own_work, queries
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.lock_tree import Node, ServerSession, Waiting
+from pgrunbook.database.own_work import OwnWork, Paces
 from pgrunbook.database.sqlstate import Meaning, meaning, said
 from pgrunbook.display.prose import counted, listed
 from pgrunbook.display.units import human
+from pgrunbook.errors import Refused
 
 TIMEOUT_MS, LOCK_TIMEOUT_MS = 2_000, 100
 MB = 1024 * 1024
@@ -58,6 +60,7 @@ class Vitals:
     archiver: Mapping[str, Any] = field(default_factory=dict)
     connections: Mapping[str, Any] = field(default_factory=dict)
     tables: Sequence[dict[str, Any]] = ()
+    own: OwnWork = field(default_factory=OwnWork)
     unseen: tuple[str, ...] = ()
 
     def numbers(self) -> dict[str, float | int | str | None]:
@@ -78,6 +81,7 @@ class Vitals:
             "lag_bytes": max(lags, default=None),
             "kept_bytes": max((s["kept_bytes"] or 0 for s in self.slots), default=None),
             "dead_rows": sum(t["dead"] for t in self.tables),
+            "batch_rows_per_s": round(sum(loop.rows_per_s for loop in self.own.loops if not loop.is_quiet), 1),
         }
 
 
@@ -105,8 +109,10 @@ class Concern:
         return self.what, self.of or self.detail
 
 
-def look(conn: Connection) -> Vitals:
+def look(conn: Connection, paces: Paces | None = None) -> Vitals:
     """Look at the server once; a part that cannot be read is empty, and said in ``unseen``.
+
+    ``paces`` remembers the looks before, for the rates of our own loops.
 
     Raises psycopg's errors where the connection is lost. Locks: none.
     """
@@ -121,6 +127,7 @@ def look(conn: Connection) -> Vitals:
     hidden = sum(session.is_hidden for session in sessions)
     if hidden:
         unseen.append(f"state and query of {counted(hidden, 'session')} of others: GRANT pg_monitor shows them")
+    own = _part(conn, unseen, "runs of pgrunbook", lambda: own_work.read(conn)) or OwnWork()
     found = Vitals(
         at=datetime.now(UTC),
         took_ms=0.0,
@@ -134,6 +141,7 @@ def look(conn: Connection) -> Vitals:
         archiver=next(iter(rows("archiver", lambda: activity.rows(conn, "archiver"))), {}),
         connections=next(iter(rows("connections")), {}),
         tables=rows("tables"),
+        own=replace(own, loops=(paces or Paces()).of(own.loops)),
     )
     return replace(found, took_ms=(time.perf_counter() - began) * 1000, unseen=tuple(unseen))
 
@@ -141,6 +149,9 @@ def look(conn: Connection) -> Vitals:
 def _part(conn: Connection, unseen: list[str], name: str, read: Callable[[], _T]) -> _T | None:
     try:
         return read()
+    except Refused as exc:
+        unseen.append(f"{name}: {exc.message}")
+        return None
     except psycopg.Error as exc:
         if meaning(exc) is Meaning.LOST or conn.closed:
             raise
@@ -164,6 +175,8 @@ def to_do(session: ServerSession) -> str:
     """Return the one thing to do about a session that stands in the way: the gentlest that helps."""
     if session.is_ours:
         return "wait: it is a run of pgrunbook (pgrunbook runs), which gives its locks back"
+    if session.is_hidden:
+        return "ask its owner: GRANT pg_monitor shows what it does, and pg_signal_backend lets one end it"
     match session.kind:
         case "prepared transaction":
             return "let its coordinator end it; else COMMIT PREPARED or ROLLBACK PREPARED, as pgrunbook doctor shows"
@@ -254,6 +267,9 @@ def _replication(seen: Vitals, limits: VitalLimits) -> Iterator[Concern]:
 
 
 def _rest(seen: Vitals, limits: VitalLimits) -> Iterator[Concern]:
+    if (order := seen.own.order) is not None:
+        asked = f"{order.asked_by} asks batches to {order.command}: {order.reason}"
+        yield Concern(Urgency.SOON, "batches stand still", asked, "mend what that names", order.reason)
     if seen.archiver.get("failing"):
         detail = f"{seen.archiver['last_failed_wal']} failed at {seen.archiver['last_failed_utc']} UTC"
         yield Concern(

@@ -53,8 +53,9 @@ class Capture:
         if not self._keeps_rows(step):
             return None
         return undo_data.capture_statement(
-            self.conn, step.sql, self._place(change, step), keep_until=self._until(), keeps=step.keeps
-        ).encode()
+            self.conn, step.sql, self._place(change, step), keep_until=self._until(), keeps=step.keeps,
+            follows=step.follows,
+        ).encode()  # fmt: skip
 
     def batches(self, change: Change, step: Step) -> Batches:
         """Return the loop of a step, with the capture of the rows that it changes where the step captures."""

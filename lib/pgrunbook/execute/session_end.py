@@ -83,6 +83,8 @@ def _because(session: ServerSession, how: How) -> tuple[str, str] | None:
         return "It is no prepared transaction.", "Name cancel or terminate for it."
     if session.is_ours:
         return "It is a session of a run.", "Stop the run itself: it says then what is applied (pgrunbook runs)."
+    if session.backend_start is None:
+        return "Its start is hidden, so that nobody can tell it from a later one.", "GRANT pg_monitor."
     if session.kind == "parallel worker":
         return f"It works for process {session.leader_pid}.", "Choose that session instead."
     if session.kind == "walsender":
@@ -91,8 +93,6 @@ def _because(session: ServerSession, how: How) -> tuple[str, str] | None:
         return "It is a process of the server.", "See the server's log; nobody should cancel it."
     if session.prevents_wraparound:
         return "It prevents wraparound, and begins again at once.", "Let it end: it is the quickest way."
-    if session.backend_start is None:
-        return "Its start is hidden, so that nobody can tell it from a later one.", "GRANT pg_monitor."
     if how == "cancel" and session.state.startswith("idle"):
         return "It executes nothing that could be cancelled.", "Ask its owner to end its transaction, or terminate it."
     return None

@@ -16,7 +16,7 @@ from pgrunbook.config.targets import Target
 from pgrunbook.database import locks
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import WrongInput
-from pgrunbook.history import foreign_parts, known_tables, marks
+from pgrunbook.history import files, foreign_parts, known_tables, marks
 from pgrunbook.history.folder import TOOLS, find_folder
 from pgrunbook.history.known_tables import KnownTable
 from pgrunbook.history.other_tools import OTHER_TOOLS
@@ -53,9 +53,11 @@ def read(conn: Connection, target: Target) -> History:
         )
     try:
         tables = known_tables.read(conn, target, _shapes())
-        found = find_folder(target.migrations, target.history, {one.tool for one in tables if _is_named(one, target)})
-        others = [table for table in tables if table.tool != found.tool.name]
-        return found.tool.read(conn, target, found.path, found.why, others)
+        named = {one.tool for one in tables if _is_named(one, target)}
+        with files.each_once():
+            found = find_folder(target.migrations, target.history, named)
+            others = [table for table in tables if table.tool != found.tool.name]
+            return found.tool.read(conn, target, found.path, found.why, others)
     except OSError as exc:
         raise WrongInput(
             f"could not read {exc.filename}",

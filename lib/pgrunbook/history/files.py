@@ -8,7 +8,9 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ IN_FOLDER = "migration.sql"
 # The folder of assertions, which may stand among the migrations.
 VERIFY = "verify"
 NUMBERED = re.compile(r"(?P<number>\d+)_.+\.sql", re.ASCII | re.IGNORECASE)
+_READ: ContextVar[dict[tuple[Path, Path], bytes] | None] = ContextVar("read", default=None)
 
 
 @dataclass(frozen=True)
@@ -118,8 +121,31 @@ def read_text(path: Path, root: Path) -> str:
     return as_text(path, read_bytes(path, root))
 
 
+@contextmanager
+def each_once() -> Iterator[None]:
+    """Read each file once while the body runs: what it is judged by is what is applied."""
+    token = _READ.set({})
+    try:
+        yield
+    finally:
+        _READ.reset(token)
+
+
 def read_bytes(path: Path, root: Path) -> bytes:
-    """Return what a file of the migrations folder ``root`` holds.
+    """Return what a file of the migrations folder ``root`` holds, within :func:`each_once` as it was at first.
+
+    Raises as :func:`_read` does.
+    """
+    seen = _READ.get()
+    if seen is None:
+        return _read(path, root)
+    if (path, root) not in seen:
+        seen[path, root] = _read(path, root)
+    return seen[path, root]
+
+
+def _read(path: Path, root: Path) -> bytes:
+    """Read a file of the migrations folder ``root``.
 
     The file is opened before it is looked at, and without waiting, so that nobody can put another one in its place.
 

@@ -91,8 +91,17 @@ class _Recreation:
         self._finish()
         if self.gone.kept:
             made = [a for a in self.leaders if self._is_made(a) or a in self.columns]
-            self.way.detaches += detach.drops(self.reader, self.gone, made, self.things, self.columns)
+            first = [a for a in made if self._refers_to_kept(a)]
+            others = [a for a in made if a not in first]
+            self.way.detaches[:0] = detach.drops(self.reader, self.gone, first, self.things, self.columns)
+            self.way.detaches += detach.drops(self.reader, self.gone, others, self.things, self.columns)
             self.way.detaches += detach.keys_of_partitions(self.reader, self.gone)
+
+    def _refers_to_kept(self, address: Address) -> bool:
+        """Tell whether an object is a foreign key of a table that stays: it goes before a partition is detached."""
+        place = self.gone.places.get(address)
+        is_key = self.gone.catalogs[address] == "pg_constraint" and place is not None and place.kind == "f"
+        return is_key and self.gone.of_table(address) not in self.gone.kept
 
     def _is_made(self, address: Address) -> bool:
         """Tell whether an object is created by its own statement: no column, and not moved with a parked table."""
@@ -227,7 +236,7 @@ class _Recreation:
         if column.is_inherited and any(c.name == column.name and not c.is_inherited for c in self.columns.values()):
             self._inherited(column)
             return
-        columns.add(self.reader, self.way, column)
+        columns.add(self.reader, self.way, column, columns.inheriting(column, self.columns.values()))
         if not column.is_last:
             found = [thing for thing in self.things.values() if thing.type == "statistics object"]
             self.way.differs += [

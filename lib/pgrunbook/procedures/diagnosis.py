@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -22,9 +23,11 @@ from pgrunbook.display.units import human
 from pgrunbook.errors import RunbookError
 from pgrunbook.history import repair
 from pgrunbook.history.repair import HistoryRepair
-from pgrunbook.procedures import monitor_views
+from pgrunbook.procedures import monitor_views, slow_queries
 from pgrunbook.record import door
+from pgrunbook.rehearse import drift
 
+DEARER = 2.0  # times the cost before
 Section = Literal["stuck", "history", "left-behind", "slow"]
 
 
@@ -45,12 +48,13 @@ def diagnose(target: Target, conn: Connection, seen: Vitals) -> list[Symptom]:
     Raises psycopg's errors where the connection is lost.
     """
     found = list(_stuck(seen))
-    looks: dict[Section, Callable[[], Iterator[Symptom]]] = {
-        "history": lambda: _history(target, conn),
-        "left-behind": lambda: _leftovers(leftovers.remnants(conn)),
-        "slow": lambda: _slow(conn),
-    }
-    for section, look in looks.items():
+    looks: tuple[tuple[Section, Callable[[], Iterator[Symptom]]], ...] = (
+        ("history", lambda: _half_done(target, conn)),
+        ("history", lambda: _history(target, conn)),
+        ("left-behind", lambda: _leftovers(leftovers.remnants(conn))),
+        ("slow", lambda: _slow(target, conn)),
+    )
+    for section, look in looks:
         try:
             found += look()
         except psycopg.Error as exc:
@@ -136,13 +140,16 @@ def _stuck(seen: Vitals) -> Iterator[Symptom]:
             yield Symptom("stuck", one.what, one.detail, one.todo, is_urgent=one.urgency is Urgency.NOW)
 
 
-def _history(target: Target, conn: Connection) -> Iterator[Symptom]:
-    at_work = locks.run_in_progress(conn)  # then it is no wonder that something is half done
+def _half_done(target: Target, conn: Connection) -> Iterator[Symptom]:
+    at_work = locks.run_in_progress(conn, able=True)  # then it is no wonder that something is half done
     for direction in ("up", "down") if not at_work else ():
         for begun in step_log.unfinished(conn, direction):
             what = f"{begun.migration} is half {'applied' if direction == 'up' else 'taken back'}"
             todo = f"pgrunbook run --resume {begun.run_id}, or pgrunbook run rollback --target {target.name}"
             yield Symptom("history", what, "the schema is between two versions", todo, is_urgent=True)
+
+
+def _history(target: Target, conn: Connection) -> Iterator[Symptom]:
     if target.migrations is None:
         return
     try:
@@ -150,7 +157,8 @@ def _history(target: Target, conn: Connection) -> Iterator[Symptom]:
     except RunbookError as exc:
         yield Symptom("history", exc.message, exc.detail, exc.hint)
         return
-    mends = {one.migration: f"troubleshoot, cell history: -p repair={one.key}" for one in repair.repairs(history)}
+    chosen_by = {one.migration: shlex.quote(f"repair={one.key}") for one in repair.repairs(history)}
+    mends = {name: f"troubleshoot, cell history: -p {chosen}" for name, chosen in chosen_by.items()}
     for entry in history.problems():
         what = f"{entry.name} is {entry.state.replace('_', ' ')}"
         yield Symptom("history", what, entry.note, mends.get(entry.name, "as it says: no row of the history mends it"))
@@ -162,8 +170,21 @@ def _leftovers(found: Sequence[Remnant]) -> Iterator[Symptom]:
             yield Symptom("left-behind", one.key, one.why, one.statement or "see section left-behind")
 
 
-def _slow(conn: Connection) -> Iterator[Symptom]:
-    missing = [str(row["name"]) for row in queries.rows(conn, "query_plans", "without_statistics")]
+def _slow(target: Target, conn: Connection) -> Iterator[Symptom]:
+    known = drift.last_validated(target)
+    for index in index_health.lost(conn, known.schema) if known else ():
+        why = f"run {known.run_id if known else ''} has found it; a migration since may have dropped it on purpose"
+        todo = (index.definition or "").replace(" INDEX ", " INDEX CONCURRENTLY ", 1)
+        yield Symptom("slow", f"index {index.index_name} of {index.relation} is gone", why, todo)
+    for query in slow_queries.compared(target, conn):
+        if query.now and query.before and query.has_other_plan and query.now.cost > DEARER * query.before.cost:
+            what = f'query "{query.name}" has another plan than before the last change'
+            why = f"the planner expects it to cost {query.now.cost:,.0f}, before {query.before.cost:,.0f}"
+            yield Symptom(
+                "slow", what, why, "ANALYZE its tables; cell slow shows both plans, cell explain-queries times it"
+            )
+    found = queries.rows(conn, "query_plans", "without_statistics")
+    missing = [str(row["name"]) for row in found if not row["is_small"]]
     for name in missing[:20]:
         yield Symptom("slow", f"{name} has no statistics", "the planner guesses its rows", f"ANALYZE {name}")
     if len(missing) > 20:

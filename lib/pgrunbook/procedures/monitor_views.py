@@ -8,6 +8,7 @@ from typing import Any
 
 from pgrunbook.database import vitals
 from pgrunbook.database.lock_tree import Node
+from pgrunbook.database.own_work import OwnWork
 from pgrunbook.database.vitals import Concern, Urgency, Vitals
 from pgrunbook.display.prose import counted
 from pgrunbook.display.show import BAD, PLAIN, QUIET, WARN, Cell, Stack, Table, visible
@@ -21,7 +22,7 @@ QUERY_CHARS = 60
 DRAWN = {
     "waiting": "sessions that wait for a lock", "longest_wait_s": "the longest wait, s",
     "longest_idle_s": "the longest idle transaction, s", "connections": "client connections",
-    "lag_bytes": "the standby furthest behind, bytes",
+    "lag_bytes": "the standby furthest behind, bytes", "batch_rows_per_s": "rows a second of our batches",
 }  # fmt: skip
 INDENT, BELOW = "\u00a0" * 3, "\u2514\u00a0"  # a page keeps these spaces
 
@@ -34,8 +35,9 @@ def screen(seen: Vitals) -> Stack:
 def below(seen: Vitals) -> list[Table]:
     """Return what stands below what is urgent: the tree of those who wait, what is at work, how the server stands."""
     parts = [tree(seen.heads)] if seen.heads else []
+    parts += [runs(seen.own)] if seen.own.loops else []
     parts += [at_work(seen)] if seen.commands else []
-    return [*parts, numbers(seen)]
+    return [*parts, numbers(seen), *([migrations(seen)] if seen.own.migrations else [])]
 
 
 def told(found: Sequence[tuple[str, str, str]], width: int) -> str:
@@ -90,6 +92,32 @@ def at_work(seen: Vitals) -> Table:
     return Table(["session", "command", "of", "phase", "done"], rows, title="At work", empty="No command at work.")
 
 
+def runs(own: OwnWork) -> Table:
+    """Return the loops of batches that are not at their end: how far, how fast, and how long it will take."""
+    rows = []
+    for one in own.loops:
+        if own.order is not None:
+            pace = Cell(f"asked to {own.order.command} by {own.order.asked_by}: {own.order.reason}", WARN)
+        elif one.is_quiet:
+            pace = Cell(f"no batch for {seconds(one.quiet_s)}: pgrunbook runs tells whether it is at work", WARN)
+        else:
+            pace = Cell(f"{one.rows_per_s:,.0f} rows/s" + (f", {seconds(one.left_s)} left" if one.left_s else ""))
+        way = "" if one.direction == "up" else ", going down"
+        done = f"{one.rows:,} rows in {counted(one.batches, 'batch', 'batches')}, {seconds(one.age_s)}"
+        rows.append((one.run_id, f"{one.migration}, step {one.step}{way}", done, pace))
+    return Table(["run", "of", "done", "pace"], rows, title="Batches of pgrunbook")
+
+
+def migrations(seen: Vitals) -> Table:
+    """Return the last migrations that runs have applied or taken back."""
+    rows = [
+        (one.migration, "applied" if one.direction == "up" else Cell("taken back", WARN),
+         f"{seconds(max(0.0, (seen.at - one.ended_at).total_seconds()))} ago", one.run_id)
+        for one in seen.own.migrations
+    ]  # fmt: skip
+    return Table(["migration", "", "when", "run"], rows, title="Last migrations")
+
+
 def numbers(seen: Vitals) -> Table:
     """Return how the server stands: connections, lag, slots, archive, the tables with the most dead rows."""
     rows: list[tuple[object, ...]] = []
@@ -120,9 +148,9 @@ def over_time(samples: Sequence[Mapping[str, Any]]) -> Table:
     """Return how the server stood beside a run: each number that was ever above zero, at the first look and at most."""
     rows = []
     for name, told in DRAWN.items():
-        most = max(samples, key=lambda sample: sample[name] or 0)
-        if most[name]:
-            rows.append((told, f"{samples[0][name] or 0:,.10g}", f"{most[name]:,.10g}", f"{most['at'][11:19]}Z"))
+        most = max(samples, key=lambda sample: sample.get(name) or 0)
+        if most.get(name):
+            rows.append((told, f"{samples[0].get(name) or 0:,.10g}", f"{most[name]:,.10g}", f"{most['at'][11:19]}Z"))
     title = f"The server meanwhile, in {counted(len(samples), 'look')}"
     return Table(["what", "at first", "at most", "when"], rows, title=title, empty="Nothing waited, idled or lagged.")
 

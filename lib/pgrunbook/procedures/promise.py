@@ -7,7 +7,7 @@ from typing import Any
 
 from pgrunbook.config import regular_file
 from pgrunbook.database.measurements import Measurements
-from pgrunbook.errors import WrongInput
+from pgrunbook.errors import RunbookError, WrongInput
 from pgrunbook.plan import plan as plans
 from pgrunbook.plan.plan import Plan
 from pgrunbook.record import journal
@@ -87,3 +87,18 @@ def left_on_purpose(here: Session) -> set[tuple[str, ...]]:
     promise = here.facts["promise"]
     proven = events(promise, "proven-equal") if promise else []
     return {tuple(left) for event in proven[:1] for left in event.get("leaves", [])}
+
+
+def measured_last(target: str) -> tuple[str, Measurements] | None:
+    """Return what was measured before the last change of a target, and by which run; None where nobody did."""
+    for folder in reversed(runs.folders()):
+        path = folder / "measured-before.json"
+        if not regular_file.is_there(path):
+            continue
+        try:
+            run, found = runs.load(folder), regular_file.read_model(path, Measurements)
+        except RunbookError:
+            continue  # a folder that cannot be read is told by `pgrunbook runs`
+        if run.target == target:
+            return run.run_id, found
+    return None

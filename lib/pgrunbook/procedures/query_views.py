@@ -78,7 +78,7 @@ def table(queries: Sequence[ComparedQuery], limit: float) -> Table:
         (
             query.name, _number(query.before_ms),
             Cell(query.error or _number(query.now_ms), BAD if query.error or query.is_slow(limit) else PLAIN),
-            query.basis, _plan(query), _rows(query.now),
+            query.basis, plan(query), _rows(query.now),
             *(number(plan.blocks if plan else None) for plan in (query.before, query.now)),
             *(_number(plan.cost if plan else None) for plan in (query.before, query.now)),
         )
@@ -144,7 +144,8 @@ def _pairs(axes: Any, before: Sequence[float], now: Sequence[float]) -> None:
         axes.barh([place + shift for place in range(len(values))], values, 0.36, label=label, color=colour)
 
 
-def _plan(query: ComparedQuery) -> Cell:
+def plan(query: ComparedQuery) -> Cell:
+    """Return whether a query's plan is as before, with the plan, or the difference, under it."""
     if query.now is None or query.before is None:
         nodes = "\n".join(query.now.nodes) if query.now else ""
         return Cell("not known before" if query.now else "-", QUIET, under=nodes, fold="plan")

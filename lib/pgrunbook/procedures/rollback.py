@@ -193,6 +193,7 @@ def verdict(here: Session) -> Banner:
         ("version before", here.facts["version_before"] or "(none)"),
         ("restore point", here.facts["restore_point"]),
         *_left(here),
+        *undo_data_views.left_behind(here.conn, [change.migration for change in plan.changes]),
         *undo_data_views.triggers(here.conn),
     ]
     state = f"The database is at version {version}."

@@ -16,7 +16,7 @@ from pgrunbook.display.show import BAD, GOOD, QUIET, WARN, Cell, Table
 from pgrunbook.display.units import human
 from pgrunbook.draft.down import GIVES_ROWS, CaptureGap
 from pgrunbook.errors import Broken, Refused
-from pgrunbook.plan.plan import Change, Plan
+from pgrunbook.plan.plan import Change, Plan, WrittenStatement
 from pgrunbook.plan.step import Keep
 from pgrunbook.procedures import undo_data_views
 from pgrunbook.procedures.plan_views import executed_as
@@ -114,9 +114,11 @@ class RollbackRowEffects:
         rows = sum(one.found.rows for one in found if one.found)
         whole = sum((one.found for one in found if one.found), Conflicts(0, ()))
         elsewhere = f"\n  Each of them is in {undo_data.FILE}, with its values now and before."
+        changed = f"{'was' if rows == 1 else 'were'} changed by somebody since"
+        if {one.way for one in whole.samples} == {"displaced"}:
+            changed = "cannot be as before: another row has its values now, or the row that it refers to is gone"
         raise Refused(
-            f"{counted(rows, 'row')} that {listed([*dict.fromkeys(one.migration for one in found)])} changed "
-            f"{'was' if rows == 1 else 'were'} changed by somebody since",
+            f"{counted(rows, 'row')} that {listed([*dict.fromkeys(one.migration for one in found)])} changed {changed}",
             detail=whole.lines() + (elsewhere if rows > MOST_LINES else ""),
             hint=f"Decide for all of them: {again}-p on_conflict=keep leaves these rows as they are, "
             "-p on_conflict=restore overwrites them with what was there before.",
@@ -132,10 +134,10 @@ def rows_since(
     Locks: AccessShareLock on the tables.
     """
     written_statements = [
-        (change.migration, written.sql)
+        (change.migration, sql)
         for change in plan.changes
         for written in change.statements
-        if written.kind != GIVES_ROWS and not written.sql.startswith("--")
+        for sql in _judged(change, written)
     ]
     kept = {
         (keep.table, keep.column): (lambda keep=keep: undo_data.uncaptured(conn, keep))
@@ -293,6 +295,14 @@ def _compared(
         return None
 
 
+def _judged(change: Change, written: WrittenStatement) -> list[str]:
+    """Return the texts by which the rows of a statement are judged: those of all steps where a table comes back."""
+    steps = change.of_statement(written.number)
+    if any(name.startswith(undo_data.PARKED) for step in steps for name in step.gives_back):
+        return [step.sql for step in steps]
+    return [] if written.kind == GIVES_ROWS or written.sql.startswith("--") else [written.sql]
+
+
 def _filled(conn: Connection, change: Change) -> list[Keep]:
     """Return the columns whose captured values a change reverts."""
     return [undo_data.as_keep(one) for one in _filled_entries(conn, change)]
@@ -307,9 +317,10 @@ def _filled_entries(conn: Connection, change: Change) -> list[UndoEntry]:
 
 def _unclaimed(conn: Connection, changes: Sequence[Change]) -> Iterator[tuple[str, UnclaimedValues]]:
     """Yield the captured values that go to nobody, with their migration."""
+    names = [change.migration for change in changes]
     for change in changes:
         for entry in _filled_entries(conn, change):
-            values = undo_data.unclaimed(conn, entry)
+            values = undo_data.unclaimed(conn, entry, taken_back=names)
             if values:
                 yield change.migration, values
 

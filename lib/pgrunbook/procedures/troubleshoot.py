@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from pgrunbook import history as histories
 from pgrunbook.database import index_health, leftovers, locks, query_plans, vitals
 from pgrunbook.database.connection import connect
 from pgrunbook.display import progress
 from pgrunbook.display.prose import counted, listed
 from pgrunbook.display.show import BAD, GOOD, QUIET, Banner, Card, Cell, Stack, Table
-from pgrunbook.errors import RunbookError, WrongInput
+from pgrunbook.errors import NOTHING_CHANGED, RunbookError, WrongInput
 from pgrunbook.execute import removal, session_end
 from pgrunbook.history import repair
-from pgrunbook.procedures import diagnosis, monitor_views, shared_steps
+from pgrunbook.procedures import diagnosis, monitor_views, shared_steps, slow_queries
 from pgrunbook.session import session as heres
 from pgrunbook.session.parameters import Troubleshoot
 from pgrunbook.session.session import Session
@@ -64,7 +67,8 @@ def end_session(here: Session) -> Card:
     here.at_work()
     facts = {"key": key, "how": how, "session": str(chosen), "by": here.run.operator}
     here.journal("session-end-meant", **facts, state=chosen.state, query=monitor_views.query(chosen.query))
-    became = session_end.end(here.conn, chosen, how)
+    with _telling_what_is_done(here):
+        became = session_end.end(here.conn, chosen, how)
     here.journal("session-ended", **facts, became=became)
     here.facts["done"].append(f"{how} {chosen}: {became}")
     return Card("End a session", [("session", str(chosen)), ("how", how), ("by", here.run.operator),
@@ -113,7 +117,8 @@ def repair_history(here: Session) -> Table:
                 )
                 continue
             here.journal("repair-meant", key=key, by=here.run.operator)
-            done = repair.carry_out(conn, here.target, key, run_id=here.run.run_id)
+            with _telling_what_is_done(here):
+                done = repair.carry_out(conn, here.target, key, run_id=here.run.run_id)
             here.journal("repaired", key=key, sql=repair.shown(conn, done))
             here.facts["done"].append(f"repaired the history ({key})")
             rows.append((key, Cell("done", GOOD), "pgrunbook.history_copy has its rows from before"))
@@ -145,7 +150,7 @@ def remove_leftovers(here: Session) -> Table:
     with connect(here.target, purpose=f"troubleshoot {here.run.run_id}") as conn:
         for one in chosen:
             here.journal("removal-meant", key=one.key, statement=one.statement, by=here.run.operator)
-            with progress.doing(f"removing {one.key}"):
+            with _telling_what_is_done(here), progress.doing(f"removing {one.key}"):
                 removal.remove(conn, one)
             here.journal("removed", key=one.key)
             here.facts["done"].append(f"removed {one.key}")
@@ -154,12 +159,37 @@ def remove_leftovers(here: Session) -> Table:
 
 
 @heres.step
-def slow(here: Session) -> Table:
-    """Show tables of which the planner knows nothing, and those with many dead rows."""
+def slow(here: Session) -> Stack:
+    """Show what the planner does not know, indexes that are gone or bloated, dead rows, and queries with their plans.
+
+    Queries are planned, not executed. Locks: AccessShareLock on the tables of a critical query, while it is planned.
+    """
     rows = [(one.what, one.why, one.todo) for one in here.facts["found"] if one.section == "slow"]
     dead = [one for one in vitals.concerns(here.facts["seen"]) if one.what == "dead rows"]
     rows += [(one.detail, one.todo, "VACUUM of its table, when the oldest transaction has ended") for one in dead]
-    return here.keep_table("slow", Table(["what", "why it matters", "what to do"], rows, empty="Nothing found."))
+    found = Table(["what", "why it matters", "what to do"], rows, empty="Nothing found.")
+    heavy, why = slow_queries.heavy(here.conn)
+    queries = slow_queries.table(slow_queries.compared(here.target, here.conn), heavy, why)
+    return Stack([here.keep_table("slow", found), here.keep_table("queries", queries)])
+
+
+@heres.step
+def explain_queries(here: Session) -> Table:
+    """EXPLAIN the queries that a person has chosen; those of ``explain_analyze`` are executed once, and aborted.
+
+    Raises WrongInput for a text that is not one statement.
+    Locks: those of each query while it runs, with a lock timeout of 2 s; what it writes is locked until the abort.
+    """
+    parameters = here.parameters
+    asked = [(one, False) for one in parameters.explain] + [(one, True) for one in parameters.explain_analyze]
+    if not asked:
+        return Table([], [], empty="None chosen: explain and explain_analyze name nothing.")
+    here.at_work()
+    for name, execute in asked:
+        here.journal("explain-meant", query=monitor_views.query(name), executes=execute, by=here.run.operator)
+    with connect(here.target, purpose=f"troubleshoot {here.run.run_id}") as conn:
+        table = slow_queries.explained(here.target, conn, asked, parameters.explain_timeout_s)
+    return here.keep_table("explained", table)
 
 
 @heres.step
@@ -202,7 +232,7 @@ def reindex_indexes(here: Session) -> Table:
     with connect(here.target, purpose=f"troubleshoot {here.run.run_id}") as conn:
         for name in chosen:
             here.journal("reindex-meant", index=name, by=here.run.operator)
-            with progress.doing(f"REINDEX INDEX CONCURRENTLY {name}"):
+            with _telling_what_is_done(here), progress.doing(f"REINDEX INDEX CONCURRENTLY {name}"):
                 index_health.rebuild(conn, name)
             here.journal("reindexed", index=name)
             here.facts["done"].append(f"REINDEX INDEX CONCURRENTLY {name}")
@@ -219,6 +249,18 @@ def verdict(here: Session) -> Banner:
     state = f"Done: {'; '.join(done)}." if done else "Nothing changed in the database: it was only looked at."
     facts = [("still wrong", Cell(counted(len(left), "thing"), BAD if left else QUIET))]
     return here.verdict(state, facts, then=urgent.todo if urgent else "nothing: nothing is wrong")
+
+
+@contextmanager
+def _telling_what_is_done(here: Session) -> Iterator[None]:
+    """Let an error in the body say what this run has done before it."""
+    try:
+        yield
+    except RunbookError as exc:
+        if done := here.facts["done"]:
+            state = "Nothing else changed in the database." if exc.state == NOTHING_CHANGED else exc.state
+            exc.state = f"Done before: {'; '.join(done)}. {state}"
+        raise
 
 
 def _meant_before(here: Session, event: str, key: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 
 from psycopg import errors as pg
@@ -114,6 +114,25 @@ def not_reapplied(kept: UndoEntry, holds: int) -> tuple[object, ...]:
     says = f"{counted(holds, unit)} {'is' if holds == 1 else 'are'} kept in {dotted_name(*kept.there)}{end}"
     way = f"{says}; the plan says why it did not come back. Copy what you need."
     return Cell("captured by a rollback, not reapplied", WARN), f"{plain(kept)}{column}", kept.migration, way
+
+
+def gone_to_nobody(kept: UndoEntry, holds: int) -> tuple[object, ...]:
+    """Return the row of what a column held, of which some values were reapplied to no row."""
+    says = (
+        f"{counted(holds, 'value')} of rows that were deleted since, or cannot be told, in {dotted_name(*kept.there)}"
+    )
+    return (
+        Cell("captured by a rollback, and nobody's", WARN), f"{plain(kept)}.{kept.columns[0]}", kept.migration,
+        f"{says}. Copy what you need.",
+    )  # fmt: skip
+
+
+def left_behind(conn: Connection, migrations: Collection[str]) -> list[tuple[str, object]]:
+    """Return the fact of a rollback's verdict that counts the captured values that went to nobody; or none."""
+    found = undo_data.gone_to_nobody(conn, migrations, "up")
+    names = [f"{counted(holds, 'value')} of {plain(kept)}.{kept.columns[0]}, in {dotted_name(*kept.there)}"
+             for kept, holds in found]  # fmt: skip
+    return [("captured, and nobody's", listed(names))] if names else []
 
 
 def triggers(conn: Connection) -> list[tuple[str, object]]:

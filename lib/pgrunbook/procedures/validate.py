@@ -119,9 +119,11 @@ def nothing_left_behind(here: Session) -> Table:
         if measured_views.is_new(breach, known):
             here.facts["problems"].append(f"{breach.kind}: {breach.rows:,} by {breach.name} of {breach.table}")
     captured = undo_data.still_captured(here.conn, here.facts["applied"])
+    nobodys = undo_data.gone_to_nobody(here.conn, here.facts["applied"], "down")
     rows += [undo_data_views.not_reapplied(kept, holds) for kept, holds in captured]
+    rows += [undo_data_views.gone_to_nobody(kept, holds) for kept, holds in nobodys]
     here.journal("leftovers", found=[f"{left.kind}: {left.name}" for left in found],
-                 captured={kept.kept_as: holds for kept, holds in captured},
+                 captured={kept.kept_as: holds for kept, holds in (*captured, *nobodys)},
                  breaches={breach.key: breach.rows for breach in breaches})  # fmt: skip
     return here.keep_table("nothing-left-behind", Table(
         ["what", "name", "of", "what to do"],

@@ -304,4 +304,5 @@ def _text(path: Path) -> str:
     try:
         return up_part(path, text_of(path, path.read_bytes()))
     except OSError as exc:
-        raise WrongInput(f"could not read {path}", detail=str(exc)) from exc
+        hint = f"Name the files in it, in their order: {path}/*.sql" if path.is_dir() else ""
+        raise WrongInput(f"could not read {path}", detail=str(exc), hint=hint) from exc

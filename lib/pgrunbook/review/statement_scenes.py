@@ -12,7 +12,7 @@ from pglast import ast
 from pglast.enums import TransactionStmtKind
 from pglast.parser import ParseError
 
-from pgrunbook.database.catalog import Catalog
+from pgrunbook.database.catalog import Catalog, Key
 from pgrunbook.database.routines import RoutinePart
 from pgrunbook.effects.catalog_after import after, path_after
 from pgrunbook.effects.statements import effects
@@ -141,6 +141,7 @@ def stage(
     scenes: list[Scene] = []
     clock, zones = _Clock(timeouts or Timeouts()), _Zones(catalog.time_zone)
     home, file = catalog.search_path, ""
+    made_if_missing: frozenset[Key] = frozenset()
     for position, placed in enumerate(read.placed):
         if placed.statement.file != file and transactions is not Transactions.ALL:
             catalog = replace(catalog, search_path=home)
@@ -158,12 +159,15 @@ def stage(
             transactions=transactions,
             position=position,
             zone_is_set=zones.is_set,
+            made_if_missing=made_if_missing,
         )
         scenes.append(scene)
         catalog = _inner(scene)
         local_counts = placed.transaction is not None or transactions in _TOGETHER
         clock.pass_by(node, local_counts=local_counts)
         zones.pass_by([node, *(part.node for part in scene.parts if part.node is not None)], local_counts=local_counts)
+        if isinstance(node, ast.CreateStmt) and node.if_not_exists:
+            made_if_missing |= {scene.table(node.relation).key}
         catalog = _under_path(after(catalog, node), node, scene.parts, home)
     for scene in scenes:
         for each in (scene, *scene.inner):

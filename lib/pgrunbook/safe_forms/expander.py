@@ -122,7 +122,7 @@ class Expander:
 
     def _parts(self, node: Any) -> list[RoutinePart]:
         """Return what runs within a statement, as the database and the statements before it tell."""
-        return self._facts.routines(node, self._routines).parts(node, self._facts.path())
+        return self._facts.routines(node, self._routines).parts(node, self._facts.conn.schemas())
 
     def _judged(self, case: Case) -> Gate | None:
         """Return the gate of a statement within code: there is no safe form for it."""

@@ -41,6 +41,7 @@ class Names:
         self._types = facts.type_oids() if applied else frozenset()
         self._made_types: set[str] = set()
         self._lost = ""
+        self._paths: dict[str | None, list[str]] = {}  # of a session in which nothing is applied
         self.path: str | None = None
         home = (self._schemas() or ["public"])[0]
         names = (name.rpartition(".") for name in made)
@@ -134,7 +135,10 @@ class Names:
         named = path_names(self.path or "$user")
         if "$user" not in named:
             return [name for name in named if name not in ("pg_catalog", "")]
-        return [name for name in self._facts.path() if name != "pg_catalog" and not name.startswith("pg_temp")]
+        session = self._facts.conn.search_path
+        path = self._facts.conn.schemas() if self._applied or session not in self._paths else self._paths[session]
+        self._paths[session] = path
+        return [name for name in path if name != "pg_catalog" and not name.startswith("pg_temp")]
 
 
 def type_of(node: Any) -> tuple[str, ...]:

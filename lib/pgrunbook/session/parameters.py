@@ -46,6 +46,13 @@ def _numbered(given: object) -> object:
     return tuple(map(int, texts))
 
 
+def _one_or_listed(given: object) -> object:
+    """Return a list that a notebook gives, or the command line: one text, which may hold commas, or JSON."""
+    if isinstance(given, str) and not given.lstrip().startswith("["):
+        return (given,) if given.strip() else ()
+    return _listed(given.lstrip() if isinstance(given, str) else given)
+
+
 def _mapped(given: object) -> object:
     return _json(given, dict) if isinstance(given, str) else given
 
@@ -75,6 +82,7 @@ def _digest(given: str) -> str:
 Word = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Place = Annotated[Word, AfterValidator(_place)]
 Names = Annotated[tuple[Word, ...], BeforeValidator(_listed)]
+Texts = Annotated[tuple[Word, ...], BeforeValidator(_one_or_listed)]
 Numbers = Annotated[tuple[int, ...], BeforeValidator(_numbered)]
 Places = Annotated[tuple[Place, ...], BeforeValidator(_listed)]
 Digest = Annotated[str, AfterValidator(_digest)]
@@ -222,7 +230,8 @@ class Troubleshoot(Parameters):
 
     ``end_session`` is the key of one session, and ``how`` it is ended; ``repair`` are the keys of repairs of the
     history, ``remove`` those of leftovers; ``analyze`` names tables whose statistics are made anew, ``reindex`` indexes
-    that are built anew. Without any it only looks.
+    that are built anew. ``explain`` names critical queries, or gives texts, that are planned; those of
+    ``explain_analyze`` are executed once, within ``explain_timeout_s``, and aborted. Without any it only looks.
     """
 
     end_session: str = ""
@@ -231,6 +240,9 @@ class Troubleshoot(Parameters):
     remove: Names = ()
     analyze: Names = ()
     reindex: Names = ()
+    explain: Texts = ()
+    explain_analyze: Texts = ()
+    explain_timeout_s: int = Field(default=60, ge=1, le=3_600)
 
 
 OF: dict[str, type[Parameters]] = {

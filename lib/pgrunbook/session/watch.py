@@ -20,6 +20,7 @@ from pgrunbook.config.targets import Target, Threshold
 from pgrunbook.database import control, vitals
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.control import LEASE_S, Command
+from pgrunbook.database.own_work import Paces
 from pgrunbook.database.sqlstate import said
 from pgrunbook.database.vitals import Concern, Urgency, Vitals
 from pgrunbook.errors import RunbookError
@@ -70,6 +71,7 @@ class ServerWatch:
         self._alarms = [(one, _Alarm()) for one in self.target.thresholds]
         url = self.target.webhook() if self.acts else None
         self._webhook = Webhook(url, self.note) if url else None
+        self._paces = Paces()
 
     def look(self, conn: Connection) -> Vitals:
         """Look once, keep its numbers, note what is new, and do what thresholds say.
@@ -77,7 +79,7 @@ class ServerWatch:
         Raises psycopg's errors where the connection is lost, RecordFailed where nothing can be written.
         """
         conn.prepare_threshold = 1  # the same questions again and again: to plan them was half of their cost
-        seen = vitals.look(conn)
+        seen = vitals.look(conn, self._paces)
         numbers = seen.numbers()
         if self.folder is not None:
             self.samples.append(numbers)

@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 
 from pgrunbook.config.secret_patterns import may_name_a_secret
-from pgrunbook.sql.values_lists import PLAIN_ROWS, ShortText, ValuesReader, without
+from pgrunbook.sql.values_lists import PLAIN_ROWS, ShortText, ValuesReader, compiled, without
 
 _NAMES_BEHIND = 4_000
 
@@ -36,7 +36,7 @@ def _harmless(reader: ValuesReader, told: Sequence[tuple[int, int]], size: int) 
     for row in reader.rows():
         before = bisect_right(told, (row.end,)) - 1  # the last hint that begins in the row or before it
         if kept >= 0 and row.cells and (before < 0 or told[before][1] <= row.start):
-            reader.pass_by(PLAIN_ROWS, told[before + 1][0] if before + 1 < len(told) else size)
+            reader.pass_by(compiled(PLAIN_ROWS), told[before + 1][0] if before + 1 < len(told) else size)
             end = reader.at
             continue
         if end > kept:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import re
 import sys
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from typing import Any
 
 from pglast import ast, get_postgresql_version
 from pglast.enums import TransactionStmtKind
-from pglast.parser import ParseError, scan, split
+from pglast.parser import ParseError, parse_sql, scan, split
 
 from pgrunbook.errors import WrongInput
 from pgrunbook.sql import classify, secrets, size
@@ -37,6 +38,8 @@ _HINTS = {
     "{": "A placeholder is filled in by another tool: write its value.",
     "`": "PostgreSQL has names in double quotes; backticks are MySQL's.",
     "#": "A comment begins with --.",
+    "<<<<<<<": "A merge left both sides in the file: keep one of them.",
+    "GO\n": "GO is a command of other databases' shells: end each statement with a semicolon.",
 }
 _HINT = f"Correct the file; the parser of PostgreSQL {get_postgresql_version()[0]} could not read it."
 _OPENS = (TransactionStmtKind.TRANS_STMT_BEGIN, TransactionStmtKind.TRANS_STMT_START)
@@ -83,7 +86,8 @@ def parse(sql: str, file: str, migration: str = "") -> list[Statement]:
 @lru_cache(maxsize=64)
 def _parsed(sql: str, file: str, migration: str) -> tuple[Statement, ...]:
     text = readable(sql)
-    shown = file if file.startswith(migration) else f"{migration}/{file}"  # many migrations have a migration.sql
+    is_told = "/" in file or file.startswith(migration)
+    shown = file if is_told else f"{migration}/{file}"  # many migrations have a migration.sql
     if "\0" in text:
         raise WrongInput(
             f"{shown}, line {line_of(text, text.index(chr(0)))}: holds a zero byte",
@@ -257,7 +261,7 @@ def _copy_from_stdin(file: str, line: int) -> WrongInput:
 
 def _unreadable(text: str, file: str, exc: ParseError) -> WrongInput:
     index = _index(exc)
-    index = len(text.rstrip()) - 1 if index is None else index
+    index = _end_of_first_line(text, exc) if index is None else index
     copy = next((m for m in _COPY_DATA.finditer(text) if m.start("data") <= index <= m.end()), None)
     if copy:
         return _copy_from_stdin(file, line_of(text, copy.start()))
@@ -268,6 +272,21 @@ def _unreadable(text: str, file: str, exc: ParseError) -> WrongInput:
     start = text.rfind("\n", 0, index) + 1
     shown = secrets.excerpt(text, start, (text + "\n").index("\n", start)).strip()[:200]
     return WrongInput(f"{file}, line {line}: {' '.join(says.split())[:200]}", detail=f"The line is: {shown}", hint=hint)
+
+
+def _end_of_first_line(text: str, exc: ParseError) -> int:
+    """Return the end of the first line at which the parser says the same of the text before; it told no place."""
+    ends = [match.end() for match in re.finditer(r"\S[^\S\n]*(?=\n|\Z)", text)]
+    at = bisect.bisect_left(ends, True, key=lambda end: _error_of(text[:end]) == exc.args[0])
+    return ends[min(at, len(ends) - 1)] - 1
+
+
+def _error_of(text: str) -> str:
+    try:
+        parse_sql(text)
+    except ParseError as exc:
+        return str(exc.args[0])
+    return ""
 
 
 def _index(exc: ParseError) -> int | None:

@@ -35,17 +35,13 @@ _NAMELESS = re.sub(r"\?P<\w+>", "?:", _LITERAL)
 _ARRAY = rf"(?i:array)\[{_GAP}{_NAMELESS}{_GAP}(?:,{_GAP}{_NAMELESS}{_GAP})*+\]"
 # What stays in a shape as it is written: now(), nextval('numbers'), CURRENT_DATE.
 _CALL = rf"[A-Za-z_][A-Za-z0-9_.]*+(?:\((?:{_STRING})?\))?+"
-_CELL = re.compile(rf"{_GAP}(?:{_LITERAL}|(?P<array>{_ARRAY})|(?P<call>{_CALL})){_GAP}(?P<end>[,)])", re.X | re.S)
+_CELL = rf"{_GAP}(?:{_LITERAL}|(?P<array>{_ARRAY})|(?P<call>{_CALL})){_GAP}(?P<end>[,)])"
 _ANY = rf"{_GAP}(?:{_NAMELESS}|{_ARRAY}|{_CALL}){_GAP}"
-PLAIN_ROWS = re.compile(rf"(?:{_GAP},{_GAP}\({_ANY}(?:,{_ANY})*+\))++", re.X | re.S)
-_ELEMENT = re.compile(_LITERAL, re.X | re.S)
+PLAIN_ROWS = rf"(?:{_GAP},{_GAP}\({_ANY}(?:,{_ANY})*+\))++"
 _BLANK = re.compile(_GAP)
-_TOKEN = re.compile(
-    rf"""(?P<word>[{_LETTER}][{_LETTER}0-9$]*+)|(?P<space>\s++|--[^\n\r]*+)|(?P<comment>/\*)|(?P<string>{_STRING})
+_TOKEN = rf"""(?P<word>[{_LETTER}][{_LETTER}0-9$]*+)|(?P<space>\s++|--[^\n\r]*+)|(?P<comment>/\*)|(?P<string>{_STRING})
     |(?P<name>"(?:[^"]++|"")*+")|(?P<dollar>\$(?:[{_LETTER}][{_LETTER}0-9]*+)?\$)|(?P<number>[0-9][{_LETTER}0-9.$]*+)
-    |(?P<sign>.)""",
-    re.X | re.S,
-)
+    |(?P<sign>.)"""
 _AFTER_E = re.compile(rf"{_ESCAPED}(?:(?:\s|--[^\n]*\n)*\n(?:\s|--[^\n]*\n)*{_ESCAPED})*+", re.S)
 _OF_COMMENT = re.compile(r"/\*|\*/")
 # Where a query of VALUES may stand whose rows no message and no safe form shows.
@@ -64,6 +60,12 @@ _ZONELESS = (
     r"'[0-9]++'|'[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[ T][0-9:.]++)?'"
     r"""|'(?=\s*+[\[({])[^']*?(?<=[\[\](){},"])[ ]*+[0-9:.][ 0-9:.]*+[\[\](){},"](?:[^']++|'')*+'"""  # as JSON has it
 )
+
+
+@lru_cache
+def compiled(pattern: str) -> re.Pattern[str]:
+    """Compile a pattern when a long text first asks for it: together they take 0.1 s."""
+    return re.compile(pattern, re.X | re.S)
 
 
 class Row(NamedTuple):
@@ -182,7 +184,7 @@ def _is_source(found: ValuesList) -> bool:
 
 def _of_cell(cell: re.Match[str]) -> Hashable:
     if cell["array"] is not None:
-        return ("array", *dict.fromkeys(map(_of_literal, _ELEMENT.finditer(cell["array"], len("array[")))))
+        return ("array", *dict.fromkeys(map(_of_literal, compiled(_LITERAL).finditer(cell["array"], len("array[")))))
     return cell["call"] or _of_literal(cell)
 
 
@@ -277,7 +279,7 @@ class ValuesReader:
         """Return the cells of the row that begins here and go behind it; () and stay for a row of other parts."""
         cells: list[re.Match[str]] = []
         at = self.at + 1
-        while (cell := _CELL.match(self._sql, at)) is not None:
+        while (cell := compiled(_CELL).match(self._sql, at)) is not None:
             cells.append(cell)
             at = cell.end()
             if cell["end"] == ")":
@@ -314,7 +316,7 @@ class ValuesReader:
 
     def tokens(self) -> Iterator[tuple[int, str]]:
         """Yield the tokens from here on but for blanks and comments; stop where a constant does not end."""
-        while (found := _TOKEN.match(self._sql, self.at)) is not None:
+        while (found := compiled(_TOKEN).match(self._sql, self.at)) is not None:
             kind, text, start = found.lastgroup, found[0], found.start()
             self.at = found.end()
             if kind == "comment":

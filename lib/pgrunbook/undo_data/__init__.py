@@ -18,6 +18,7 @@ from pgrunbook.undo_data.conflict_file import FILE, LEFT_FILES, Conflicting, con
 from pgrunbook.undo_data.conflicts import MOST_LINES, Conflict, Conflicts, EachConflict, conflicts, family
 from pgrunbook.undo_data.entries import Site, add_entry, as_keep, free_name, mark_reverted
 from pgrunbook.undo_data.former_keys import FormerKeys, helper_index
+from pgrunbook.undo_data.parked_names import PARKED
 from pgrunbook.undo_data.parked_tables import unpark, watch_again
 from pgrunbook.undo_data.reapplication import Reapplication, captured_from, reapply, still_captured, to_reapply
 from pgrunbook.undo_data.registry import ROWS, StepKey, UndoEntry, entries_of_migration, followed, list_entries, purge
@@ -33,13 +34,14 @@ from pgrunbook.undo_data.revert_columns import (
 )
 from pgrunbook.undo_data.revert_rows import LEAVE_REFUSED, OnConflict, revert
 from pgrunbook.undo_data.silence import check_keys, fires, may_silence, silenced
-from pgrunbook.undo_data.unclaimed import UnclaimedValues, unclaimed
+from pgrunbook.undo_data.unclaimed import UnclaimedValues, gone_to_nobody, unclaimed
 
 __all__ = [
     "FILE",
     "LEAVE_REFUSED",
     "LEFT_FILES",
     "MOST_LINES",
+    "PARKED",
     "ROWS",
     "CannotCaptureError",
     "CapturedPlace",
@@ -71,6 +73,7 @@ __all__ = [
     "fires",
     "followed",
     "free_name",
+    "gone_to_nobody",
     "has_key",
     "helper_index",
     "is_changed_type",

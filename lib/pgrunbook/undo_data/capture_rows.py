@@ -20,7 +20,7 @@ DELETE that cascades: several statements, the first of which reports the number 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -36,7 +36,7 @@ from pgrunbook.errors import Refused
 from pgrunbook.plan.step import RANGE, Batches, Keep
 from pgrunbook.sql.deparse import changed, expression, parsed, printed, text
 from pgrunbook.sql.do_branches import changes_of_rows, names_taken
-from pgrunbook.sql.tree import apart, column_names, tree, walk
+from pgrunbook.sql.tree import apart, column_names, dotted_name, tree, walk
 from pgrunbook.undo_data import capture_tables
 from pgrunbook.undo_data.cascades import CannotCaptureError, RowsNotShownError, reaches
 from pgrunbook.undo_data.followers import obstacle
@@ -72,11 +72,13 @@ def capture_batches(
 
 
 def capture_statement(
-    conn: Connection, statement: str, place: StepKey, *, keep_until: datetime | None = None, keeps: Sequence[Keep] = ()
-) -> str:
+    conn: Connection, statement: str, place: StepKey, *, keep_until: datetime | None = None, keeps: Sequence[Keep] = (),
+    follows: Collection[str] | None = None,
+) -> str:  # fmt: skip
     """Return the statement that captures the rows it changes, to execute instead; create its side tables.
 
-    ``keeps`` have the old key of a table that has none now; then writers are locked out.
+    ``keeps`` have the old key of a table that has none now; then writers are locked out. Triggers follow
+    what an INSERT inserts into the tables ``follows`` (None: all); into others it inserts without a lock.
 
     The first result reports the number of rows of the written statement. It may be several statements: execute them
     in one transaction, each with its own snapshot (READ COMMITTED).
@@ -86,7 +88,7 @@ def capture_statement(
     if capture_tables.locked(statement) is not None:
         return capture_tables.begin(conn, statement, place, keep_until=keep_until)
     try:
-        found = rewrite(conn, statement, place, keeps)
+        found = rewrite(conn, statement, place, keeps, follows=follows)
     except CannotCaptureError as exc:
         raise Refused(
             "cannot capture the rows that a statement changes",
@@ -110,20 +112,28 @@ def noted(conn: Connection, migration: str, step: int, sides: Sequence[Side]) ->
     return [*gone, *(each for side in sides if side.kind == "insert" for each in returned(conn, side.table, inserts))]
 
 
-def rewrite(conn: Connection, statement: str, place: StepKey, keeps: Sequence[Keep] = ()) -> CaptureRewrite:
+def rewrite(
+    conn: Connection,
+    statement: str,
+    place: StepKey,
+    keeps: Sequence[Keep] = (),
+    *,
+    follows: Collection[str] | None = None,
+) -> CaptureRewrite:
     """Return the form of a statement, or of the INSERTs of a run, that captures; nothing is created.
 
-    ``keeps`` as for :func:`capture_statement`.
+    ``keeps`` and ``follows`` as for :func:`capture_statement`.
 
     Raises CannotCaptureError if none exists, RowsNotShownError where its tables may be captured as a whole.
     """
     texts = apart(statement)
     node = tree(texts[0])
     if isinstance(node, ast.DoStmt):
-        return _of_block(conn, node, place, keeps)
+        return _of_block(conn, node, place, keeps, follows)
     target = _target(conn, node, keeps)
     if isinstance(node, ast.InsertStmt):
         side = _side(place, "insert", target, target.plain)
+        side = replace(side, follows=follows is None or dotted_name(*target.name) in follows)
         return CaptureRewrite(_returning_each(texts, side, _alias(node)), (side,))
     node = parsed(texts[0])
     if isinstance(node, ast.DeleteStmt):
@@ -139,13 +149,15 @@ def rewrite(conn: Connection, statement: str, place: StepKey, keeps: Sequence[Ke
     return CaptureRewrite(_before_and_after(node, side), (side,))
 
 
-def _of_block(conn: Connection, node: Any, place: StepKey, keeps: Sequence[Keep]) -> CaptureRewrite:
+def _of_block(
+    conn: Connection, node: Any, place: StepKey, keeps: Sequence[Keep], follows: Collection[str] | None
+) -> CaptureRewrite:
     """Return the statements of a DO block that does nothing but change rows, each with its capture, instead of it."""
-    found = [rewrite(conn, text_, place, keeps) for text_ in changes_of_rows(node)]
+    found = [rewrite(conn, text_, place, keeps, follows=follows) for text_ in changes_of_rows(node)]
     sides = tuple(side for one in found for side in one.sides)
     if not found or len({side.kept_as for side in sides}) < len(sides):
         raise RowsNotShownError("only an UPDATE, DELETE or INSERT shows which rows it changes")
-    if why := routines_reader.not_of_catalog(conn, names_taken(node), Facts(conn).path()):
+    if why := routines_reader.not_of_catalog(conn, names_taken(node), conn.schemas()):
         raise RowsNotShownError(why)
     return CaptureRewrite("; ".join(one.sql for one in found), sides)
 

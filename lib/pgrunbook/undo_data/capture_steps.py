@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pglast import ast
@@ -14,13 +14,15 @@ from pgrunbook.plan.step import Expansion, Keep, SafeStep
 from pgrunbook.plan.way_back import Undo
 from pgrunbook.sql.classify import Policy
 from pgrunbook.sql.deparse import parsed
-from pgrunbook.sql.tree import dotted_name, tree
+from pgrunbook.sql.do_branches import changes_of_rows
+from pgrunbook.sql.tree import dotted_name, tree, trees, walk
 from pgrunbook.undo_data.capture_columns import ColumnCapture, column_capture, column_name, is_changed_type, is_large
 from pgrunbook.undo_data.capture_rows import ANYWHERE, CHANGING, rewrite
 from pgrunbook.undo_data.capture_tables import locking
 from pgrunbook.undo_data.cascades import CannotCaptureError, RowsNotShownError
 from pgrunbook.undo_data.entries import Site
 from pgrunbook.undo_data.parked_tables import park
+from pgrunbook.undo_data.registry import Side
 from pgrunbook.undo_data.tables import CapturedTable, table
 
 _ROWS = (*CHANGING, ast.TruncateStmt, ast.MergeStmt, ast.CopyStmt)
@@ -59,8 +61,8 @@ def with_capture(
     keeps = tuple(k if k.kind == "rows" else replace(k, kept_as=site.name(k)) for k in undo.keeps)
     try:
         if undo.of_rows:
-            is_beyond = _counter(conn, rows_conn, began_with)
-            return CaptureExpansion(_capturing_rows(conn, expansion, keeps, is_beyond), keeps)
+            sizes = _Sizes(conn, rows_conn, began_with, batch_rows)
+            return CaptureExpansion(_capturing_rows(conn, expansion, keeps, sizes), keeps)
         if any(keep.kind == "table" for keep in keeps):
             return CaptureExpansion(park(conn, expansion, undo.detaches, keeps), keeps)
         return _capturing_columns(conn, expansion, keeps, site, rows_conn, batch_rows)
@@ -68,31 +70,50 @@ def with_capture(
         return CaptureExpansion(expansion, undo.keeps, f"It cannot be undone, because {reason}.")
 
 
-def _counter(
-    conn: Connection, rows_conn: Connection | None, began_with: Mapping[int, Relation] | None
-) -> Callable[[Relation, int], bool]:
-    """Return a function that tells whether a table holds more rows than a limit."""
+@dataclass(frozen=True)
+class _Sizes:
+    """What is known of the size of tables, and of what was there when the release began."""
 
-    def is_beyond(relation: Relation, limit: int) -> bool:
-        there = relation if began_with is None else began_with.get(relation.oid)
-        return there is not None and Facts(conn, rows_conn).has_rows_beyond(there, limit)
+    conn: Connection
+    rows_conn: Connection | None
+    began_with: Mapping[int, Relation] | None
+    batch_rows: int
 
-    return is_beyond
+    def is_beyond(self, relation: Relation, limit: int) -> bool:
+        """Tell whether a table holds more rows than a limit."""
+        there = relation if self.began_with is None else self.began_with.get(relation.oid)
+        return there is not None and Facts(self.conn, self.rows_conn).has_rows_beyond(there, limit)
+
+    def is_new(self, found: CapturedTable) -> bool:
+        """Tell whether nobody can write to a table, for this release makes it."""
+        return self.began_with is not None and found.oid not in self.began_with
+
+    def is_short(self, statement: str) -> bool:
+        """Tell whether the INSERTs of a step take no longer than a batch: they read small tables, or none."""
+        node = tree(statement)
+        nodes = map(tree, changes_of_rows(node)) if isinstance(node, ast.DoStmt) else trees(statement)
+        inserts = [one for one in nodes if isinstance(one, ast.InsertStmt)]
+        queries = [one for one in inserts if one.selectStmt is not None and not one.selectStmt.valuesLists]
+        parts = [part for one in queries for part in (*walk(one.selectStmt), *walk(one.withClause))]
+        read = [Facts(self.conn).relation(part) for part in parts if isinstance(part, ast.RangeVar)]
+        return not any(isinstance(part, ast.RangeFunction) for part in parts) and not any(
+            one.kind not in "rp" or self.is_beyond(one, self.batch_rows) for one in read if one is not None
+        )
 
 
-def _capturing_rows(
-    conn: Connection, expansion: Expansion, keeps: tuple[Keep, ...], is_beyond: Callable[[Relation, int], bool]
-) -> Expansion:
+def _capturing_rows(conn: Connection, expansion: Expansion, keeps: tuple[Keep, ...], sizes: _Sizes) -> Expansion:
     steps, tables = [], ""
     foreign: tuple[str, ...] = ()
+    unfollowed: tuple[str, ...] = ()
     for step in expansion.steps:
         statement = step.batches.statement if step.batches else step.sql
         node = tree(statement)
         if isinstance(node, _ROWS) or (step.sql == expansion.statement.sql and len(expansion.steps) == 1):
-            whole, written = _whole(conn, step, statement, keeps, is_beyond)
+            whole, written = _whole(conn, step, statement, keeps, sizes)
             tables = ", ".join(keep.table for keep in keeps) if whole != step.sql else tables
-            follows = () if whole != step.sql else _names(one for one in written if one.is_own)
-            foreign += _names(one for one in written if not one.is_own)
+            follows = () if whole != step.sql else _names(one.table for one in written if one.followers)
+            foreign += _names(one.table for one in written if one.kind == "update" and not one.table.is_own)
+            unfollowed += _names(one.table for one in written if one.kind == "insert" and not one.followers)
             step = replace(step, sql=whole, keeps=keeps, follows=follows)  # noqa: PLW2901
         steps.append(step)
     followed = " and ".join(sorted({name for step in steps for name in step.follows}))
@@ -102,6 +123,10 @@ def _capturing_rows(
     if foreign:
         says = f"No trigger can follow the rows of {' and '.join(foreign)}, which belong to another role: one that is"
         says += " deleted, and inserted again with its key and what was written, gets its old values at rollback, too."
+        expansion = replace(expansion, explains=f"{expansion.explains} {says}".strip())
+    if unfollowed:
+        says = f"No trigger follows what it inserts into {' and '.join(sorted({*unfollowed}))}: a row that is deleted,"
+        says += " or gets another key, is listed at rollback as one that cannot be told."
         expansion = replace(expansion, explains=f"{expansion.explains} {says}".strip())
     if not tables:
         return replace(expansion, steps=tuple(steps))
@@ -115,11 +140,11 @@ def _capturing_rows(
 
 
 def _whole(
-    conn: Connection, step: SafeStep, statement: str, keeps: Sequence[Keep], is_beyond: Callable[[Relation, int], bool]
-) -> tuple[str, list[CapturedTable]]:
+    conn: Connection, step: SafeStep, statement: str, keeps: Sequence[Keep], sizes: _Sizes
+) -> tuple[str, list[Side]]:
     """Return the SQL of a step, with the lock of its tables where only these can be captured, as a whole.
 
-    And the tables of which rows are captured that stay.
+    And the side tables of rows that stay.
     """
     try:
         sides = rewrite(conn, statement, ANYWHERE, keeps).sides
@@ -127,12 +152,17 @@ def _whole(
         if step.batches or step.policy is not Policy.TOGETHER:
             raise
         try:
-            whole = locking(conn, step.sql, keeps, is_beyond)
+            whole = locking(conn, step.sql, keeps, sizes.is_beyond)
             found = [Facts(conn).relation(parsed(f"TABLE {keep.table}").fromClause[0]) for keep in keeps]
-            return whole, [table(conn, one.oid) for one in found if one is not None]
+            there = [table(conn, one.oid) for one in found if one is not None]
+            return whole, [Side("", "update", one, ()) for one in there]
         except CannotCaptureError as other:
             raise CannotCaptureError(f"{reason}, and {other}") from None
-    return step.sql, [side.table for side in sides if side.kind == "update"]
+    is_short = sizes.is_short(statement)
+    stay = [side for side in sides if side.kind != "delete"]
+    return step.sql, [
+        replace(side, follows=side.kind != "insert" or is_short or sizes.is_new(side.table)) for side in stay
+    ]
 
 
 def _names(tables: Iterable[CapturedTable]) -> tuple[str, ...]:

@@ -46,9 +46,14 @@ class Comparison:
     @property
     def matches(self) -> sql.Composable:
         """The condition that both are the same row: they have the same key, and it is known that it followed."""
+        return self.matching("t", "k")
+
+    def matching(self, alias: str, side: str) -> sql.Composable:
+        """Return that condition for a row and one of the side table with these aliases."""
         if not self.is_followed:
             return sql.SQL("false")
-        return self.before.matches(self.entry.kept_as, "k", self.side_columns, follows=GONE in self.side_columns)
+        follows = GONE in self.side_columns
+        return self.before.matches(self.entry.kept_as, side, self.side_columns, follows=follows, alias=alias)
 
     @cached_property
     def side_columns(self) -> frozenset[str]:
@@ -60,7 +65,7 @@ class Comparison:
     @cached_property
     def is_followed(self) -> bool:
         """Whether the captured rows have followed theirs until now; else nobody knows which row has a key now."""
-        if self.entry.kind != "update" or GONE not in self.side_columns or self.entry.state == "given back":
+        if self.entry.kind == "delete" or GONE not in self.side_columns or self.entry.state == "given back":
             return True
         return are_at_work(self.conn, self.entry.kept_as, self.table.oid)
 
@@ -89,12 +94,29 @@ class Comparison:
 
     @property
     def is_unidentified(self) -> sql.Composable:
-        """The condition that somebody has the key of a captured row, and nobody knows whether it is the same row."""
-        if self.entry.kind != "update" or GONE not in self.side_columns:
-            return sql.SQL("false")
+        """The condition that somebody has the key of a captured row, and nobody knows whether it is the same row.
+
+        An inserted row that is not there may also have another key now, unless triggers have seen it go.
+        """
         gone = sql.Identifier("k", GONE)
-        return sql.SQL("(({} IS NULL OR {} = {}) AND EXISTS (SELECT FROM {} AS o WHERE {}))").format(
-            gone, gone, sql.Literal(UNKNOWN), self.source, self.table.matches("o", "k")
+        others = sql.SQL("EXISTS (SELECT FROM {} AS o WHERE {})").format(self.source, self.table.matches("o", "k"))
+        match self.entry.kind, GONE in self.side_columns:
+            case "update", True:
+                found = sql.SQL("(({0} IS NULL OR {0} = {1}) AND {2})")
+            case "insert", True:
+                found = sql.SQL("({0} IS NULL OR {0} = {1} OR {0} ~ '^[0-9]+$' AND {2} AND NOT {3})")
+            case "insert", False:
+                found = sql.SQL("{4} IS NOT NULL")  # of those that we have deleted it is NULL
+            case _:
+                return sql.SQL("false")
+        return found.format(gone, sql.Literal(UNKNOWN), others, self._has_heir, row("k")(HASH))
+
+    @property
+    def _has_heir(self) -> sql.Composable:
+        """The condition that another row of the side table has come to the key of one that is gone."""
+        same = [sql.SQL("h.{0} = k.{0}").format(sql.Identifier(key_name(n))) for n in range(len(self.entry.key))]
+        return sql.SQL("EXISTS (SELECT FROM {} AS h WHERE {} AND {} IS NULL)").format(
+            self.entry.side, sql.SQL(" AND ").join(same), sql.Identifier("h", GONE)
         )
 
     @property
@@ -136,14 +158,14 @@ class Comparison:
     def _has_parents(self, *, has_all: bool) -> sql.Composable:
         found: list[sql.Composable] = []
         for key in rows(self.conn, "references_of", oid=self.table.oid, all=has_all):
-            values = [self._reverted_or_now(self.table.columns[name]) for name in key["columns"]]
+            values = [self.reverted_or_now(self.table.columns[name]) for name in key["columns"]]
             pairs = [
                 sql.SQL("{} {} {}").format(sql.Identifier("f", to), sql.SQL(operator), value)
                 for to, operator, value in zip(key["referenced"], key["operators"], values, strict=True)
             ]
             free = [sql.SQL("{} IS NULL").format(value) for value in values]
             if key["is_own"]:
-                own = [self._reverted_or_now(self.table.columns[name]) for name in key["referenced"]]
+                own = [self.reverted_or_now(self.table.columns[name]) for name in key["referenced"]]
                 same = [
                     sql.SQL("{} {} {}").format(mine, sql.SQL(operator), value)
                     for mine, operator, value in zip(own, key["operators"], values, strict=True)
@@ -156,7 +178,8 @@ class Comparison:
             )
         return sql.SQL(" AND ").join(found) if found else sql.SQL("true")
 
-    def _reverted_or_now(self, column: CapturedColumn) -> sql.Composable:
+    def reverted_or_now(self, column: CapturedColumn) -> sql.Composable:
+        """Return what a column of the row holds when it is reverted."""
         if column.name in self.entry.columns:
             return self.reverted(column)
         if self.entry.kind == "delete":

@@ -25,10 +25,13 @@ HEADINGS = (
 _DECIDED = {"stop": "somebody has to decide", "keep": "left as it is"}
 _OVERWRITTEN = {
     ("update", "changed"): "overwritten with the value before",
+    ("update", "displaced"): "left as it is, unless the server takes the values before by then",
+    ("delete", "displaced"): "stays deleted, unless the server takes the values before by then",
     ("update", "not to be told"): "left as it is: nobody knows whether this is its row",
     ("update", "deleted"): "stays deleted: only these columns of it were captured",
     ("delete", "made again"): "overwritten with the values before",
     ("insert", "changed"): "deleted, as it was inserted",
+    ("insert", "not to be told"): "left as it is: nobody knows which row it is",
     ("insert", "referred to"): "left as it is: rows of another table refer to it",
 }
 _IS_LEFT = {

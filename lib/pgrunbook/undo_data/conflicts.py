@@ -14,6 +14,7 @@ from pgrunbook.database.checksums import TableName
 from pgrunbook.database.connection import Connection
 from pgrunbook.display.prose import listed
 from pgrunbook.undo_data.comparison import Comparison, compare
+from pgrunbook.undo_data.displaced import is_displaced
 from pgrunbook.undo_data.registry import ROWS, STATES, UndoEntry, entries_of_migration, find
 from pgrunbook.undo_data.row_notes import GONE, is_row, label_of
 from pgrunbook.undo_data.tables import CapturedColumn, as_text, key_name, written_name
@@ -37,7 +38,8 @@ Way = Literal["changed", "deleted", "made again", "referred to", "displaced", "n
 class Conflict:
     """A row that cannot be reverted without a decision.
 
-    ``not to be told`` is a captured row of which nobody knows whether the row that has its key now is the same.
+    ``not to be told`` is a captured row of which nobody knows whether the row that has its key now is the same; or an
+    inserted one of which nobody knows whether it has another key now.
     ``displaced`` is a row whose unique value another row has now, or whose parent is gone; ``referred to`` an inserted
     row to which rows of another table refer. ``before``, ``wrote`` and ``now`` hold the captured columns as text, cut
     to 10,000 characters (100 for ``wrote``); None means that there was no row. Of a column that is missing in
@@ -144,11 +146,11 @@ def _of_one(
     each: EachConflict | None = None,
 ) -> Conflicts:  # fmt: skip
     both = compare(conn, entry, later)
-    join, condition = _condition(both, is_over)
+    condition = _condition(both, is_over)
     named = [(column, written_name(number)) for number, column in enumerate(both.columns)]
     stored = [each for each in named if entry.kind == "update" and each[1] in both.side_columns]
-    source = sql.SQL("FROM {} AS k {} JOIN {} AS t ON {} WHERE {}").format(
-        entry.side, sql.SQL(join), both.source, both.matches, condition
+    source = sql.SQL("FROM {} AS k LEFT JOIN {} AS t ON {} WHERE {}").format(
+        entry.side, both.source, both.matches, condition
     )
     with conn.transaction():
         connection.limit_locally(conn, lock_timeout_ms=LOCK_TIMEOUT_MS, statement_timeout_ms=CHECK_TIMEOUT_MS)
@@ -185,26 +187,28 @@ def _fetched(conn: Connection, query: sql.Composed) -> Iterator[Sequence[Any]]:
         yield from cursor.execute(query)
 
 
-def _condition(both: Comparison, is_over: bool) -> tuple[str, sql.Composable]:
-    """Return the join with the row of today, and the condition that it is in conflict."""
+def _condition(both: Comparison, is_over: bool) -> sql.Composable:
+    """Return the condition that a captured row, joined with the row of today, is in conflict."""
     entry = both.entry
+    refused = sql.SQL("true") if is_over else is_displaced(both, family(both.conn, entry))
     differs = sql.SQL("{} <> {}").format(both.hash_now, both.hash_before)
-    join, condition = "", sql.SQL("(NOT ({}) OR {})").format(both.is_untouched, both.is_referred_to)
+    condition = sql.SQL("CASE WHEN {} THEN {} ELSE NOT ({}) OR {} END").format(
+        both.is_gone, both.is_unidentified, both.is_untouched, both.is_referred_to
+    )
     if entry.kind == "update":
-        join = "LEFT"
         # Behind the revert, what nobody has changed and is not as before was refused by the server.
-        changed = differs if is_over else sql.SQL("NOT ({}) AND {}").format(both.is_untouched, differs)
+        stays = sql.SQL("true") if is_over else sql.SQL("(NOT ({}) OR {})").format(both.is_untouched, refused)
+        changed = sql.SQL("{} AND {}").format(differs, stays)
         condition = sql.SQL("CASE WHEN {} THEN NOT {} ELSE {} END").format(both.is_gone, both.is_back, changed)
     elif entry.kind == "delete":
-        join = "LEFT" if is_over else ""
-        condition = sql.SQL("({} OR {})").format(both.is_gone, differs)
+        condition = sql.SQL("CASE WHEN {} THEN {} ELSE {} END").format(both.is_gone, refused, differs)
     if entry.pages_left is not None and not is_over:
         end = sql.Literal(f"({entry.pages_left},0)")
         condition = sql.SQL("{} AND k.ctid < {}::pg_catalog.tid").format(condition, end)
     elsewhere = [] if is_over else _deleted_with_it(both)
     again = [one for one in both.later if one.kind in ("update", "delete") and one.table == entry.table]
     counts = [sql.SQL("(NOT {} OR {})").format(both.is_gone, _is_not_told_by(both, one)) for one in again]
-    return join, sql.SQL(" AND ").join(
+    return sql.SQL(" AND ").join(
         [is_row("k", both.side_columns), condition, *(_is_not_in(entry, one) for one in elsewhere), *counts]
     )
 

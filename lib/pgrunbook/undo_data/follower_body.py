@@ -17,6 +17,7 @@ from pgrunbook.undo_data.row_notes import (
     PART,
     UNKNOWN,
     WATCHED,
+    WRITTEN,
     comes_to,
     is_of_then,
     is_watched,
@@ -121,7 +122,7 @@ _UNWATCHED = """UPDATE {side} AS k SET {gone} = {unknown}
 _WATCHES = """IF TG_OP = 'UPDATE' THEN
         IF CAST(ROW({old_value}) AS pg_catalog.record)
             OPERATOR(pg_catalog.*<>) CAST(ROW({new_value}) AS pg_catalog.record) THEN
-            UPDATE {side} AS k SET {gone} = pg_catalog.pg_current_xact_id() WHERE {at_old} AND k.{gone} IS NULL;
+            UPDATE {side} AS k SET {gone} = {written} WHERE {at_old} AND k.{gone} IS NULL;
         END IF;
     END IF;
     """
@@ -241,7 +242,8 @@ class FollowerBody:
             "side": side, "named_side": sql.Literal(side.as_string(None)),
             "gone": sql.Identifier(GONE), "arrived": sql.Identifier(ARRIVED),
             "table": self.table.name.identifier(), "matches": self.table.matches("t", "k"), "lost": sql.Literal(LOST),
-            "unknown": sql.Literal(UNKNOWN), "ahead": sql.Literal(AHEAD), "keys_alone": sql.SQL(", ").join(keys),
+            "unknown": sql.Literal(UNKNOWN), "written": sql.Literal(WRITTEN),
+            "ahead": sql.Literal(AHEAD), "keys_alone": sql.SQL(", ").join(keys),
             "keys_of_k": sql.SQL(", ").join(sql.SQL("k.{}").format(key) for key in keys),
             "count": sql.Literal(len(self.key)), "keys": sql.SQL("({})").format(sql.SQL(", ").join(keys)),
             "old": sql.SQL(", ").join(variables["old"]), "new": sql.SQL(", ").join(variables["new"]),
@@ -256,13 +258,9 @@ class FollowerBody:
         }  # fmt: skip
         for row, names in variables.items():
             parts[f"{row}_read"] = _assigned(names, [c.captured(sql.Identifier(row, c.name)) for c in self.key])
-            by_text = [
-                sql.SQL("CAST(pg_catalog.to_jsonb({}) ->> named[{}] AS {})").format(
-                    sql.SQL(row), sql.Literal(n), column.side_type
-                )
-                for n, column in enumerate(self.key, 1)
-            ]
-            parts[f"{row}_read_by_text"] = _assigned(names, by_text)
+            numbered = enumerate(zip(names, self.key, strict=True), 1)
+            by_text = [_read_by_name(row, n, name, column) for n, (name, column) in numbered]
+            parts[f"{row}_read_by_text"] = sql.SQL(";\n            ").join(by_text)
         if self.watched is not None:
             parts["old_value"], parts["new_value"] = (sql.Identifier(row, self.watched.name) for row in ("old", "new"))
         return sql.SQL(_BODY).format(
@@ -305,6 +303,15 @@ def has_key(values: Sequence[sql.Composable]) -> sql.Composable:
     """Return the condition that a row of the side table (alias k) has this key."""
     pairs = [sql.SQL("k.{} = {}").format(sql.Identifier(key_name(n)), value) for n, value in enumerate(values)]
     return sql.SQL(" AND ").join(pairs)
+
+
+def _read_by_name(row: str, number: int, variable: sql.Composable, column: CapturedColumn) -> sql.Composable:
+    """Return the assignment of a key's column that has another name now; JSON has other texts for arrays and rows."""
+    if column.is_of_application:
+        read = "EXECUTE pg_catalog.format('SELECT pg_catalog.concat(($1).%I)', named[{}]) INTO {} USING {}"
+        return sql.SQL(read).format(sql.Literal(number), variable, sql.SQL(row))
+    read = "{} := CAST(pg_catalog.to_jsonb({}) ->> named[{}] AS {})"
+    return sql.SQL(read).format(variable, sql.SQL(row), sql.Literal(number), column.side_type)
 
 
 def _assigned(names: Sequence[sql.Composable], values: Sequence[sql.Composable]) -> sql.Composable:

@@ -18,7 +18,7 @@ from pgrunbook.database.connection import Connection
 from pgrunbook.database.queries import load
 from pgrunbook.errors import Refused
 from pgrunbook.sql.deparse import text
-from pgrunbook.undo_data.followers import Followers
+from pgrunbook.undo_data.followers import Followers, obstacle
 from pgrunbook.undo_data.row_notes import ARRIVED, GONE, HASH, LEAVING, PART, WATCHED, function_name, next_name
 from pgrunbook.undo_data.tables import SCHEMA, CapturedColumn, CapturedTable, Row, hash_of, key_name, rows, written_name
 
@@ -90,7 +90,8 @@ class Side:
     """A side table to create: what it captures, and of which table.
 
     ``part_of`` is the side table of the DELETE that cascades here, else "". Where ``is_shared``, several statements
-    of a batch fill it: it holds each row once, with the transaction that wrote it.
+    of a batch fill it: it holds each row once, with the transaction that wrote it. Without ``follows`` it gets no
+    triggers.
     """
 
     kept_as: str
@@ -99,6 +100,7 @@ class Side:
     columns: tuple[CapturedColumn, ...]
     part_of: str = ""
     is_shared: bool = False
+    follows: bool = True
 
     @property
     def identifier(self) -> sql.Identifier:
@@ -119,11 +121,13 @@ class Side:
 
     @property
     def followers(self) -> Followers | None:
-        """The triggers by which its rows follow: those of an UPDATE. None follow what was deleted or inserted.
+        """The triggers by which its rows follow: those of an UPDATE or INSERT. None follow what was deleted.
 
         Only the owner of a table may have triggers on it. The rows of others are found by key and written values.
         """
-        return Followers(self.kept_as, self.table) if self.kind == "update" and self.table.is_own else None
+        if self.kind == "delete" or not self.follows or not self.table.is_own or obstacle(self.table):
+            return None
+        return Followers(self.kept_as, self.table)
 
     def targets(self) -> sql.Composable:
         """Return the columns of the side table in the order of :meth:`values`."""
@@ -207,7 +211,7 @@ def add_side_tables(
 ) -> None:
     """Create the side tables of a step, and their entries; existing ones are filled further.
 
-    Locks: ShareRowExclusiveLock on a table whose rows are captured by an UPDATE, for its triggers.
+    Locks: ShareRowExclusiveLock on a table whose captured rows are followed, for its triggers.
     """
     create(conn)
     with conn.transaction():

@@ -32,7 +32,7 @@ from pgrunbook.undo_data.comparison import Comparison, compare
 from pgrunbook.undo_data.conflicts import Conflict, Conflicts, EachConflict, conflicts, family, later, left_of
 from pgrunbook.undo_data.refused_rows import put_aside, revert_aside, revert_in_turn
 from pgrunbook.undo_data.registry import UndoEntry, mark, stop_following
-from pgrunbook.undo_data.row_notes import ARRIVED, label_of, labelled, returned
+from pgrunbook.undo_data.row_notes import ARRIVED, GONE, HASH, label_of, labelled, returned
 from pgrunbook.undo_data.silence import silenced
 from pgrunbook.undo_data.tables import rows as found_rows
 
@@ -363,9 +363,15 @@ class _Loop:
 
     def _delete(self, pages: sql.Composable) -> sql.Composed:
         untouched = sql.SQL("true") if self.overwrites else self.both.is_untouched
-        return sql.SQL("DELETE FROM {} AS t USING {} WHERE {} AND {} AND NOT {}").format(
+        deleted = sql.SQL("DELETE FROM {} AS t USING {} WHERE {} AND {} AND NOT {}").format(
             self.both.table.source, pages, self.both.matches, untouched, self.both.is_referred_to
         )
+        if GONE in self.both.side_columns:
+            return deleted
+        # No trigger notes which rows these are.
+        noted = "WITH pgrunbook_deleted AS ({} RETURNING k.ctid AS place)"
+        noted += " UPDATE {} AS s SET {} = NULL FROM pgrunbook_deleted AS d WHERE s.ctid = d.place"
+        return sql.SQL(noted).format(deleted, self.both.entry.side, sql.Identifier(HASH))
 
     def _pages(self) -> int:
         found = self.conn.execute(

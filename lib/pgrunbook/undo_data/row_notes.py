@@ -26,6 +26,8 @@ WATCHED = "pgrunbook_watched"
 LOST = "lost"
 # Of a captured row: nobody knows which row it is of.
 UNKNOWN = "unknown"
+# Of a captured value: somebody has written a newer one while it was reverted.
+WRITTEN = "written"
 # The hash of what a step wrote into a captured row, and that of a column with its new type.
 HASH, NEW = "pgrunbook_hash", "pgrunbook_new"
 # How the note begins that a row has left a key before we saw it come there, which has the key to which it went.

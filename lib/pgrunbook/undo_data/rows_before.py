@@ -27,18 +27,20 @@ class RowsBefore:
     source: sql.Composable
     is_layered: bool = False
 
-    def matches(self, kept_as: str, side: str, side_columns: Collection[str], *, follows: bool) -> sql.Composable:
-        """Return the condition that a row (t) is the one of which a row of a side table was captured.
+    def matches(
+        self, kept_as: str, side: str, side_columns: Collection[str], *, follows: bool, alias: str = "t"
+    ) -> sql.Composable:
+        """Return the condition that a row is the one of which a row of a side table was captured.
 
         What follows its row knows the key that this has today, or had when a step of ours deleted it; other rows of
         side tables know that of then.
         """
         names = self.last_key if follows and self.is_layered else ()
-        label = sql.Identifier("t", self.label) if self.is_layered else None
-        part = sql.Identifier("t", self.part if self.is_layered else "tableoid")
-        version = sql.Identifier("t", self.version if self.is_layered else "xmin")
+        label = sql.Identifier(alias, self.label) if self.is_layered else None
+        part = sql.Identifier(alias, self.part if self.is_layered else "tableoid")
+        version = sql.Identifier(alias, self.version if self.is_layered else "xmin")
         there = [is_there(kept_as, side, side_columns, label, part=part, version=version)] if follows else []
-        return sql.SQL(" AND ").join([self.table.matches("t", side, names), *there])
+        return sql.SQL(" AND ").join([self.table.matches(alias, side, names), *there])
 
     @property
     def label(self) -> str:

@@ -1,4 +1,4 @@
-"""Captured values of a column that go to nobody, because it cannot be told which row is theirs.
+"""Captured values of a column that go to nobody: their row was deleted, or it cannot be told which row is theirs.
 
 Their partition was detached meanwhile, when no trigger saw what became of its rows, and they were written since the
 capture; or the key of the table is gone.
@@ -15,21 +15,30 @@ from psycopg.rows import tuple_row
 from pgrunbook.database.connection import Connection
 from pgrunbook.display.prose import counted
 from pgrunbook.undo_data.capture_columns import VALUE, record
-from pgrunbook.undo_data.registry import UndoEntry
+from pgrunbook.undo_data.registry import UndoEntry, find
 from pgrunbook.undo_data.row_notes import GONE, PART, UNKNOWN, is_row, is_there, label_of
 from pgrunbook.undo_data.tables import as_text, key_name, keyed, rows, table
 
 SAMPLES = 20
 _SHOWN_CHARS = 200
+# The end of the label of a step that has deleted rows.
+_OF_STEP = ":[0-9]+$"
+_UNKNOWN = (
+    "{} of rows that nobody knows, for a partition was detached and its rows were written, or the key was changed"
+)
 
 
 @dataclass(frozen=True)
 class UnclaimedValues:
-    """How many captured values of an entry go to nobody, and some of them, each as one line."""
+    """How many captured values of an entry go to nobody, and some of them, each as one line.
+
+    The rows of ``deleted`` values are gone; of the others nobody knows the row.
+    """
 
     entry: UndoEntry
     values: int
     samples: tuple[str, ...] = ()
+    deleted: int = 0
 
     def __bool__(self) -> bool:
         return self.values > 0
@@ -42,18 +51,23 @@ class UnclaimedValues:
     @property
     def says(self) -> str:
         """One sentence for a note."""
+        unknown = self.values - self.deleted
+        because = [f"{counted(self.deleted, 'row')} deleted since"] if self.deleted else []
+        because += [_UNKNOWN.format(counted(unknown, "value"))] if unknown else []
         return (
             f"{counted(self.values, 'captured value')} of {self.what} "
             f"{'goes' if self.values == 1 else 'go'} to nobody, and can be read in pgrunbook.{self.entry.kept_as}: "
-            "a partition was detached and its rows were written, or the key changed, so that nobody knows which rows"
-            " are theirs."
+            f"{', and '.join(because)}."
         )
 
 
-def unclaimed(conn: Connection, entry: UndoEntry, *, is_over: bool = False) -> UnclaimedValues:
-    """Return the captured values of a column that a revert gives to nobody, though nobody has deleted their row.
+def unclaimed(
+    conn: Connection, entry: UndoEntry, *, taken_back: Collection[str] = (), is_over: bool = False
+) -> UnclaimedValues:
+    """Return the captured values of a column that a revert gives to nobody.
 
-    Ask before the revert ends, for it drops the triggers. When it ``is_over``, a row that has its value has got it.
+    Ask before the revert ends, for it drops the triggers. Rows that steps of the migrations ``taken_back`` have
+    deleted are there again by then. When it ``is_over``, a row that has its value has got it.
     Locks: AccessShareLock on the table.
     """
     columns = {one["name"] for one in rows(conn, "side_columns", kept_as=entry.side.as_string(None))}
@@ -61,17 +75,19 @@ def unclaimed(conn: Connection, entry: UndoEntry, *, is_over: bool = False) -> U
         return UnclaimedValues(entry, 0)
     part = sql.Identifier("k", PART) if PART in columns else None
     gone, value = sql.Identifier("k", GONE), sql.Identifier("k", VALUE)
+    is_deleted = _is_deleted(gone, taken_back)
     source = sql.SQL(
-        "FROM {} AS k WHERE {} AND {} IS NOT NULL AND ({} OR ({} IS NULL AND NOT {} AND NOT {}))"
+        "FROM {} AS k WHERE {} AND {} IS NOT NULL AND ({} OR {} OR ({} IS NULL AND NOT {} AND NOT {}))"
     ).format(
-        entry.side, is_row("k", columns), value, _is_nobodys(gone), gone,
+        entry.side, is_row("k", columns), value, is_deleted, _is_nobodys(gone), gone,
         is_there(entry.kept_as, "k", columns, part=part),
         _has_row(conn, entry, columns, is_over=is_over),
     )  # fmt: skip
     keys = [as_text(sql.Identifier("k", key_name(number))) for number in range(len(entry.key))]
     shown = sql.SQL(", ").join([*keys, sql.SQL("pg_catalog.left({}, {})").format(as_text(value), _SHOWN_CHARS)])
+    counts = sql.SQL("SELECT pg_catalog.count(*), pg_catalog.count(*) FILTER (WHERE {}) {}").format(is_deleted, source)
     with conn.cursor(row_factory=tuple_row) as cursor:
-        (count,) = cursor.execute(sql.SQL("SELECT pg_catalog.count(*) {}").format(source)).fetchone() or (0,)
+        count, deleted = cursor.execute(counts).fetchone() or (0, 0)
         if not count:
             return UnclaimedValues(entry, 0)
         found = cursor.execute(sql.SQL("SELECT {} {} LIMIT {}").format(shown, source, SAMPLES)).fetchall()
@@ -79,7 +95,29 @@ def unclaimed(conn: Connection, entry: UndoEntry, *, is_over: bool = False) -> U
         f"{', '.join(f'{name} {key}' for name, key in zip(entry.key, one, strict=False))}: {entry.columns[0]} {one[-1]}"
         for one in found
     ]
-    return UnclaimedValues(entry, int(count), tuple(lines))
+    return UnclaimedValues(entry, int(count), tuple(lines), int(deleted))
+
+
+def gone_to_nobody(conn: Connection, migrations: Collection[str], direction: str) -> list[tuple[UndoEntry, int]]:
+    """Return the reverted or reapplied columns some of whose values went to nobody, with how many.
+
+    Locks: AccessShareLock on what is captured.
+    """
+    found = []
+    for one in find(conn, states=["given back"]):
+        if one.kind == "column" and one.direction == direction and one.migration in migrations:
+            query = sql.SQL("SELECT pg_catalog.count(*) FROM {}").format(one.side)
+            (count,) = conn.execute(query).fetchone() or (0,)
+            found += [(one, int(str(count)) - one.rows_given_back)]
+    return [(one, left) for one, left in found if left > 0]
+
+
+def _is_deleted(gone: sql.Composable, taken_back: Collection[str]) -> sql.Composable:
+    """Return the condition that somebody has deleted the row, or a step whose way back does not bring it again."""
+    by_step = sql.SQL("({0} ~ {1} AND pg_catalog.regexp_replace({0}, {1}, '') <> ALL (CAST({2} AS pg_catalog.text[])))")
+    return sql.SQL("({} ~ '^[0-9]+$' OR {})").format(
+        gone, by_step.format(gone, sql.Literal(_OF_STEP), sql.Literal(list(taken_back)))
+    )
 
 
 def _is_nobodys(gone: sql.Composable) -> sql.Composable:

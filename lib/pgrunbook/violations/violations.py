@@ -15,7 +15,7 @@ from pgrunbook.database.checksums import STATEMENT_TIMEOUT_MS
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import Refused
 from pgrunbook.sql.routines import bodies
-from pgrunbook.sql.tree import tree
+from pgrunbook.sql.tree import trees
 from pgrunbook.violations.demands import demands, parts
 from pgrunbook.violations.rows import RowDemand, RowQueries
 from pgrunbook.violations.succession import follow
@@ -51,8 +51,9 @@ def find(
 ) -> list[Violation]:
     """Return the demands of a way back's statements on rows, in order, with the rows that violate each.
 
-    ``statements`` are migration and text of each, as they will be executed. ``kept`` maps a column, by table and
-    column as SQL shows them, to the condition that a row (of alias t) has no captured value; all others get theirs.
+    ``statements`` are migration and text of each, as they will be executed; a text may hold several. ``kept`` maps a
+    column, by table and column as SQL shows them, to the condition that a row (of alias t) has no captured value; all
+    others get theirs.
     A demand that no row violates is in the list as well, with 0 rows; [] when nothing is demanded.
 
     Rows that a statement of the list itself changes are unknown beforehand, and so are rows that are reverted
@@ -107,7 +108,7 @@ def refuse(found: Sequence[Violation]) -> None:
 
 
 def _parts(sql: str) -> list[Any]:
-    return [part for whole in (tree(sql), *bodies(tree(sql))) for part in parts(whole)]
+    return [part for node in trees(sql) for whole in (node, *bodies(node)) for part in parts(whole)]
 
 
 def _in_order(world: World, rows: RowQueries, nodes: Sequence[Any]) -> list[RowDemand]:

@@ -24,7 +24,8 @@ SELECT
     coalesce(max(extract(epoch FROM pg_catalog.clock_timestamp() - a.xact_start)), 0)::float8 AS oldest_s
 FROM pg_catalog.pg_stat_activity a
 WHERE a.datname = pg_catalog.current_database()
-  AND a.backend_type = 'client backend'
+  AND coalesce(a.backend_type, 'client backend') = 'client backend'  -- that of others is hidden without pg_monitor
+  AND a.usename IS NOT NULL
   AND a.pid <> pg_catalog.pg_backend_pid()
 GROUP BY 1, 2
 ORDER BY 3 DESC, 1, 2
@@ -161,7 +162,7 @@ SELECT pg_catalog.format('ROLE %I', r.rolname) AS of,
        (SELECT count(*)::int
         FROM pg_catalog.pg_stat_activity a
         WHERE a.usesysid = r.oid
-          AND a.backend_type = 'client backend'
+          AND coalesce(a.backend_type, 'client backend') = 'client backend'
           AND a.pid <> pg_catalog.pg_backend_pid()) AS others
 FROM pg_catalog.pg_roles r
 WHERE r.rolname = session_user
@@ -173,7 +174,8 @@ SELECT pg_catalog.format('DATABASE %I', d.datname),
        (SELECT count(*)::int
         FROM pg_catalog.pg_stat_activity a
         WHERE a.datid = d.oid
-          AND a.backend_type = 'client backend'
+          AND coalesce(a.backend_type, 'client backend') = 'client backend'
+          AND a.usename IS NOT NULL
           AND a.pid <> pg_catalog.pg_backend_pid())
 FROM pg_catalog.pg_database d
 JOIN pg_catalog.pg_roles r ON r.rolname = session_user
@@ -192,6 +194,11 @@ LEFT JOIN pg_catalog.pg_stat_activity a USING (pid)
 WHERE l.locktype = 'advisory'
   AND l.granted
   AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
+  AND (NOT %(able)s
+       OR (SELECT pg_catalog.has_table_privilege(a.usesysid, c.oid, 'INSERT')
+           FROM pg_catalog.pg_class c
+           JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+           WHERE n.nspname = 'pgrunbook' AND c.relname = 'step'))
   AND l.classid = %(classid)s
   AND l.objid = %(objid)s
   AND l.objsubid = 2

@@ -34,8 +34,11 @@ WHERE name = 'batches'
   AND until > pg_catalog.clock_timestamp()
 
 -- name: standing
--- a row is: the command that holds now
+-- a row is: the command that holds now for this session; an abort given before it began was meant for others
 SELECT c.command, c.reason, c.asked_by
 FROM pgrunbook.control AS c
 WHERE c.name = 'batches'
   AND c.until > pg_catalog.clock_timestamp()
+  AND (c.command <> 'abort'
+       OR c.asked_at >= (SELECT a.backend_start
+                         FROM pg_catalog.pg_stat_get_activity(pg_catalog.pg_backend_pid()) AS a))

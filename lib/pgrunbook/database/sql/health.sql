@@ -32,15 +32,13 @@ ORDER BY 2, 1
 -- a row is: a sequence that feeds a column, as its own or by the column's default, and that column
 SELECT
     s.seqrelid::regclass::text AS name,
+    a.attrelid::bigint AS oid,
     a.attrelid::regclass::text AS table_name,
     n.nspname::text AS schema_name,
     c.relname::text AS relation,
     a.attname::text AS column_name,
-    s.seqincrement AS increment,
-    CASE
-        WHEN pg_catalog.has_sequence_privilege(s.seqrelid, 'USAGE, SELECT')
-        THEN pg_catalog.pg_sequence_last_value(s.seqrelid)
-    END AS last_value
+    s.seqrelid::bigint AS sequence,
+    s.seqincrement AS increment
 FROM pg_catalog.pg_sequence s
 JOIN (
     SELECT d.objid AS sequence, d.refobjid AS relation, d.refobjsubid AS place
@@ -69,6 +67,7 @@ ORDER BY 1, 2, 5
 SELECT
     n.nspname::text AS schema_name,
     c.relname::text AS relation,
+    c.oid::bigint AS oid,
     c.oid::regclass::text AS name,
     greatest(c.reltuples, 0)::bigint AS rows_estimate
 FROM pg_catalog.pg_class c

@@ -52,3 +52,15 @@ FROM (
 WHERE x.bytes >= %(least)s
   AND x.bytes > %(times)s * x.needed
 ORDER BY x.bytes - x.needed DESC
+
+-- name: by_table
+-- a row is: one of these tables that is there, with the names of its indexes and their definitions
+SELECT pg_catalog.format('%%I.%%I', n.nspname, t.relname) AS name,
+       c.relname::text AS index_name,
+       pg_catalog.pg_get_indexdef(i.indexrelid) AS definition
+FROM pg_catalog.pg_class AS t
+JOIN pg_catalog.pg_namespace AS n ON n.oid = t.relnamespace
+LEFT JOIN pg_catalog.pg_index AS i ON i.indrelid = t.oid
+LEFT JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
+WHERE t.relkind IN ('r', 'p', 'm')
+  AND pg_catalog.format('%%I.%%I', n.nspname, t.relname) = ANY (%(tables)s)

@@ -8,7 +8,7 @@ SELECT k.conname::text AS name,
        k.confmatchtype = 'f' AS match_full,
        coalesce((pg_catalog.to_jsonb(k) ->> 'conperiod')::boolean, false) AS has_period,
        k.convalidated AS is_valid,
-       false AS calls_others,
+       ARRAY[k.oid, k.conrelid, k.confrelid]::bigint[] AS objects,
        x.columns,
        x.parent_columns,
        x.pairs,
@@ -46,19 +46,7 @@ SELECT i.indexrelid::regclass::text AS name,
        i.indisvalid AND i.indisready AS is_valid,
        coalesce((pg_catalog.to_jsonb(i) ->> 'indnullsnotdistinct')::boolean, false) AS nulls_equal,
        pg_catalog.pg_get_expr(i.indpred, i.indrelid) AS predicate,
-       EXISTS (
-           SELECT
-           FROM pg_catalog.pg_depend AS d
-           LEFT JOIN pg_catalog.pg_operator AS o
-               ON d.refclassid = 'pg_catalog.pg_operator'::regclass AND o.oid = d.refobjid
-           JOIN pg_catalog.pg_proc AS f
-               ON f.oid = CASE WHEN d.refclassid = 'pg_catalog.pg_proc'::regclass THEN d.refobjid ELSE o.oprcode END
-           JOIN pg_catalog.pg_roles AS r ON r.oid = f.proowner
-           WHERE d.classid = 'pg_catalog.pg_class'::regclass
-             AND d.objid = i.indexrelid
-             AND NOT r.rolsuper
-             AND r.rolname <> session_user
-       ) AS calls_others,
+       ARRAY[i.indexrelid, i.indrelid]::bigint[] AS objects,
        x.keys,
        pg_catalog.format('REINDEX INDEX CONCURRENTLY %s', i.indexrelid::regclass) AS repair
 FROM pg_catalog.pg_index AS i
@@ -88,19 +76,7 @@ SELECT k.conname::text AS name,
        k.conrelid::regclass::text AS table_name,
        c.relkind = 'p' AS partitioned,
        false AS is_valid,
-       EXISTS (
-           SELECT
-           FROM pg_catalog.pg_depend AS d
-           LEFT JOIN pg_catalog.pg_operator AS o
-               ON d.refclassid = 'pg_catalog.pg_operator'::regclass AND o.oid = d.refobjid
-           JOIN pg_catalog.pg_proc AS f
-               ON f.oid = CASE WHEN d.refclassid = 'pg_catalog.pg_proc'::regclass THEN d.refobjid ELSE o.oprcode END
-           JOIN pg_catalog.pg_roles AS r ON r.oid = f.proowner
-           WHERE d.classid = 'pg_catalog.pg_constraint'::regclass
-             AND d.objid = k.oid
-             AND NOT r.rolsuper
-             AND r.rolname <> session_user
-       ) AS calls_others,
+       ARRAY[k.oid, k.conrelid]::bigint[] AS objects,
        CASE k.contype
            WHEN 'c' THEN pg_catalog.format('(%s) IS FALSE', pg_catalog.pg_get_expr(k.conbin, k.conrelid))
            ELSE pg_catalog.format('%I IS NULL', (SELECT a.attname FROM pg_catalog.pg_attribute AS a

@@ -10,7 +10,19 @@ SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) AS name,
        -- As VACUUM and ANALYZE have noted it: to measure it would wait for who holds the index.
        c.relpages * pg_catalog.current_setting('block_size')::bigint AS bytes,
        coalesce((SELECT pg_catalog.string_agg(p.pid::text, ', ') FROM pg_catalog.pg_stat_progress_create_index AS p
-                 WHERE p.relid IN (i.indrelid, o.indrelid) OR p.index_relid = i.indexrelid), '') AS built_by
+                 WHERE p.relid IN (i.indrelid, o.indrelid) OR p.index_relid = i.indexrelid), '') AS built_by,
+       -- Progress is hidden of other roles, and a DROP INDEX CONCURRENTLY reports none: both keep such a lock to their end.
+       coalesce((SELECT pg_catalog.string_agg(DISTINCT l.pid::text, ', ')
+                 FROM pg_catalog.pg_locks AS l
+                 JOIN pg_catalog.pg_stat_activity AS a ON a.pid = l.pid
+                 WHERE l.granted
+                   AND l.pid <> pg_catalog.pg_backend_pid()
+                   AND l.database = (SELECT d.oid FROM pg_catalog.pg_database AS d
+                                     WHERE d.datname = pg_catalog.current_database())
+                   AND l.relation IN (i.indexrelid, i.indrelid, o.indrelid)
+                   AND l.mode IN ('ShareUpdateExclusiveLock', 'AccessExclusiveLock')
+                   AND coalesce(a.backend_type, 'client backend') = 'client backend'
+                   AND a.usename IS NOT NULL), '') AS worked_on_by
 FROM pg_catalog.pg_index AS i
 JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
@@ -41,7 +53,8 @@ WHERE h.inhdetachpending
         AND l.database = (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())
         AND l.relation IN (c.oid, p.oid)
         AND l.mode IN ('ShareUpdateExclusiveLock', 'AccessExclusiveLock')
-        AND a.backend_type = 'client backend'
+        AND coalesce(a.backend_type, 'client backend') = 'client backend'
+        AND a.usename IS NOT NULL
   )
 ORDER BY 1
 
@@ -132,7 +145,8 @@ SELECT f.*,
            FROM pg_catalog.pg_stat_activity AS a
            WHERE a.datname = pg_catalog.current_database()
              AND a.pid <> pg_catalog.pg_backend_pid()
-             AND a.backend_type = 'client backend'
+             AND coalesce(a.backend_type, 'client backend') = 'client backend'
+             AND a.usename IS NOT NULL
              AND (a.application_name ~* pg_catalog.replace(f.tool, '-', '-?')
                   OR a.query ~ CASE f.tool WHEN 'pg_repack' THEN '\mrepack\.' WHEN 'pg_osc' THEN 'pgosc_'
                                            WHEN 'pgroll' THEN '_pgroll_' WHEN 'reshape' THEN '__reshape_'
@@ -177,23 +191,10 @@ JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 WHERE a.attname ~ '^pgrunbook_[0-9a-f]{12}$' AND NOT a.attisdropped AND n.nspname <> 'pgrunbook'
 ORDER BY 1, 3, 2
 
--- name: checks_of_others
--- a row is: a CHECK that is NOT VALID and calls a function of another role, which VALIDATE would run with our rights
+-- name: validations
+-- a row is: a constraint that is NOT VALID, and the objects of which VALIDATE may run code
 SELECT k.conname::text AS name,
-       coalesce(nullif(k.conrelid, 0)::regclass::text, k.contypid::regtype::text) AS where_
+       coalesce(nullif(k.conrelid, 0)::regclass::text, k.contypid::regtype::text) AS where_,
+       ARRAY[k.oid, k.conrelid, k.confrelid]::bigint[] AS objects
 FROM pg_catalog.pg_constraint AS k
-WHERE k.contype = 'c'
-  AND NOT k.convalidated
-  AND EXISTS (
-      SELECT
-      FROM pg_catalog.pg_depend AS d
-      LEFT JOIN pg_catalog.pg_operator AS o
-          ON d.refclassid = 'pg_catalog.pg_operator'::regclass AND o.oid = d.refobjid
-      JOIN pg_catalog.pg_proc AS f
-          ON f.oid = CASE WHEN d.refclassid = 'pg_catalog.pg_proc'::regclass THEN d.refobjid ELSE o.oprcode END
-      JOIN pg_catalog.pg_roles AS r ON r.oid = f.proowner
-      WHERE d.classid = 'pg_catalog.pg_constraint'::regclass
-        AND d.objid = k.oid
-        AND NOT r.rolsuper
-        AND r.rolname <> session_user
-  )
+WHERE NOT k.convalidated

@@ -4,7 +4,13 @@ SELECT
     a.pid,
     a.backend_start,
     coalesce(a.leader_pid, 0) AS leader_pid,
-    coalesce(a.backend_type, '') AS backend_type,
+    -- It is hidden, and then tells by what is not: who has a user and a database is a client.
+    coalesce(a.backend_type,
+             CASE
+                 WHEN a.pid IN (SELECT r.pid FROM pg_catalog.pg_stat_replication AS r) THEN 'walsender'
+                 WHEN a.usename IS NOT NULL AND a.datname IS NOT NULL THEN 'client backend'
+                 ELSE ''
+             END) AS backend_type,
     coalesce(a.application_name, '') AS application,
     coalesce(a.usename::text, '') AS username,
     coalesce(a.datname::text, '') AS database,
@@ -16,10 +22,15 @@ SELECT
     extract(epoch FROM pg_catalog.clock_timestamp() - a.state_change)::float8 AS state_age_s,
     a.backend_xid IS NOT NULL AS has_written,
     coalesce(pg_catalog.left(a.query, 1000), '') AS query,
-    a.query IS NOT DISTINCT FROM '<insufficient privilege>' AS is_hidden,
+    a.backend_type IS NULL AS is_hidden,
     '' AS gid,
     '' AS transaction,
-    a.usename IS NOT DISTINCT FROM session_user AS is_own_role
+    -- Or that of another operator, who may write what runs write: the name alone anybody may take.
+    a.usename IS NOT DISTINCT FROM session_user
+        OR coalesce((SELECT pg_catalog.has_table_privilege(a.usesysid, c.oid, 'INSERT')
+                     FROM pg_catalog.pg_class AS c
+                     JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+                     WHERE n.nspname = 'pgrunbook' AND c.relname = 'step'), false) AS is_own_role
 FROM pg_catalog.pg_stat_activity AS a
 WHERE a.pid <> pg_catalog.pg_backend_pid()
 UNION ALL

@@ -8,7 +8,10 @@ WHERE e.extname = 'pg_stat_statements'
 -- name: without_statistics
 -- a row is: a table with rows of which the planner knows nothing, or not of each column, and the columns; we may read all of them
 SELECT c.oid::regclass::text AS name,
-       x.columns
+       x.columns,
+       -- Autovacuum never comes to a table of fewer rows, and a wrong guess there slows nothing down.
+       greatest(c.reltuples, pg_catalog.pg_stat_get_live_tuples(c.oid))
+           < pg_catalog.current_setting('autovacuum_analyze_threshold')::int AS is_small
 FROM pg_catalog.pg_class AS c
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 CROSS JOIN LATERAL (

@@ -106,6 +106,7 @@ SELECT a.attrelid::bigint AS relation,
        coalesce(a.attoptions, '{}') AS options,
        coalesce(a.attfdwoptions, '{}') AS foreign_options,
        a.attinhcount > 0 AS is_inherited,
+       a.attinhcount AS parents,
        a.attislocal AS is_local,
        (SELECT q.objid::bigint
         FROM pg_catalog.pg_depend AS q
@@ -661,12 +662,6 @@ SELECT pg_catalog.format(
 FROM pg_catalog.pg_inherits AS h
 WHERE h.inhrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass({relation})
   AND h.inhdetachpending
-
--- name: path
--- a row is: a schema in which names without one are looked for, in order
-SELECT s.schema::pg_catalog.text AS schema
-FROM pg_catalog.unnest(pg_catalog.current_schemas(true)) WITH ORDINALITY AS s (schema, place)
-ORDER BY s.place
 
 -- name: setting_category
 -- a row is: a setting that the server itself knows, and which of the manual's sections it is in

@@ -194,3 +194,34 @@ VALUES (%(name)s, %(run_id)s, %(lsn)s, %(version)s)
 SELECT r.name, r.run_id, r.lsn::text AS lsn, r.version, r.created_at
 FROM pgrunbook.restore_point r
 ORDER BY r.created_at DESC
+
+-- name: loops
+-- a row is: a loop of batches that is not at its end, with the run that has begun it
+SELECT b.name,
+       s.direction,
+       s.migration,
+       s.step,
+       s.run_id,
+       b.rows,
+       b.batches,
+       b.last_key,
+       b.end_key,
+       extract(epoch FROM pg_catalog.clock_timestamp() - b.started_at)::float8 AS age_s,
+       extract(epoch FROM pg_catalog.clock_timestamp() - b.updated_at)::float8 AS quiet_s
+FROM pgrunbook.batch b
+JOIN LATERAL (SELECT s.direction, s.migration, s.step, s.run_id
+              FROM pgrunbook.step s
+              WHERE s.state = 'intended'
+                AND b.name = pg_catalog.concat_ws(':', s.direction, s.migration, s.file_sha256, s.step)
+              ORDER BY s.started_at DESC
+              LIMIT 1) s ON true
+WHERE NOT b.is_done
+ORDER BY b.started_at, b.name
+
+-- name: last_migrations
+-- a row is: a migration that was applied or taken back by a run, the newest first
+SELECT s.migration, s.direction, s.run_id, s.ended_at
+FROM pgrunbook.step s
+WHERE s.kind = 'history row' AND s.ended_at IS NOT NULL
+ORDER BY s.ended_at DESC, s.migration DESC
+LIMIT %(most)s

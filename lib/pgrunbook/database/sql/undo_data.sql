@@ -84,7 +84,82 @@ SELECT EXISTS (SELECT
                WHERE i.indrelid = %(oid)s::oid
                  AND NOT i.indimmediate) AS has_deferrable_key,
        pg_catalog.row_security_active(%(oid)s::oid) AS is_filtered,
+       -- Columns with a type of the application whose text depends on settings: by what it is of, below domains.
+       ARRAY(WITH RECURSIVE parts AS (
+                 SELECT a.attname,
+                        a.atttypid AS oid
+                 FROM pg_catalog.pg_attribute AS a
+                 JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid
+                 WHERE a.attrelid = %(oid)s::oid
+                   AND a.attnum > 0
+                   AND NOT a.attisdropped
+                   AND t.typnamespace <> 'pg_catalog'::pg_catalog.regnamespace
+                 UNION
+                 SELECT p.attname,
+                        x.oid
+                 FROM parts AS p
+                 JOIN pg_catalog.pg_type AS t ON t.oid = p.oid
+                 CROSS JOIN LATERAL (SELECT t.typbasetype AS oid
+                                     WHERE t.typtype = 'd'
+                                     UNION ALL
+                                     SELECT t.typelem
+                                     WHERE t.typcategory = 'A'
+                                     UNION ALL
+                                     SELECT r.rngsubtype
+                                     FROM pg_catalog.pg_range AS r
+                                     WHERE t.oid IN (r.rngtypid, r.rngmultitypid)
+                                     UNION ALL
+                                     SELECT a.atttypid
+                                     FROM pg_catalog.pg_attribute AS a
+                                     WHERE t.typtype = 'c'
+                                       AND a.attrelid = t.typrelid
+                                       AND a.attnum > 0
+                                       AND NOT a.attisdropped) AS x
+             )
+             SELECT DISTINCT p.attname::text
+             FROM parts AS p
+             JOIN pg_catalog.pg_type AS t ON t.oid = p.oid
+             WHERE t.typtype = 'b'
+               AND t.typcategory NOT IN ('A', 'S')
+               AND t.oid <> ALL ('{int2,int4,int8,numeric,bool,uuid,oid,inet,cidr,macaddr,macaddr8,bit,varbit,jsonb}'::pg_catalog.regtype[]::oid[])) AS unsteady,
        (SELECT c.reltuples FROM pg_catalog.pg_class AS c WHERE c.oid = %(oid)s::oid) AS rows_estimate
+
+-- name: indexes_apart
+-- a row is: a unique index or that of an exclusion constraint: its columns or expressions, the operators that tell two rows apart, its predicate, and all columns that it reads
+SELECT (SELECT pg_catalog.array_agg(pg_catalog.pg_get_indexdef(i.indexrelid, n.place, true) ORDER BY n.place)
+        FROM pg_catalog.generate_series(1, i.indnkeyatts) AS n (place)) AS expressions,
+       (SELECT pg_catalog.array_agg(pg_catalog.format('OPERATOR(%%I.%%s)', s.nspname, o.oprname) ORDER BY n.place)
+        FROM pg_catalog.generate_series(1, i.indnkeyatts) AS n (place)
+        JOIN pg_catalog.pg_opclass AS c ON c.oid = i.indclass[n.place - 1]
+        JOIN pg_catalog.pg_operator AS o
+          ON o.oid = coalesce(k.conexclop[n.place],
+                              (SELECT e.amopopr
+                               FROM pg_catalog.pg_amop AS e
+                               WHERE e.amopfamily = c.opcfamily
+                                 AND e.amoplefttype = c.opcintype
+                                 AND e.amoprighttype = c.opcintype
+                                 AND e.amopstrategy = 3
+                                 AND c.opcmethod = (SELECT m.oid FROM pg_catalog.pg_am AS m WHERE m.amname = 'btree')))
+        JOIN pg_catalog.pg_namespace AS s ON s.oid = o.oprnamespace) AS operators,
+       pg_catalog.pg_get_expr(i.indpred, i.indrelid, true) AS predicate,
+       coalesce((pg_catalog.to_jsonb(i) ->> 'indnullsnotdistinct')::boolean, false) AS nulls_are_equal,
+       ARRAY(SELECT a.attname::text
+             FROM pg_catalog.pg_attribute AS a
+             WHERE a.attrelid = i.indrelid
+               AND (a.attnum = ANY (i.indkey::int2[])
+                    OR a.attnum IN (SELECT d.refobjsubid
+                                    FROM pg_catalog.pg_depend AS d
+                                    WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+                                      AND d.objid = i.indexrelid
+                                      AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+                                      AND d.refobjid = i.indrelid))
+             ORDER BY a.attnum) AS columns
+FROM pg_catalog.pg_index AS i
+LEFT JOIN pg_catalog.pg_constraint AS k ON k.conindid = i.indexrelid AND k.conrelid = i.indrelid AND k.contype IN ('p', 'u', 'x')
+WHERE i.indrelid = %(oid)s::oid
+  AND i.indisvalid
+  AND (i.indisunique OR k.contype = 'x')
+ORDER BY i.indexrelid
 
 -- name: unique_columns_of
 -- a row is: a column of a unique index, each of whose rows is checked when it is written
@@ -99,6 +174,8 @@ WHERE i.indrelid = %(oid)s::oid
 -- name: references_of
 -- a row is: a foreign key, with the operators that compare its columns: all, or those to another table that are checked with each statement
 SELECT pg_catalog.format('%%I.%%I', max(home.nspname), max(parent.relname)) AS parent,
+       max(home.nspname)::text AS parent_schema,
+       max(parent.relname)::text AS parent_name,
        k.conrelid = k.confrelid AS is_own,
        pg_catalog.array_agg(a.attname::text ORDER BY u.place) AS columns,
        pg_catalog.array_agg(b.attname::text ORDER BY u.place) AS referenced,

@@ -72,7 +72,11 @@ WHERE pg_catalog.pg_is_in_recovery()
 
 -- name: connections
 -- a row is: how many client connections there are, and how many there may be
-SELECT (SELECT count(*)::int FROM pg_catalog.pg_stat_activity AS a WHERE a.backend_type = 'client backend') AS used,
+SELECT (SELECT count(*)::int
+        FROM pg_catalog.pg_stat_activity AS a
+        WHERE coalesce(a.backend_type, 'client backend') = 'client backend'  -- that of others is hidden without pg_monitor
+          AND a.usename IS NOT NULL
+          AND a.datname IS NOT NULL) AS used,
        pg_catalog.current_setting('max_connections')::int
            - pg_catalog.current_setting('superuser_reserved_connections')::int AS most
 

@@ -33,12 +33,22 @@ modules = (
 
 
 def find(scenes: Sequence[Scene], *, design_rules: Collection[str] = ()) -> Iterator[tuple[Scene, list[Hazard]]]:
-    """Yield each scene with its hazards, worst first; rules of design and taste only if they are switched on."""
+    """Yield each scene with its hazards, worst first; rules of design and taste only if they are switched on.
+
+    What a note says is said once.
+    """
     chosen = [rule for rule in RULES.values() if not rule.taste or rule.id in design_rules]
+    noted: set[tuple[str, str, str]] = set()
     for scene in scenes:
         found = dict.fromkeys(hazard for rule in chosen for hazard in rule.hazards(scene))
         told = {hazard.id for hazard in found}
         for inner in scene.inner:
             for hazard in (hazard for rule in chosen if rule.id not in told for hazard in rule.hazards(inner)):
                 found[replace(hazard, effect=f"Inside {inner.within}: {hazard.effect}")] = None
-        yield scene, sorted(found, key=lambda hazard: -hazard.severity.rank)
+        new = [hazard for hazard in found if hazard.severity is not Severity.NOTE or _words(hazard) not in noted]
+        noted |= {_words(hazard) for hazard in new if hazard.severity is Severity.NOTE}
+        yield scene, sorted(new, key=lambda hazard: -hazard.severity.rank)
+
+
+def _words(hazard: Hazard) -> tuple[str, str, str]:
+    return hazard.id, hazard.effect, hazard.way_out

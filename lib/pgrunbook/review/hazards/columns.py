@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,26 +17,22 @@ from pgrunbook.effects.result import Found
 from pgrunbook.effects.type_change import judge
 from pgrunbook.review.column_usage import uses_of
 from pgrunbook.review.hazards import estimates
+from pgrunbook.review.hazards.batch_advice import batches, key_of
 from pgrunbook.review.hazards.rule import Note, Scene, Severity, others_see, rule
-from pgrunbook.sql.serial import SERIAL
-from pgrunbook.sql.tree import constraint_kind, object_kind, quoted, subcommand, text, type_word
+from pgrunbook.sql.serial import SERIAL, plain_type
+from pgrunbook.sql.tree import Name, constraint_kind, object_kind, quoted, subcommand, text, type_word
 
 
-def key_of(table: Table) -> str:
-    """Return the column to walk a table by: its primary key's first, else ``id``."""
-    primary = next((index for index in table.indexes if index.primary and index.keys), None)
-    return quoted(primary.keys[0]) if primary else "id"
-
-
-def batches(table: Table, assignment: str, condition: str) -> str:
-    """Return an UPDATE of one batch by key range, to be repeated from the last key on."""
-    key = key_of(table)
-    also = "" if condition == "true" else f" AND {condition}"
-    return (
-        f"WITH batch AS (SELECT {key} FROM {table.label} WHERE {key} > $last ORDER BY {key} LIMIT 1000)\n"
-        f"UPDATE {table.label} SET {assignment} WHERE {key} IN (SELECT {key} FROM batch){also};"
-        "  -- one transaction each, $last = the greatest key of the batch"
-    )
+def without(definition: Any, *kinds: str) -> str:
+    """Return a new column as it is written, without its constraints of these kinds, or what stands behind them."""
+    bare, left_out = copy.copy(definition), False
+    kept = []
+    for part in definition.constraints or ():
+        word = constraint_kind(part)
+        left_out = word in kinds or (left_out and word.startswith("ATTR"))
+        kept += [] if left_out else [part]
+    bare.constraints = tuple(kept) or None
+    return text(bare)
 
 
 def not_null_steps(table: Table, column: str) -> str:
@@ -47,6 +44,9 @@ def not_null_steps(table: Table, column: str) -> str:
         f"ALTER TABLE {table.label} ALTER COLUMN {quoted(column)} SET NOT NULL;\n"
         f"ALTER TABLE {table.label} DROP CONSTRAINT {name};"
     )
+
+
+_LATER = ("DEFAULT", "NOTNULL", "IDENTITY", "GENERATED", "CHECK", "UNIQUE", "PRIMARY", "FOREIGN")
 
 
 def _added(scene: Scene) -> Iterator[tuple[Table, Any, dict[str, Any]]]:
@@ -64,16 +64,24 @@ def _added(scene: Scene) -> Iterator[tuple[Table, Any, dict[str, Any]]]:
 def add_rewrites(scene: Scene) -> Iterator[Note]:
     """A new column gets a different value in each row, so that the table is rewritten."""
     for table, definition, kinds in _added(scene):
-        default = kinds["DEFAULT"].raw_expr if "DEFAULT" in kinds else None
-        word = type_word(definition.typeName)
         if not fills_each_row(Found(scene.catalog), definition):
             continue
-        column = quoted(definition.colname)
-        value = text(default) if default is not None else "..."
-        lines = [f"ALTER TABLE {table.label} ADD COLUMN {column} {word.text.removesuffix('serial') or word.text};"]
-        if default is not None:
+        column, bare = quoted(definition.colname), copy.copy(definition)
+        bare.typeName = plain_type(definition.typeName)
+        is_serial = bare.typeName is not definition.typeName
+        value = text(kinds["DEFAULT"].raw_expr) if "DEFAULT" in kinds else "..."
+        lines = [f"ALTER TABLE {table.label} ADD COLUMN {without(bare, *_LATER)};"]
+        if is_serial:
+            sequence = Name(table.schema or None, f"{table.name}_{definition.colname}_seq")
+            value = f"nextval('{sequence}')"
+            lines.append(
+                f"CREATE SEQUENCE {sequence} AS {type_word(bare.typeName).text} OWNED BY {table.label}.{column};"
+            )
+        if value != "...":
             lines.append(f"ALTER TABLE {table.label} ALTER COLUMN {column} SET DEFAULT {value};")
         lines.append(batches(table, f"{column} = {value}", f"{column} IS NULL"))
+        if is_serial or {"NOTNULL", "PRIMARY"} & kinds.keys():
+            lines.append(not_null_steps(table, definition.colname))
         time = estimates.rewrite_time(scene.catalog, table)
         yield Note(f"Readers and writers of {table.label} wait {time} (AccessExclusiveLock).", "\n".join(lines), table)
 
@@ -96,7 +104,7 @@ def add_not_null(scene: Scene) -> Iterator[Note]:
         held = "if the table holds any row" if rows is None else f"because the table holds about {counted(rows, 'row')}"
         yield Note(
             f"It fails on {table.label} {held}; and running code that does not know {column} cannot insert.",
-            f"ALTER TABLE {table.label} ADD COLUMN {column} {type_word(definition.typeName).text};\n"
+            f"ALTER TABLE {table.label} ADD COLUMN {without(definition, 'NOTNULL', 'PRIMARY')};\n"
             f"-- give each row its {column}, in batches (procedure: backfill); then\n"
             + not_null_steps(table, definition.colname),
         )
@@ -113,17 +121,10 @@ def add_checks(scene: Scene) -> Iterator[Note]:
     for table, definition, kinds in _added(scene):
         for word in ("CHECK", "UNIQUE", "PRIMARY"):
             if word in kinds:
-                column = quoted(definition.colname)
-                then = (
-                    f"ALTER TABLE {table.label} ADD CONSTRAINT {quoted(definition.colname + '_check')}"
-                    f" CHECK ({text(kinds[word].raw_expr)}) NOT VALID;  -- then VALIDATE"
-                    if word == "CHECK"
-                    else f"CREATE UNIQUE INDEX CONCURRENTLY {quoted(f'{table.name}_{definition.colname}_key')} ON"
-                    f" {table.label} ({column});"
-                )
                 yield Note(
                     f"Readers and writers of {table.label} wait {estimates.read_time(scene.catalog, table)}.",
-                    f"ALTER TABLE {table.label} ADD COLUMN {column} {type_word(definition.typeName).text};\n{then}",
+                    f"ALTER TABLE {table.label} ADD COLUMN {without(definition, 'CHECK', 'UNIQUE', 'PRIMARY')};\n"
+                    + _added_apart(table, definition, kinds[word]),
                     table,
                 )
         if computes_not_null(kinds):
@@ -136,6 +137,22 @@ def add_checks(scene: Scene) -> Iterator[Note]:
                 f"ALTER TABLE {table.label} VALIDATE CONSTRAINT {name};  -- in a transaction of its own",
                 table,
             )
+
+
+def _added_apart(table: Table, definition: Any, constraint: Any) -> str:
+    """Return the statements that give a new column its CHECK or key, while others read and write the table."""
+    column, word = quoted(definition.colname), constraint_kind(constraint)
+    ending = {"CHECK": f"{definition.colname}_check", "UNIQUE": f"{definition.colname}_key", "PRIMARY": "pkey"}[word]
+    name = quoted(constraint.conname or f"{table.name}_{ending}")
+    if word == "CHECK":
+        return (
+            f"ALTER TABLE {table.label} ADD CONSTRAINT {name} CHECK ({text(constraint.raw_expr)}) NOT VALID;\n"
+            f"ALTER TABLE {table.label} VALIDATE CONSTRAINT {name};  -- in a transaction of its own"
+        )
+    steps = [f"CREATE UNIQUE INDEX CONCURRENTLY {name} ON {table.label} ({column});  -- outside a transaction"]
+    steps += [not_null_steps(table, definition.colname)] if word == "PRIMARY" else []
+    key = "PRIMARY KEY" if word == "PRIMARY" else "UNIQUE"
+    return "\n".join([*steps, f"ALTER TABLE {table.label} ADD CONSTRAINT {name} {key} USING INDEX {name};"])
 
 
 @rule(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
+from itertools import takewhile
 from typing import Any
 
 from pglast import ast
 
 from pgrunbook.database.catalog import Table
 from pgrunbook.review.hazards import estimates
+from pgrunbook.review.hazards.columns import without
 from pgrunbook.review.hazards.rule import Note, Scene, Severity, others_see, rule
-from pgrunbook.sql.tree import constraint_kind, quoted, relation, strings, subcommand, text, type_word
+from pgrunbook.sql.tree import constraint_kind, quoted, relation, strings, subcommand, text
 
 
 def added_keys(scene: Scene) -> Iterator[tuple[Table, Any, tuple[str, ...], Any]]:
@@ -76,23 +79,32 @@ def foreign_key_validates(scene: Scene) -> Iterator[Note]:
 )
 def foreign_key_inline(scene: Scene) -> Iterator[Note]:
     """A new column comes with a foreign key, so that two tables are locked at once."""
-    for table, target, columns, node in added_keys(scene):
-        if isinstance(scene.node, ast.AlterTableStmt) and subcommand(scene.node.cmds[0]) == "AddColumn":
+    for table, cmd in scene.altered():
+        for _, target, _, node in _of_columns(table, (cmd.def_,)) if subcommand(cmd) == "AddColumn" else ():
             partner = scene.table(target)
             if not others_see(partner):
                 continue  # nobody holds a lock on it
-            column = quoted(columns[0])
-            type_ = next(type_word(c.def_.typeName).text for _, c in scene.altered()
-                         if subcommand(c) == "AddColumn" and c.def_.colname == columns[0])  # fmt: skip
-            name = quoted(node.conname or f"{table.name}_{columns[0]}_fkey")
+            key = _apart(table, cmd.def_, node)
             yield Note(
                 f"Readers and writers of {table.label} wait (AccessExclusiveLock) while the statement waits for its"
                 f" lock on {partner.label}, whose writers wait too (ShareRowExclusiveLock).",
-                f"ALTER TABLE {table.label} ADD COLUMN {column} {type_};\n"
-                f"ALTER TABLE {table.label} ADD CONSTRAINT {name} FOREIGN KEY ({column}) REFERENCES {partner.label}"
-                f" NOT VALID;\nALTER TABLE {table.label} VALIDATE CONSTRAINT {name};  -- in a transaction of its own",
+                f"ALTER TABLE {table.label} ADD COLUMN {without(cmd.def_, 'FOREIGN')};\n"
+                f"ALTER TABLE {table.label} ADD {text(key)};\nALTER TABLE {table.label} VALIDATE CONSTRAINT"
+                f" {quoted(key.conname)};  -- in a transaction of its own",
                 table,
             )
+
+
+def _apart(table: Table, definition: Any, node: Any) -> Any:
+    """Return a column's foreign key as the constraint of the table, not validated."""
+    key = copy.copy(node)
+    key.conname = node.conname or f"{table.name}_{definition.colname}_fkey"
+    key.fk_attrs, key.skip_validation = (ast.String(sval=definition.colname),), True
+    behind = [constraint_kind(part) for part in definition.constraints[definition.constraints.index(node) + 1 :]]
+    own = list(takewhile(lambda word: word.startswith("ATTR"), behind))
+    key.initdeferred = "ATTR_DEFERRED" in own
+    key.deferrable = key.initdeferred or "ATTR_DEFERRABLE" in own
+    return key
 
 
 @rule(

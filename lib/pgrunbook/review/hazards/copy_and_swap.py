@@ -12,7 +12,7 @@ from pglast import ast
 from pgrunbook.database.catalog import Table
 from pgrunbook.review.hazards import estimates
 from pgrunbook.review.hazards.rule import Note, Scene, Severity, Transactions, others_see, rule
-from pgrunbook.sql.tree import columns_in, object_kind, quoted, relation, subcommand
+from pgrunbook.sql.tree import columns_in, functions_in, object_kind, quoted, relation, relations_named, subcommand
 
 _SWAP = """\
 BEGIN; SET LOCAL lock_timeout = '200ms'; SET LOCAL statement_timeout = '5s';
@@ -24,12 +24,15 @@ ALTER TABLE {old} RENAME TO {kept}; ALTER TABLE {new} RENAME TO {name};
 COMMIT;  -- procedure: swap"""
 
 
+_AGGREGATES = {"max", "min", "count", "sum", "avg", "bool_or", "bool_and", "string_agg", "array_agg", "jsonb_agg"}
+
+
 def _source(node: Any) -> Any:
-    """Return the RangeVar of INSERT ... SELECT ... FROM one table; None for another INSERT."""
+    """Return the RangeVar of INSERT ... SELECT ... FROM one table; None for another INSERT, or a name of WITH."""
     query = getattr(node, "selectStmt", None)
     sources = getattr(query, "fromClause", None) or ()
     only = next(iter(sources), None) if len(sources) == 1 else None
-    return only if isinstance(only, ast.RangeVar) else None
+    return only if any(only is named for named in relations_named(node)) else None
 
 
 @rule(
@@ -44,7 +47,8 @@ def insert_select(scene: Scene) -> Iterator[Note]:
         if not isinstance(node, ast.InsertStmt) or _source(node) is None:
             continue
         query = node.selectStmt
-        if query.whereClause is None and query.limitCount is None and not query.groupClause:
+        is_one_row = bool(_AGGREGATES & set(functions_in(query.targetList)))
+        if query.whereClause is None and query.limitCount is None and not query.groupClause and not is_one_row:
             table = scene.table(_source(node))
             yield Note(
                 f"One transaction stays open {estimates.change_time(scene.catalog, table)}: meanwhile vacuum cannot"
@@ -125,27 +129,28 @@ def like(scene: Scene) -> Iterator[Note]:
         if not isinstance(part, ast.TableLikeClause):
             continue
         table = scene.table(part.relation)
-        new = relation(scene.node.relation)
+        new, left = relation(scene.node.relation), _left_behind(scene, table)
+        severity = Severity.NOTE if scene.catalog.connected and not left else None
         yield Note(
-            f"{new} lacks {_left_behind(scene, table)}. Indexes get other names, a serial default still uses"
+            f"{new} lacks {', '.join([*left, _ALWAYS_LEFT])}. Indexes get other names, a serial default still uses"
             f" the sequence that {table.label} owns, an identity starts at 1 again.",
             f"-- then add the foreign keys of {table.label} (NOT VALID, then VALIDATE), triggers, ALTER TABLE {new}"
             " ENABLE ROW LEVEL SECURITY and the policies, OWNER TO, GRANT, REPLICA IDENTITY, SET (fillfactor ...),"
             " publications;\n-- then OWNED BY and setval of its sequences (procedure: swap does and checks all of it)",
+            severity=severity,
         )
 
 
-def _left_behind(scene: Scene, table: Table) -> str:
+_ALWAYS_LEFT = "owner, grants, replica identity, storage parameters and the table's comment"
+
+
+def _left_behind(scene: Scene, table: Table) -> list[str]:
     if not scene.catalog.connected:
-        return (
-            "foreign keys in both directions, triggers, row level security and policies, owner and grants, replica"
-            " identity, storage parameters, publications, rules and the table's comment"
-        )
+        return ["foreign keys in both directions, triggers, rules, publications, row level security and policies"]
     found = [f"foreign key {key.name}" for key in table.foreign_keys()]
     found += [f"foreign key {key.name} of {other.label}" for other, key in scene.catalog.references_to(table)]
     found += [f"{d.kind} {d.name}" for d in table.of_kind("trigger", "policy", "rule", "publication")]
-    found += ["row level security"] if table.row_security else []
-    return ", ".join([*found, "owner, grants, replica identity, storage parameters and the table's comment"])
+    return [*found, *(["row level security"] if table.row_security else [])]
 
 
 def _pair(scene: Scene) -> tuple[Scene, str, str, str] | None:
@@ -255,6 +260,8 @@ def drop_after_swap(scene: Scene) -> Iterator[Note]:
 
 def _given_up(scene: Scene) -> Iterator[str]:
     node = scene.node
+    if not isinstance(node, ast.DropStmt | ast.AlterTableStmt):
+        return
     moved = {s.node.newname for s in scene.earlier if isinstance(s.node, ast.RenameStmt)}
     if isinstance(node, ast.DropStmt) and object_kind(node.removeType) == "TABLE":
         for entry in node.objects:

@@ -71,7 +71,10 @@ def if_not_exists(scene: Scene) -> Iterator[Note]:
         name = quoted(node.idxname)
         table = scene.table(node.relation)
         known = next((index for index in table.indexes if index.name == node.idxname), None)
-        state = " It exists now, and is INVALID." if known and not known.valid else ""
+        is_invalid = known is not None and not known.valid
+        if not node.concurrent and not is_invalid:
+            return  # a build in a transaction that fails leaves nothing behind
+        state = " It exists now, and is INVALID." if is_invalid else ""
         yield Note(
             f"After a failed build {name} exists but is INVALID: it slows down every write, serves no query, and this"
             f" statement skips it.{state}",

@@ -4,16 +4,18 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
 from pglast import ast, enums
 
-from pgrunbook.review.hazards.columns import batches, kept_equal
+from pgrunbook.review.hazards.batch_advice import called, one_batch
+from pgrunbook.review.hazards.columns import kept_equal
 from pgrunbook.review.hazards.rule import Note, Scene, Severity, others_see, rule
 from pgrunbook.sql.deparse import mapped
 from pgrunbook.sql.routines import Block, analyzes, block
-from pgrunbook.sql.tree import columns_in, functions_in, quoted, relation, subcommand, text, walk
+from pgrunbook.sql.tree import columns_in, functions_in, quoted, relation, subcommand, text, tree, walk
 
 _LOOP = "DO $$ BEGIN LOOP UPDATE a SET b_new = b WHERE id IN (SELECT id FROM a WHERE b_new IS NULL LIMIT 9);"
 _BY_RANGE = (
@@ -57,9 +59,11 @@ def loop(scene: Scene) -> Iterator[Note]:
 def _batched(scene: Scene, node: Any) -> str:
     table = scene.table(node.relation)
     if isinstance(node, ast.UpdateStmt):
-        sets = ", ".join(f"{quoted(t.name)} = {text(t.val)}" for t in node.targetList if t.val is not None)
-        changes = " OR ".join(f"{quoted(t.name)} IS DISTINCT FROM {text(t.val)}" for t in node.targetList if t.val)
-        return batches(table, sets, f"({changes})") + "\n-- from the client (procedure: backfill)"
+        row = f"{called(node.relation)}." if node.fromClause else ""
+        changes = " OR ".join(f"{row}{quoted(t.name)} IS DISTINCT FROM {text(t.val)}" for t in node.targetList if t.val)
+        fill = copy.copy(node)
+        fill.whereClause = tree(f"SELECT 1 WHERE {changes}").whereClause
+        return f"{one_batch(table, fill)}\n-- from the client (procedure: backfill)"
     return f"-- from the client, by key range of {table.label}, one transaction each (procedure: backfill)"
 
 
@@ -130,21 +134,31 @@ def backfill_loses_writes(scene: Scene) -> Iterator[Note]:
             source = columns_in(target.val) - {target.name}
             if source and _is_new(scene, table.name, target.name):
                 old, new = sorted(source)[0], quoted(target.name)
+                differs = f"{new} IS DISTINCT FROM {text(target.val)}"
+                fill = copy.copy(node)
+                fill.targetList, fill.whereClause = (target,), tree(f"SELECT 1 WHERE {differs}").whereClause
                 yield Note(
                     f"A write to {quoted(old)} after its row was filled does not reach {new}, and a row inserted later"
                     f" has no {new}: the two columns stay different, and nothing reports it.",
-                    kept_equal(table, old, target.name, text(mapped(target.val, _of_new)))
-                    + "\n"
-                    + batches(table, f"{new} = {text(target.val)}", f"{new} IS DISTINCT FROM {text(target.val)}")
-                    + f"\nSELECT count(*) FROM {table.label} WHERE {new} IS DISTINCT FROM {text(target.val)};  -- 0",
+                    f"{kept_equal(table, old, target.name, text(_of_new_row(target.val, node.relation)))}\n"
+                    f"{one_batch(table, fill)}\n"
+                    f"SELECT count(*) FROM {text(node.relation)} WHERE {differs};  -- 0",
                 )
 
 
-def _of_new(node: Any) -> Any:
-    """Return a column as a trigger names it."""
-    if not isinstance(node, ast.ColumnRef):
-        return node
-    return ast.ColumnRef(fields=(ast.String(sval="new"), node.fields[-1]))
+def _of_new_row(value: Any, table: Any) -> Any:
+    """Return a value as a trigger computes it; a bare name in a query is taken for one of that query's own tables."""
+    queries = [part for part in walk(value) if isinstance(part, ast.SelectStmt)]
+    own = {part.location for query in queries for part in walk(query) if isinstance(part, ast.ColumnRef)}
+
+    def change(node: Any) -> Any:
+        if not isinstance(node, ast.ColumnRef):
+            return node
+        is_bare = len(node.fields) == 1
+        is_of_table = node.location not in own if is_bare else quoted(node.fields[-2].sval) == called(table)
+        return ast.ColumnRef(fields=(ast.String(sval="new"), node.fields[-1])) if is_of_table else node
+
+    return mapped(value, change)
 
 
 def _has_trigger(scene: Scene, table: str) -> bool:

@@ -12,7 +12,7 @@ from pglast import ast, enums
 
 from pgrunbook.database.catalog import Standing, Table
 from pgrunbook.review.hazards import estimates
-from pgrunbook.review.hazards.columns import batches, key_of
+from pgrunbook.review.hazards.batch_advice import called, key_of, one_batch
 from pgrunbook.review.hazards.rule import Note, Scene, Severity, others_see, rule
 from pgrunbook.sql.tree import columns_in, functions_in, quoted, relation, text, tree, walk
 
@@ -36,12 +36,21 @@ def bounded(table: Table, node: Any) -> bool:
         if not isinstance(part, ast.A_Expr) or not isinstance(part.lexpr, ast.ColumnRef):
             continue
         column = getattr(part.lexpr.fields[-1], "sval", "")
-        if column not in keys or columns_in(part.rexpr):
+        if column not in keys or (columns_in(part.rexpr) and not _is_one_value(part.rexpr, called(node.relation))):
             continue
         if part.kind == enums.A_Expr_Kind.AEXPR_BETWEEN or part.name[-1].sval == "=":
             return True
         ranges.setdefault(column, set()).add(part.name[-1].sval[0])
     return any({"<", ">"} <= signs for signs in ranges.values())
+
+
+def _is_one_value(node: Any, outer: str) -> bool:
+    """Whether a value is a query's, the same for every row: nothing in it is named as the outer table's."""
+    if not isinstance(node, ast.SubLink) or node.subLinkType != enums.SubLinkType.EXPR_SUBLINK:
+        return False
+    references = [part for part in walk(node.subselect) if isinstance(part, ast.ColumnRef) and len(part.fields) > 1]
+    own = {called(part) for part in walk(node.subselect) if isinstance(part, ast.RangeVar)}
+    return bool(own) and (outer in own or all(quoted(part.fields[-2].sval) != outer for part in references))
 
 
 def _conjuncts(node: Any) -> Iterator[Any]:
@@ -69,12 +78,11 @@ def update_unbatched(scene: Scene) -> Iterator[Note]:
         table = scene.table(node.relation)
         if not isinstance(node, ast.UpdateStmt) or bounded(table, node):
             continue
-        sets = ", ".join(f"{quoted(t.name)} = {text(t.val)}" for t in node.targetList if t.val is not None)
         time = estimates.change_time(scene.catalog, table)
         yield Note(
             f"Every changed row stays locked for other writers {time}; each change leaves a dead row and WAL behind,"
             " replicas lag, and one error undoes all of it.",
-            batches(table, sets, condition(node)),
+            one_batch(table, node),
             table,
         )
 
@@ -92,18 +100,17 @@ def delete_unbatched(scene: Scene) -> Iterator[Note]:
         table = scene.table(node.relation)
         if not isinstance(node, ast.DeleteStmt) or bounded(table, node) or is_history(table.name):
             continue
-        key, where = key_of(table), condition(node)
+        kept, target = quoted(table.name + "_deleted"), called(node.relation)
+        rows = f"FROM {', '.join(map(text, (node.relation, *(node.usingClause or ()))))} WHERE {condition(node)}"
+        head = f"WITH {text(node.withClause)} " if node.withClause else ""
         cascades = [f"{other.label} ({fk.name})" for other, fk in scene.catalog.references_to(table)]
         follow = f" Through foreign keys it also reads or changes {', '.join(cascades)}." if cascades else ""
         slow = _unindexed(table, node)
         yield Note(
             f"Each row stays locked {estimates.change_time(scene.catalog, table)}, and deleted rows are lost"
             f" permanently.{follow}{slow}",
-            f"SELECT count(*) FROM {table.label} WHERE {where};  -- check first\n"
-            f"CREATE TABLE {quoted(table.name + '_deleted')} AS SELECT * FROM {table.label} WHERE {where};\n"
-            f"WITH batch AS (SELECT {key} FROM {table.label} WHERE {key} > $last AND ({where})"
-            f" ORDER BY {key} LIMIT 1000)\n"
-            f"DELETE FROM {table.label} WHERE {key} IN (SELECT {key} FROM batch);  -- one transaction each",
+            f"{head}SELECT count(*) {rows};  -- check first\n"
+            f"CREATE TABLE {kept} AS {head}SELECT {target}.* {rows};\n{one_batch(table, node)}",
             table,
         )
 

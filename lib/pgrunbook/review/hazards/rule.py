@@ -10,7 +10,7 @@ from typing import Any
 
 from pglast import ast
 
-from pgrunbook.database.catalog import Catalog, Standing, Table, Weight
+from pgrunbook.database.catalog import Catalog, Key, Standing, Table, Weight
 from pgrunbook.database.routines import RoutinePart
 from pgrunbook.effects.result import Effects
 from pgrunbook.sql.classify import Policy
@@ -68,7 +68,8 @@ class Scene:
 
     ``transaction`` counts the BEGINs of the files; None outside of them. ``parts`` is what runs within the
     statement, ``inner`` a scene for each statement in it, whose ``within`` says where it stands. ``zone_is_set`` says
-    that a file has set the TimeZone in force, which is the catalog's.
+    that a file has set the TimeZone in force, which is the catalog's; ``made_if_missing`` are the tables that earlier
+    statements make IF NOT EXISTS.
     """
 
     statement: Statement
@@ -83,6 +84,7 @@ class Scene:
     final: Catalog = field(default_factory=Catalog, repr=False)
     within: str = ""
     zone_is_set: bool = False
+    made_if_missing: frozenset[Key] = frozenset()
     parts: Sequence[RoutinePart] = ()
     inner: list[Scene] = field(default_factory=list, repr=False)
 
@@ -111,6 +113,10 @@ class Scene:
     def table(self, name: Any) -> Table:
         """Return the relation that a RangeVar names."""
         return self.catalog.find(relation(name))
+
+    def may_be_new(self, table: Table) -> bool:
+        """Whether nobody was asked for a table, and an earlier statement makes it where it is not there."""
+        return table.standing is Standing.UNKNOWN and table.key in self.made_if_missing
 
     def commits_with(self, other: Scene) -> bool:
         """Whether one transaction certainly holds both statements."""
@@ -175,13 +181,23 @@ class Rule:
 
     def hazards(self, scene: Scene) -> Iterator[Hazard]:
         """Yield at most one hazard of a scene: none on new and empty tables, only a note on small ones."""
-        found = [(note, severity) for note in self.check(scene) if (severity := self._severity(scene, note))]
+        notes = [note for note in self.check(scene) if not self._is_told(scene, note)]
+        found = [(note, severity) for note in notes if (severity := self._severity(scene, note))]
         if found:
             worst = max((severity for _, severity in found), key=lambda severity: severity.rank)
-            effect = " ".join(dict.fromkeys(note.effect for note, _ in found))
+            perhaps = [_PERHAPS for note, _ in found if note.on is not None and scene.may_be_new(note.on)]
+            effect = " ".join(dict.fromkeys([*(note.effect for note, _ in found), *perhaps]))
             way_out = "\n".join(dict.fromkeys(note.way_out for note, _ in found))
             where = scene.statement
             yield Hazard(self.id, worst, self.condition, effect, way_out, where.file, where.line)
+
+    def _is_told(self, scene: Scene, note: Note) -> bool:
+        """Whether the file has told the same of a table that it makes IF NOT EXISTS: the first stands for all."""
+        if note.on is None or not scene.may_be_new(note.on):
+            return False
+        same_file = [s for s in scene.earlier if s.statement.file == scene.statement.file]
+        inner = [each for other in same_file for each in (other, *other.inner)]
+        return any(told.on and told.on.key == note.on.key for each in inner for told in self.check(each))
 
     def _severity(self, scene: Scene, note: Note) -> Severity | None:
         severity = note.severity or self.severity
@@ -193,6 +209,7 @@ class Rule:
         return Severity.NOTE if weight is Weight.SMALL else severity
 
 
+_PERHAPS = "This is so where the table is there: CREATE TABLE IF NOT EXISTS does not tell."
 RULES: dict[str, Rule] = {}
 
 

@@ -19,7 +19,7 @@ from pgrunbook.sql.lock_modes import (
     SHARE_ROW_EXCLUSIVE,
     Lock,
 )
-from pgrunbook.sql.tree import dotted
+from pgrunbook.sql.tree import dotted, object_kind
 
 LONG_LOCK_TIMEOUT_MS = 10_000
 _QUEUE = (SHARE, SHARE_ROW_EXCLUSIVE, EXCLUSIVE, ACCESS_EXCLUSIVE)
@@ -55,7 +55,7 @@ def without_timeout(scene: Scene) -> Iterator[Note]:
     yield Note(
         f"While it waits for one long transaction, all {who} of {names} queue behind it, for as long as that"
         f" transaction takes.{long}{also}",
-        f"SET lock_timeout = '2s';\n{scene.statement.sql};  -- and retry, a bounded number of times",
+        "SET lock_timeout = '2s';  -- before the statement; and retry it, a bounded number of times",
     )
 
 
@@ -79,6 +79,7 @@ def set_local(scene: Scene) -> Iterator[Note]:
             f"{node.name} keeps its value, and PostgreSQL only warns, unless the tool that runs the file opens a"
             " transaction.",
             f"{scene.statement.sql.replace('LOCAL ', '').replace('local ', '')};",
+            severity=None if scene.transactions is Transactions.STATEMENT else Severity.NOTE,
         )
 
 
@@ -90,27 +91,45 @@ def set_local(scene: Scene) -> Iterator[Note]:
 )
 def held(scene: Scene) -> Iterator[Note]:
     """A strong lock is held while later statements of the same transaction read or write whole tables."""
-    locks = [lock for lock in _queued_locks(scene) if ROW_EXCLUSIVE in CONFLICTS[lock.mode]]
-    if not locks or _reported_before(scene):
+    locks = _held(scene)
+    if not locks or _is_held_longer(scene, within_file=True):
         return
     slow = next((s for s in scene.later if scene.may_commit_with(s) and _is_slow(s)), None)
-    if slow is None:
+    apart = slow is not None and slow.statement.file != scene.statement.file and not scene.commits_with(slow)
+    if slow is None or (apart and _is_held_longer(scene, within_file=False)):
         return
     who = "Readers and writers" if any(lock.mode == ACCESS_EXCLUSIVE for lock in locks) else "Writers"
-    drizzle = " if the files run in one transaction, as Drizzle runs all pending files"
-    sure = "" if scene.commits_with(slow) else drizzle
     names = ", ".join(dict.fromkeys(lock.object for lock in locks))
+    here, there = scene.statement.place.migration, slow.statement.place.migration
+    sure, way = "", f"-- run {here} and {there} in separate transactions, the slow one in batches"
+    if here == there:
+        way = f"-- move {slow.statement.place} into a migration of its own, behind this one"
+    if not scene.commits_with(slow):
+        drizzle = "files run in one transaction, as Drizzle runs all pending files"
+        sure = f" if the {'file runs in one transaction' if here == there else drizzle}"
     yield Note(
         f"{who} of {names} wait until {slow.statement.place} has run as well and the transaction has committed{sure}.",
-        f"-- run {scene.statement.place.migration} and {slow.statement.place.migration} in separate transactions,"
-        " the slow one in batches",
+        way,
     )
 
 
-def _reported_before(scene: Scene) -> bool:
-    """Whether a hazard of this file is reported already; one is enough, for the file's first lock is held longest."""
-    same_file = [s for s in scene.earlier if s.statement.file == scene.statement.file]
-    return any(scene.may_commit_with(other) and _queued_locks(other) for other in same_file)
+def _held(scene: Scene) -> list[Lock]:
+    """Return the locks for which writers wait to the commit; an index is better built, or dropped, in none."""
+    node = scene.node
+    is_index = isinstance(node, ast.IndexStmt) or (
+        isinstance(node, ast.DropStmt) and object_kind(node.removeType) == "INDEX"
+    )
+    return [] if is_index else [lock for lock in _queued_locks(scene) if ROW_EXCLUSIVE in CONFLICTS[lock.mode]]
+
+
+def _is_held_longer(scene: Scene, *, within_file: bool) -> bool:
+    """Whether an earlier lock is held to the same commit, or may be: one finding is enough for all of them."""
+    file = scene.statement.file
+    return any(
+        scene.may_commit_with(other) and _held(other)
+        for other in scene.earlier
+        if not within_file or other.statement.file == file
+    )
 
 
 def _is_slow(scene: Scene) -> bool:

@@ -121,7 +121,7 @@ def rename_table(scene: Scene) -> Iterator[Note]:
     else:
         return
     table = scene.table(node.relation)
-    if others_see(table) and not _has_stand_in(scene, node.relation.relname):
+    if others_see(table) and not scene.may_be_new(table) and not _has_stand_in(scene, node.relation.relname):
         yield Note(
             f"After the commit every statement that names {table.label} fails; views, foreign keys and cached plans"
             " follow the table, not the name.",

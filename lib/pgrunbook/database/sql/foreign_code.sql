@@ -1,0 +1,112 @@
+-- name: reached
+-- a row is: an index, a constraint or a table, whose use by a query of ours may run code of a role that we do not trust; of a table also its name
+WITH RECURSIVE us AS (
+    SELECT pg_catalog.bool_or(u.rolsuper) AS is_super
+    FROM pg_catalog.pg_roles AS u
+    WHERE u.rolname IN (session_user, current_user)
+), code AS (
+    SELECT p.oid
+    FROM pg_catalog.pg_proc AS p
+    JOIN pg_catalog.pg_roles AS r ON r.oid = p.proowner
+    CROSS JOIN us
+    WHERE NOT r.rolsuper
+      AND r.rolname NOT IN (session_user, current_user)
+      AND (us.is_super OR NOT pg_catalog.pg_has_role(r.oid, 'MEMBER'))
+), reached (classid, objid, subid) AS (
+    SELECT 'pg_catalog.pg_proc'::pg_catalog.regclass::oid, c.oid, 0
+    FROM code AS c
+    UNION
+    SELECT x.*
+    FROM reached AS r
+    CROSS JOIN LATERAL (
+        SELECT d.classid, d.objid, d.objsubid
+        FROM pg_catalog.pg_depend AS d
+        LEFT JOIN pg_catalog.pg_class AS c ON d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND c.oid = d.objid
+        LEFT JOIN pg_catalog.pg_index AS i ON i.indexrelid = c.oid
+        WHERE d.refclassid = r.classid
+          AND d.refobjid = r.objid
+          AND (d.refobjsubid = r.subid OR r.subid = 0)
+          AND CASE
+              -- What is made of code: an operator, a cast, a range; what calls it: a key of partitions.
+              WHEN d.classid IN ('pg_catalog.pg_operator'::pg_catalog.regclass, 'pg_catalog.pg_cast'::pg_catalog.regclass)
+              THEN r.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass
+              WHEN d.classid IN ('pg_catalog.pg_type'::pg_catalog.regclass, 'pg_catalog.pg_constraint'::pg_catalog.regclass,
+                                 'pg_catalog.pg_statistic_ext'::pg_catalog.regclass)
+              THEN true
+              WHEN c.relkind IN ('i', 'I') THEN i.indexprs IS NOT NULL OR i.indpred IS NOT NULL
+              WHEN c.relkind = 'p' AND d.objsubid = 0 THEN r.classid <> 'pg_catalog.pg_type'::pg_catalog.regclass
+              ELSE d.objsubid > 0 AND r.classid = 'pg_catalog.pg_type'::pg_catalog.regclass
+          END
+        UNION ALL
+        -- An explicit or implicit cast is found by the types on both its sides.
+        SELECT 'pg_catalog.pg_type'::pg_catalog.regclass, t.oid, 0
+        FROM pg_catalog.pg_cast AS k
+        JOIN pg_catalog.pg_type AS t ON t.oid IN (k.castsource, k.casttarget)
+        WHERE r.classid = 'pg_catalog.pg_cast'::pg_catalog.regclass
+          AND k.oid = r.objid
+          AND t.oid >= 16384
+        UNION ALL
+        -- Whatever becomes a domain is checked by its constraints.
+        SELECT 'pg_catalog.pg_type'::pg_catalog.regclass, k.contypid, 0
+        FROM pg_catalog.pg_constraint AS k
+        WHERE r.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass
+          AND k.oid = r.objid
+          AND k.contypid <> 0
+        UNION ALL
+        -- A row has the types of its columns.
+        SELECT 'pg_catalog.pg_type'::pg_catalog.regclass, c.reltype, 0
+        FROM pg_catalog.pg_class AS c
+        WHERE r.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+          AND r.subid > 0
+          AND c.oid = r.objid
+          AND c.reltype <> 0
+        UNION ALL
+        -- An expression over a whole row depends on its table.
+        SELECT d.classid, d.objid, d.objsubid
+        FROM pg_catalog.pg_type AS t
+        JOIN pg_catalog.pg_depend AS d
+          ON d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = t.typrelid AND d.refobjsubid = 0
+        WHERE r.classid = 'pg_catalog.pg_type'::pg_catalog.regclass
+          AND t.oid = r.objid
+          AND d.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass
+    ) AS x
+), tables (oid, is_key) AS (
+    -- To plan any query on a table folds the constants of its expressions, and so calls their functions:
+    -- get_relation_info in src/backend/optimizer/util/plancat.c.
+    SELECT coalesce(i.indrelid, e.stxrelid, c.oid, k.conrelid), c.oid IS NOT NULL
+    FROM reached AS r
+    LEFT JOIN pg_catalog.pg_index AS i
+      ON r.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND i.indexrelid = r.objid
+    LEFT JOIN pg_catalog.pg_statistic_ext AS e
+      ON r.classid = 'pg_catalog.pg_statistic_ext'::pg_catalog.regclass AND e.oid = r.objid
+    LEFT JOIN pg_catalog.pg_class AS c  -- a key of partitions
+      ON r.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND r.subid = 0 AND c.oid = r.objid AND c.relkind = 'p'
+    LEFT JOIN pg_catalog.pg_constraint AS k
+      ON r.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass AND k.oid = r.objid AND k.contype = 'c'
+         AND k.conrelid <> 0
+         AND (pg_catalog.current_setting('constraint_exclusion') = 'on'
+              OR EXISTS (SELECT FROM pg_catalog.pg_inherits AS h WHERE h.inhrelid = k.conrelid))
+    UNION
+    SELECT x.*
+    FROM tables AS t
+    CROSS JOIN LATERAL (
+        SELECT h.inhparent, false
+        FROM pg_catalog.pg_inherits AS h
+        WHERE h.inhrelid = t.oid
+        UNION ALL
+        -- The key of partitions is part of the constraint of each.
+        SELECT h.inhrelid, true
+        FROM pg_catalog.pg_inherits AS h
+        WHERE h.inhparent = t.oid
+          AND t.is_key
+    ) AS x
+)
+SELECT r.objid::bigint AS oid, NULL AS schema, NULL AS name
+FROM reached AS r
+WHERE r.subid = 0
+  AND r.classid IN ('pg_catalog.pg_constraint'::pg_catalog.regclass, 'pg_catalog.pg_class'::pg_catalog.regclass)
+UNION
+SELECT c.oid::bigint, n.nspname::text, c.relname::text
+FROM tables AS t
+JOIN pg_catalog.pg_class AS c ON c.oid = t.oid
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
