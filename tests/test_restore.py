@@ -171,6 +171,7 @@ def test_a_server_that_is_down_can_be_restored_all_the_same(
     lost = Server("lost")
     try:
         demo.set_up(1000)
+        do(targets.load("demo"), "SELECT pg_create_restore_point('by_hand')")
         migrated, code = run("migrate")
         assert code == 0
         lost.stop()
@@ -178,7 +179,8 @@ def test_a_server_that_is_down_can_be_restored_all_the_same(
         assert (code, made.status, completed(made)) == (0, Status.DONE, True)
         assert "answers  no: " in outputs(made, "meet-the-target")
         assert "before_" + migrated.run_id in outputs(made, "choose-the-point")
-        assert "1 base backup, 1 restore point." in outputs(made, "what-can-be-restored")
+        assert "1 base backup, 2 restore points." in outputs(made, "what-can-be-restored")
+        assert re.search(r"other restore points  by_hand \(2\S+Z\)", outputs(made, "choose-the-point"))
         assert "The target does not answer" in outputs(made, "how-does-it-differ")
         beside = targets.load("demo").model_copy(update={"server": "saved"})
         assert rows(beside, "SELECT to_regclass('audit_logs'), count(*) FROM sessions") == [(None, 1000)]

@@ -102,6 +102,8 @@ def choose_the_point(here: Session) -> Card:
             ("database version there", made.version or "(none)"),
             ("not in it", Cell(f"what was written in the last {_span(ago)}", WARN)),
         ]
+    if others := points.newest(known, but=wanted):
+        facts.append(("other restore points", points.listed(others)))
     here.journal("point-chosen", to=str(point), lsn=made.lsn if made else point.lsn)
     return Card("The point", facts)
 
