@@ -257,7 +257,7 @@ class Keeper:
             assert step.policy is Policy.TOGETHER
             assert statement(step.sql)  # one statement, which a migration may hold
             self.conn.execute(step.sql)
-            for keep in [step.fills] if step.fills else []:
+            for keep in step.fills:
                 self._fill(keep)
 
     def _fill(self, keep: Keep) -> None:

@@ -200,9 +200,12 @@ def test_what_a_dead_process_left_is_cleared_away_and_what_a_living_one_uses_is_
     """The lock of its server tells which is which, not the process id, which is given anew."""
     target = project()
     dead, living = Server(f"branch-{os.getpid()}-00dead"), Server("branch-999999999-00a11e")
-    dead.start()
+    with dead.lock():
+        dead.make_folders(dead.dir)
+        branch_server.start_empty(dead)
     with living.lock():
-        living.start()
+        living.make_folders(living.dir)
+        branch_server.start_empty(living)
         half = dead.dir.with_name("branch-7-0000aa.gone")
         half.mkdir()
         with data_branch.with_data(target, most_bytes=ENOUGH):

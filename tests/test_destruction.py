@@ -106,6 +106,7 @@ def test_what_a_killed_destroy_left_is_shown_and_removed(project: Project, spare
     assert not list(spare.dir.parent.glob("spare*"))
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_still_written_to_is_removed(spare: Server) -> None:
     """A program that outlives a killed restore writes for a moment; its server goes all the same."""
     words = ["sh", "-c", "for i in $(seq 100); do mkdir -p data/d$i; sleep 0.01; done"]

@@ -220,8 +220,13 @@ def test_no_block_crashes_the_reading(around: str, declared: str) -> None:
     ("code", "because"),
     [
         ("DECLARE x numeric; BEGIN DROP TABLE t; END", "nobody can tell the values of its variable x"),
-        ("#variable_conflict use_column\nBEGIN DROP TABLE t; END", "it says what a name means (#variable_conflict)"),
+        (
+            "#variable_conflict use_column\nDECLARE n text := 't'; BEGIN DROP TABLE t; END",
+            "a name of its variables may be that of a column (#variable_conflict use_column)",
+        ),
         ("BEGIN DROP TABLE; END", "its code cannot be read"),
+        ("#variable_conflict use_column\nBEGIN IF current_user = 'x' THEN DROP TABLE t; END IF; END", ""),
+        ("#variable_conflict use_variable\nDECLARE n text := 't'; BEGIN DROP TABLE t; END", ""),
     ],
 )
 def test_what_is_declared_may_be_why(code: str, because: str) -> None:

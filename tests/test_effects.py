@@ -34,8 +34,6 @@ SETUP = (FOLDER / "setup.sql").read_text()
 
 
 CASES = [line for line in (FOLDER / "cases.sql").read_text().splitlines() if line and not line.startswith("--")]
-# Not among the cases of the way back: it leaves what inherits with the column or NOT NULL declared there, too.
-CASES += [f"ALTER TABLE ONLY shop.top {what}" for what in ("DROP COLUMN a", "ALTER COLUMN b DROP NOT NULL")]
 
 
 def cases(version: int) -> list[str]:

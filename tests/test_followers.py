@@ -132,6 +132,60 @@ def test_a_key_that_is_written_again_as_an_equal_one_stays_that_of_its_row(own: 
     assert found == {type_: [(7, 8)] for type_ in EQUAL}
 
 
+# Types of a key that the application has made, with values of rows 1 to 4 and another one.
+MADE = """
+CREATE DOMAIN num AS integer; CREATE DOMAIN word AS text; CREATE DOMAIN nums AS integer[]; CREATE DOMAIN blob AS bytea;
+CREATE TYPE mood AS ENUM ('x', 'y'); CREATE TYPE pair AS (a num, b text); CREATE TYPE span AS RANGE (subtype = integer);
+CREATE TYPE at AS (a pair, t timestamptz); CREATE DOMAIN floats AS float8[]; CREATE DOMAIN day AS date;
+"""
+STEADY = {
+    "num[]": ["{1}", "{1,2}", "{}", "{NULL}", "{7}"],
+    "word[]": ["{a}", '{"a b"}', '{"{}"}', '{""}', "{z}"],
+    "nums": ["{1}", "{1,2}", "{}", "{NULL}", "{7}"],
+    "mood[]": ["{x}", "{x,y}", "{}", "{NULL}", "{y}"],
+    "pair": ['(1,"a b")', "(1,)", "(,)", "(2,b)", "(7,z)"],
+    "pair[]": ['{"(1,a)"}', '{"(1,)"}', "{}", '{NULL,"(2,b)"}', '{"(7,z)"}'],
+    "span": ["[1,3)", "[1,)", "empty", "(,)", "[7,9)"],
+}
+UNSTEADY = ("blob", "at", "floats", "day", "day[]")
+
+
+@pytest.mark.newest
+@pytest.mark.parametrize("type_", sample([*STEADY], 3))
+def test_keys_of_types_that_the_application_has_made_are_followed(own: Conn, server: Server, type_: str) -> None:
+    """Where their text does not depend on settings; also behind another name of the key."""
+    first, second, _, fourth, other = STEADY[type_]
+    values = ", ".join(f"('{key}', {n}, {n}, {n})" for n, key in enumerate(STEADY[type_][:3], 1))
+    own.execute(f"{MADE}; CREATE TABLE m (f {type_} PRIMARY KEY, n integer, u integer, a integer)".encode())
+    own.execute(f"INSERT INTO m VALUES {values}".encode())
+    way = Way(own, "ALTER TABLE m DROP COLUMN a")
+    assert way.because == ""
+    way.there()
+    for number, statement in enumerate(["UPDATE m SET u = 0", f"INSERT INTO m VALUES ('{fourth}', 4, 4)"], 1):
+        with own.transaction():
+            own.execute(capture_statement(own, statement, StepKey("r", "m", "up", number)).encode())
+    with server.connect("own_followers") as client:
+        client.execute("SET DateStyle = 'German'; SET extra_float_digits = 0; SET bytea_output = 'escape'")
+        client.execute(f"UPDATE m SET f = '{other}' WHERE n = 1; DELETE FROM m WHERE n = 2".encode())
+        client.execute(f"ALTER TABLE m RENAME COLUMN f TO g; INSERT INTO m VALUES ('{second}', 9, 9)".encode())
+        client.execute(f"UPDATE m SET g = '{first}' WHERE n = 3; DELETE FROM m WHERE n = 4".encode())
+        client.execute(f"INSERT INTO m VALUES ('{fourth}', 4, 4); ALTER TABLE m RENAME COLUMN g TO f".encode())
+    way.back()
+    assert [left for _, left in gone_to_nobody(own, ["0001_x"], "up")] == [1]
+    give_back_migration(own, "m", "up", on_conflict="keep")
+    found = own.execute("SELECT n, u, a FROM m ORDER BY n").fetchall()
+    assert found == [(1, 1, 1), (3, 3, 3), (4, 4, None), (9, 9, None)]
+
+
+@pytest.mark.newest
+def test_keys_whose_text_depends_on_settings_are_told(own: Conn) -> None:
+    """As deep as such a type lies in them."""
+    own.execute(MADE)
+    for type_ in UNSTEADY:
+        own.execute(f'CREATE TABLE "m {type_}" (f {type_} PRIMARY KEY, a integer)'.encode())
+        assert "whose text depends on settings" in Way(own, f'ALTER TABLE "m {type_}" DROP COLUMN a').because
+
+
 @pytest.mark.newest
 @pytest.mark.parametrize("name", ["00_again", "!", pytest.param("zzz", marks=pytest.mark.slow)])
 def test_a_trigger_of_the_application_changes_the_key_again(own: Conn, name: str) -> None:

@@ -123,6 +123,7 @@ def test_a_killed_restore_says_what_it_is_and_is_made_anew(ground: Ground, new: 
     assert not list(new.dir.parent.glob("*.gone"))
 
 
+@pytest.mark.slow
 def test_a_half_restored_server_can_be_destroyed(ground: Ground, new: Server) -> None:
     """With its processes."""
     killed_when(lambda: MOMENTS["replay"](new))
@@ -131,6 +132,7 @@ def test_a_half_restored_server_can_be_destroyed(ground: Ground, new: Server) ->
     assert not list(new.dir.parent.glob("new*"))
 
 
+@pytest.mark.slow
 def test_of_two_restores_to_one_name_the_second_is_told(
     ground: Ground, new: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -88,3 +88,14 @@ def test_rows_of_a_table_that_is_parked_before_its_schema_goes_are_no_loss(proje
     take_back(target)
     release(target, run_id=RELEASE.replace("7f3a", "8888"))
     assert rows(target, 'SELECT g FROM "S 1"."T" ORDER BY id') == [(2,), (4,)]
+
+
+@pytest.mark.slow
+@pytest.mark.newest
+def test_a_table_that_others_inherit_from_is_counted_by_itself(project: Callable[..., Target]) -> None:
+    """The values of its children are captured, and counted, beside its own."""
+    target = project(folder={"0001_a.sql": "ALTER TABLE top ADD COLUMN n integer"})
+    do(target, "CREATE TABLE top (id integer PRIMARY KEY); CREATE TABLE kid (PRIMARY KEY (id)) INHERITS (top)")
+    release(target)
+    do(target, "INSERT INTO top VALUES (1, 1), (2, 2); INSERT INTO kid VALUES (1, 1)")
+    assert [(loss.what, loss.holds) for loss in since(target).goes] == [("public.top.n", 2), ("public.kid.n", 1)]

@@ -17,7 +17,7 @@ from conftest import Site, connect, do, rows, write_folder
 from forks import ForkedProcess
 from permits import permitted
 from pgrunbook import history as histories
-from pgrunbook.branches import data_branch, isolation, provenance
+from pgrunbook.branches import branch_server, data_branch, isolation, provenance
 from pgrunbook.branches.recovery_target import Point
 from pgrunbook.branches.schema_branch import copy_schema
 from pgrunbook.branches.server import Server
@@ -486,7 +486,8 @@ def test_a_server_that_only_looks_like_a_branch_is_none(site: Site, target: Targ
     """Made by hand with a branch's name and mark, and with a database named as an empty branch."""
     fake = Server("branch-1-abcdef")
     with fake.lock():
-        fake.start()
+        fake.make_folders(fake.dir)
+        branch_server.start_empty(fake)
     try:
         isolation.isolate(fake)
         with fake.connect() as conn:

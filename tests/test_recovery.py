@@ -464,6 +464,7 @@ def test_a_point_is_found_before_it_is_archived(past: Past) -> None:
         ("0/123456789", "Write it as PostgreSQL does: lsn:0/3000060."),
         ("1764288660", "If seconds since 1970 are meant, write 2025-11-28T00:11:00Z."),
         ("1764288660123", "If seconds since 1970 are meant, write 2025-11-28T00:11:00Z."),
+        ("00000002000000010000000A", "A WAL segment is no point: it begins at lsn:1/A000000, on timeline 2."),
         ("2999-01-01T00:00:00Z", "Name a moment that has passed; the nearest is 2"),
         ("0001-01-01T00:00:00+05:00", "Write it as 2026-11-22T16:54:31Z."),
         ("12:30", "Write it as 2026-11-22T16:54:31Z."),

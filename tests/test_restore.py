@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from acting import cells, completed, error, events, notebook, outputs, run
+from acting import (
+    cells,
+    completed,
+    error,
+    events,
+    newest_run,
+    notebook,
+    outputs,
+    pgrunbook,
+    run,
+    wait_until,
+)
 from conftest import ROOT, Site, do, rows
 from pgrunbook.app import demo
-from pgrunbook.branches import backup
+from pgrunbook.branches import backup, incremental
+from pgrunbook.branches.recovery_target import lsn_number
 from pgrunbook.branches.server import Server
 from pgrunbook.branches.server_status import ServerState
+from pgrunbook.branches.wal_segments import SEGMENT_BYTES
 from pgrunbook.config import targets
 from pgrunbook.config.targets import Target
 from pgrunbook.record.run import Run, Status
+from pgrunbook.runner import runbook
 
 FOLDER = {
     "0001_a.sql": "CREATE TABLE a (id int PRIMARY KEY, b text);",
@@ -155,6 +171,7 @@ def test_a_server_that_is_down_can_be_restored_all_the_same(
     lost = Server("lost")
     try:
         demo.set_up(1000)
+        do(targets.load("demo"), "SELECT pg_create_restore_point('by_hand')")
         migrated, code = run("migrate")
         assert code == 0
         lost.stop()
@@ -162,8 +179,79 @@ def test_a_server_that_is_down_can_be_restored_all_the_same(
         assert (code, made.status, completed(made)) == (0, Status.DONE, True)
         assert "answers  no: " in outputs(made, "meet-the-target")
         assert "before_" + migrated.run_id in outputs(made, "choose-the-point")
+        assert "1 base backup, 2 restore points." in outputs(made, "what-can-be-restored")
+        assert re.search(r"other restore points  by_hand \(2\S+Z\)", outputs(made, "choose-the-point"))
         assert "The target does not answer" in outputs(made, "how-does-it-differ")
         beside = targets.load("demo").model_copy(update={"server": "saved"})
         assert rows(beside, "SELECT to_regclass('audit_logs'), count(*) FROM sessions") == [(None, 1000)]
     finally:
         lost.destroy()
+
+
+@pytest.mark.slow
+def test_only_the_tables_that_are_asked_for_are_compared(project: Callable[..., Target], restored: Restore) -> None:
+    """Some, whatever way they are named; one that is on neither side is shown as such; or none at all."""
+    target = project(folder={"0001_a.sql": 'CREATE TABLE a (id int); CREATE TABLE "C d" (id int)'})
+    assert run("migrate")[1] == 0
+    do(target, 'CREATE TABLE c (id int); INSERT INTO a VALUES (1); INSERT INTO "C d" VALUES (1)')
+    made, code = restored(compare='["public.a", "C d", "d"]', to=lsn_now(target))
+    assert code == 0
+    shown = outputs(made, "how-does-it-differ").splitlines()[1:]
+    assert [line.split("  ")[0] for line in shown] == ["d", "public.C d", "public.a"]
+    assert shown[0].endswith("on neither side")
+    made, code = restored(compare="none", to=lsn_now(target))
+    assert code == 0
+    assert outputs(made, "how-does-it-differ") == "Not compared: compare is none."
+    assert outputs(made, "differences-drawn").splitlines()[-1].endswith("none: no table differs in its rows")
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_in_its_restore_goes_on(project: Callable[..., Target]) -> None:
+    """The half restored server is shown, and made anew under its name."""
+    target = project(folder={"0001_a.sql": "CREATE TABLE a (id int)"})
+    do(target, "CREATE TABLE big AS SELECT generate_series(1, 300000) AS n")
+    to, half = lsn_now(target), Server("killed")
+    with pgrunbook("run", "restore", "--target", "demo", "-p", f"to={to}", "-p", "name=killed") as process:
+        wait_until(lambda: half.status().state is ServerState.HALF_RESTORED and half.data_dir.is_dir())
+        broken = newest_run()
+        assert broken is not None
+        kernel = {e["pid"] for e in events(broken, "restore-started")}
+        process.kill()
+        for pid in kernel:
+            os.kill(pid, signal.SIGKILL)
+        process.communicate()
+    try:
+        assert half.status().state is ServerState.HALF_RESTORED
+        made, code = runbook.resume(broken.run_id)
+        assert (code, made.status) == (0, Status.DONE)
+        assert half.status().state is ServerState.RUNNING
+        assert rows(target.model_copy(update={"server": "killed"}), "SELECT count(*) FROM big") == [(300000,)]
+    finally:
+        half.destroy()
+
+
+@pytest.mark.slow
+def test_a_release_takes_an_incremental_backup_where_much_would_be_replayed(
+    project: Callable[..., Target], site: Site, restored: Restore
+) -> None:
+    """Just before its restore point, which a restore then reaches with little WAL; where little was written, none."""
+    target = project(folder={"0001_a.sql": "CREATE TABLE a (id int)"})
+    made, code = run("migrate")
+    assert (code, events(made, "base-backup-taken")) == (0, [])
+    for _ in range(incremental.WORTH_WAL_BYTES // SEGMENT_BYTES + 2):
+        do(target, "SELECT pg_logical_emit_message(false, 'test', ''), pg_switch_wal()")
+    assert target.migrations is not None
+    Path(target.migrations, "0002_b.sql").write_text("CREATE TABLE b (id int)")
+    made, code = run("migrate")
+    (told,) = events(made, "base-backup-taken")
+    assert (code, told["onto"]) == (0, backup.full(backup.list_base_backups(site.server))[-1].id)
+    assert lsn_number(told["stop_lsn"]) < lsn_number(events(made, "restore-point-created")[0]["lsn"])
+    made, code = restored()
+    assert code == 0
+    assert events(made, "restored")[0]["backup"] == told["id"]
+    assert events(made, "restored")[0]["replayed_bytes"] < 2 * SEGMENT_BYTES
+
+
+def lsn_now(target: Target) -> str:
+    """Return where the WAL is written now."""
+    return str(rows(target, "SELECT pg_current_wal_insert_lsn()")[0][0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pgrunbook.branches import archive, restore_point_records, wal_segments
+from pgrunbook.branches import archive, restore_point_index, restore_point_records, wal_segments
 from pgrunbook.branches.archive import create_restore_point, wait_archived
 from pgrunbook.branches.crc32c import crc32c
 from pgrunbook.branches.recovery_target import lsn_number
@@ -36,11 +37,11 @@ def source(version: int) -> Iterator[Server]:
         with server.connect() as conn, conn.as_target():
             conn.execute("CREATE TABLE t (n int, b text)")
             lsn = ""
-            for number in range(300):
+            for number in range(120):
                 rows = "INSERT INTO t SELECT n, repeat('b', n %% 60) FROM generate_series(1, %s) AS n"
-                conn.execute(rows, [number * 7])
+                conn.execute(rows, [number * 17])
                 lsn = create_restore_point(conn, f"p{number}" + "x" * (number % 50))
-                if number in (100, 200):
+                if number in (40, 80):
                     wait_archived(conn, lsn)
             wait_archived(conn, lsn)
         yield server
@@ -58,7 +59,7 @@ def test_all_restore_points_are_found_where_pg_waldump_finds_them(source: Server
     expected = [(name, lsn_number(lsn)) for lsn, name in FOUND.findall(told)]
     found = archive.restore_points(source)
     assert [(point.name, lsn_number(point.lsn)) for point in found] == expected
-    assert len(found) == 300
+    assert len(found) == 120
     now = datetime.now(UTC)
     assert all(now - timedelta(minutes=5) < point.created_at < now for point in found)
     assert [point.created_at for point in found] == sorted(point.created_at for point in found)
@@ -90,6 +91,36 @@ def test_what_only_looks_like_a_restore_point_is_none(source: Server, tmp_path: 
     copy = tmp_path / path.name
     copy.write_bytes(octets)
     assert next(restore_point_records.read([copy])) == second
+
+
+@pytest.mark.newest
+def test_archived_wal_is_read_once(source: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is noted beside the archive is what the WAL says, also where a segment went, or comes back."""
+    note = source.dir / restore_point_index.FILE
+    note.unlink(missing_ok=True)
+    chain = archive.timelines(source)
+    expected = restore_point_index.archived(source, chain)
+    assert expected == archive.restore_points(source)
+    names = archive.archived(source)
+    assert json.loads(note.read_text())["read"] == names[:-1]
+    read: list[str] = []
+    real = restore_point_records._text
+    monkeypatch.setattr(
+        restore_point_records, "_text", lambda path, number: (read.append(path.name), real(path, number))[1]
+    )
+    assert restore_point_index.archived(source, chain) == expected
+    assert [name for name in read if name in names] == [names[-1]]
+    note.write_text("{")
+    assert restore_point_index.archived(source, chain) == expected
+    aside = source.dir / names[1]
+    (source.archive_dir / names[1]).rename(aside)
+    without = restore_point_index.archived(source, chain)
+    first, behind = (wal_segments.number(names[1]) + more for more in (0, 1))
+    places = {lsn_number(point.lsn) // wal_segments.SEGMENT_BYTES for point in without}
+    assert first not in places
+    assert behind in places
+    aside.rename(source.archive_dir / names[1])
+    assert restore_point_index.archived(source, chain) == expected
 
 
 def test_the_checksum_is_that_of_the_standard() -> None:

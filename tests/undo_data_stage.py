@@ -86,7 +86,7 @@ class Way:
                     do(here, step, site, 1, self.run_id)
         had_key = {keep for keep in self.keeps if keep.kind == "column" and undo_data.has_key(here, keep)}
         for step in self.undo.steps:
-            found = [self.keeps[self.undo.keeps.index(step.fills)]] if step.fills else []
+            found = [self.keeps[self.undo.keeps.index(keep)] for keep in step.fills]
             for keep in found:
                 for settles in undo_data.discard_changed(here, keep):
                     do(here, settles, site, 1, self.run_id)

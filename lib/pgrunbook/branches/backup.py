@@ -8,9 +8,9 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,12 +22,16 @@ from pgrunbook.errors import Blocked, Broken, Refused, RunbookError
 log = logging.getLogger(__name__)
 
 SYNCFS_SINCE = 17
+MANIFEST = "backup_manifest"
 LOCK_TIMEOUT_S = 60
 
 
 @dataclass(frozen=True)
 class BaseBackup:
-    """A copy of a whole server, from which WAL leads to any later point; ``stop_lsn`` is the earliest."""
+    """A copy of a whole server, from which WAL leads to any later point; ``stop_lsn`` is the earliest.
+
+    An incremental one holds what changed since another, which ``onto`` names.
+    """
 
     id: str
     path: Path
@@ -37,6 +41,7 @@ class BaseBackup:
     stop_lsn: str
     bytes: int
     server_version: str
+    onto: str | None = None
 
 
 @dataclass(frozen=True)
@@ -54,8 +59,8 @@ class Window:
     missing: tuple[str, ...] = ()
 
 
-def take_base_backup(server: Server) -> BaseBackup:
-    """Copy the running server with pg_basebackup into its backups, and verify the copy.
+def take_base_backup(server: Server, onto: BaseBackup | None = None) -> BaseBackup:
+    """Copy the running server with pg_basebackup into its backups, and verify the copy; or what changed since one.
 
     Raises Unreachable when it does not run, Refused when it has tablespaces or the disk has no room, Blocked while
     others are removed, RunbookError when it fails; a backup that failed is removed.
@@ -66,6 +71,8 @@ def take_base_backup(server: Server) -> BaseBackup:
     backup_id = f"{started_at:%Y%m%dT%H%M%S}{started_at.microsecond // 1000:03d}Z"
     half, ready = f"backups/{backup_id}.new", f"backups/{backup_id}"
     options = ("-c", "fast", "-X", "stream", "-l", f"pgrunbook {backup_id}", *_sync(server))
+    if onto is not None:
+        options = (*options, f"--incremental=backups/{onto.id}/{MANIFEST}")
     _remove_leftovers(server)
     with lock(server, shared=True):
         free_space.check("a base backup", size)
@@ -83,6 +90,7 @@ def take_base_backup(server: Server) -> BaseBackup:
                 raise free_space.full("take a base backup", told, size) from exc
             raise
         taken = facts(server.dir / ready, started_at, datetime.now(UTC), server.installation.version)
+        taken = replace(taken, onto=onto.id if onto else None)
         times = {key: getattr(taken, key).isoformat() for key in ("started_at", "ended_at")}
         server.write(f"{ready}.json", json.dumps({**asdict(taken), "path": None, **times}, indent=1))
     return taken
@@ -125,6 +133,26 @@ def list_base_backups(server: Server) -> list[BaseBackup]:
     return found
 
 
+def full(backups: Sequence[BaseBackup]) -> list[BaseBackup]:
+    """Return those of the backups that stand alone."""
+    return [one for one in backups if one.onto is None]
+
+
+def chain(backups: Sequence[BaseBackup], backup: BaseBackup) -> list[BaseBackup]:
+    """Return a backup with those that it stands on, the full one first. Raises Broken where one is gone."""
+    known, found = {one.id: one for one in backups}, [backup]
+    while (onto := found[0].onto) is not None:
+        if onto not in known:
+            raise Broken(
+                f"base backup {found[0].id} cannot be used: {onto}, which it stands on, is gone",
+                detail=f"{backup.path.parent} has {', '.join(known)}.",
+                hint="Put it back, or move the incremental one away, so that an older one is used: "
+                f"mv {found[0].path}.json {found[0].path}.json.damaged.",
+            )
+        found.insert(0, known[onto])
+    return found
+
+
 def windows(server: Server) -> list[Window]:
     """Return the ranges that can be restored, oldest first; [] where there is no base backup, and so nothing at all.
 
@@ -164,7 +192,7 @@ def facts(path: Path, started_at: datetime, ended_at: datetime, server_version: 
     """Return what a finished base backup says of itself."""
     label = (path / "backup_label").read_text(encoding="utf-8")
     start = re.search(r"START WAL LOCATION: (\S+)", label)
-    manifest = json.loads((path / "backup_manifest").read_text(encoding="utf-8"))
+    manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     return BaseBackup(
         id=path.name,
         path=path,

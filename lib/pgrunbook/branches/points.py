@@ -43,13 +43,23 @@ def unknown(name: str, where: str, known: Sequence[WalRestorePoint]) -> WrongInp
     by_name = {point.name: point for point in known}
     near = [by_name[other] for other in difflib.get_close_matches(name, by_name, SHOWN)]
     shown = near or list(reversed(known))[:SHOWN]
-    told = ", ".join(f"{point.name} ({point.created_at:%Y-%m-%dT%H:%M:%SZ})" for point in shown)
+    told = listed(shown)
     return WrongInput(
         f'could not find restore point "{name}" {where}',
         detail=f"{'The nearest are' if near else 'The newest are' if known else 'There are'}: {told or 'none'}.",
         hint=recovery_target.meant(name)
         or "Correct the name, or name an LSN (lsn:0/3000060) or a time (2026-11-22T16:54:31Z).",
     )
+
+
+def listed(points: Sequence[WalRestorePoint]) -> str:
+    """Return restore points as a sentence names them, each with its time; "" without any."""
+    return ", ".join(f"{point.name} ({point.created_at:%Y-%m-%dT%H:%M:%SZ})" for point in points)
+
+
+def newest(known: Sequence[WalRestorePoint], but: str) -> list[WalRestorePoint]:
+    """Return the newest restore points, the newest first, but for one."""
+    return [point for point in reversed(known) if point.name != but][:SHOWN]
 
 
 def _is_at(source: Server, name: str, lsn: str) -> bool:

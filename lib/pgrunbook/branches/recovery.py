@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -25,7 +26,7 @@ from pgrunbook.branches import (
     wal_segments,
 )
 from pgrunbook.branches.archive import tablespaces_made, wait_archived
-from pgrunbook.branches.backup import BaseBackup, list_base_backups, lock, missing_wal
+from pgrunbook.branches.backup import BaseBackup, chain, list_base_backups, lock, missing_wal
 from pgrunbook.branches.binaries import last_lines
 from pgrunbook.branches.recovery_failure import REMOVED
 from pgrunbook.branches.recovery_target import Point, lsn_number
@@ -109,13 +110,14 @@ def restore(
             running = _see_archived(source, point)
             _refuse_gaps(source, point, chosen)
             _refuse_tablespaces(source, point, chosen)
-            needed_bytes = chosen.bytes
+            parts = chain(list_base_backups(source), chosen)
+            needed_bytes = sum(part.bytes for part in parts)
             free_space.check("the restored server", needed_bytes)
             began = time.monotonic()
             new.make_folders(new.dir)
             new.write(half_restored.MARK, f"To {point} of server {source.name}, begun {datetime.now(UTC):%F %T} UTC.")
-            with progress.doing(f"copying the base backup of {human(chosen.bytes)}"):
-                _copy(source, chosen, new)
+            with progress.doing(f"copying the base backup of {human(needed_bytes)}"):
+                _copy(source, parts, new)
             copy_s = time.monotonic() - began
             with progress.doing("replaying the WAL") as stage:
                 measures = _replay(source, point, chosen, new, stage, running=running, timeout_s=timeout_s)
@@ -223,14 +225,21 @@ def _refuse_tablespaces(source: Server, point: Point, backup: BaseBackup) -> Non
         raise recovery_failure.tablespace_made(point, [folder for _, folder in between], f"lsn:{between[0][0]}")
 
 
-def _copy(source: Server, backup: BaseBackup, new: Server) -> None:
-    """Make the new server's data directory from the backup, which is compared with its manifest meanwhile."""
-    log.info('copying base backup %s for server "%s"', backup.id, new.name)
+def _copy(source: Server, parts: Sequence[BaseBackup], new: Server) -> None:
+    """Make the new server's data directory from a backup, or from a full one and the incremental ones on it.
+
+    Each is compared with its manifest meanwhile.
+    """
+    log.info('copying base backup %s for server "%s"', parts[-1].id, new.name)
+    places = [os.path.relpath(part.path, new.dir) for part in parts]
     copy = ("cp", "-a", "--reflink=auto") if os.uname().sysname == "Linux" else ("cp", "-Rp")
     with ThreadPoolExecutor(1) as beside:
-        checked = beside.submit(verification.check_backup, source, backup)
+        checked = beside.submit(verification.check_backups, source, parts)
         try:
-            new.do(*copy, os.path.relpath(backup.path, new.dir), "data")
+            if len(parts) > 1:
+                new.run("pg_combinebackup", "--no-sync", "--no-manifest", *places, "-o", "data")
+            else:
+                new.do(*copy, *places, "data")
         except RunbookError:
             checked.result()  # what keeps a damaged file from being copied is told as the damage
             raise

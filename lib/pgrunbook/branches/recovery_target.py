@@ -17,6 +17,7 @@ DAY_FIRST = re.compile(r"(\d{1,2})[./](\d{1,2})[./](\d{4})(?:[ T]+(\S+))?$")
 # What PostgreSQL takes for a time: https://www.postgresql.org/docs/current/datatype-datetime.html
 WORDS = frozenset({"now", "today", "tomorrow", "yesterday", "epoch", "infinity", "-infinity", "allballs"})
 EPOCH_DIGITS = (10, 13)  # seconds and milliseconds since 1970
+WAL_SEGMENT = re.compile(r"[0-9A-F]{24}")
 LIKE_A_TIME = re.compile(r"\d{4}-\d\d?-\d\d?|\d{8}T\d{4,6}(Z|[+-]\d+)?$|\d{1,2}:\d\d")
 
 
@@ -70,6 +71,9 @@ def meant(text: str) -> str:
         return f"If seconds since 1970 are meant, write {_told(datetime.fromtimestamp(int(text[:10]), UTC))}."
     if text.lower() in WORDS:
         return f'"{text}" is another moment whenever it is read: write one as {_told(ago)}.'
+    if WAL_SEGMENT.fullmatch(text):
+        first = int(text[8:16], 16) << 32 | int(text[16:], 16) << 24
+        return f"A WAL segment is no point: it begins at lsn:{lsn_text(first)}, on timeline {int(text[:8], 16)}."
     if text in available_timezones():
         return f"A time zone alone is no moment: write one as {_told(ago.astimezone(ZoneInfo(text)))}."
     if match := DAY_FIRST.match(text):

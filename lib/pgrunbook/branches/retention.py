@@ -66,6 +66,7 @@ def choose(server: Server, keep: int, days: int) -> Expiry:
         if before and before[-1].id not in stay and point.created_at > datetime.now(UTC) - timedelta(days):
             stay.add(before[-1].id)
             needed.append((before[-1], point))
+    stay |= {part.id for one in backups if one.id in stay for part in backup.chain(backups, one)}
     kept = [one for one in backups if one.id in stay]
     first = wal_segments.number_at(kept[0].start_lsn) if kept else 0
     names = (path.name for path in server.archive_dir.glob("*") if wal_segments.NAME.match(path.name))

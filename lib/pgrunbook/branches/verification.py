@@ -7,22 +7,25 @@ record, each with its checksum.
 from __future__ import annotations
 
 import json
+import logging
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pgrunbook.branches import archive, wal_segments
-from pgrunbook.branches.backup import BaseBackup, facts
+from pgrunbook.branches.backup import MANIFEST, BaseBackup, facts
 from pgrunbook.branches.binaries import run_as
 from pgrunbook.branches.crc32c import crc32c
 from pgrunbook.branches.server import Server
 from pgrunbook.branches.wal_segments import SEGMENT_BYTES, Timelines
 from pgrunbook.errors import Broken, RunbookError
 
+log = logging.getLogger(__name__)
+
 # pg_verifybackup passes it over, because it may be changed before a start; ours never is.
 PASSED_OVER = "postgresql.auto.conf"
-MANIFEST = "backup_manifest"
 PROGRAM = re.compile(r"^(pg_verifybackup|pg_waldump): (error|warning|detail|hint): ")
 SEGMENT = re.compile(r"\b[0-9A-F]{24}\b")
 LSN = re.compile(r"\b[0-9A-F]{1,8}/[0-9A-F]{1,8}\b")
@@ -40,7 +43,13 @@ class Damage:
 
 
 def check_backup(server: Server, backup: BaseBackup) -> None:
-    """Compare a base backup with its manifest. Raises Broken, with the files that are damaged."""
+    """Compare a base backup with its manifest. Raises Broken, with the files that are damaged.
+
+    A PostgreSQL that was fetched for rehearsals has no program for it: then that is noted, and nothing compared.
+    """
+    if not (server.installation.bindir / "pg_verifybackup").is_file():
+        log.warning("base backup %s is not verified: %s has no pg_verifybackup", backup.id, server.installation.bindir)
+        return
     found = damage_of_backup(server, backup)
     if found:
         raise Broken(
@@ -49,6 +58,12 @@ def check_backup(server: Server, backup: BaseBackup) -> None:
             hint=f"Move it away, so that an older one is used: mv {backup.path}.json {backup.path}.json.damaged. "
             "pgrunbook backup verify shows which backups are whole; take a new one: pgrunbook backup create.",
         )
+
+
+def check_backups(server: Server, backups: Sequence[BaseBackup]) -> None:
+    """Compare a full backup and the incremental ones on it with their manifests, as :func:`check_backup` does."""
+    for one in backups:
+        check_backup(server, one)
 
 
 def damage_of_backup(server: Server, backup: BaseBackup) -> list[Damage]:

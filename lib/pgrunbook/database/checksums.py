@@ -176,6 +176,12 @@ def column_types(conn: Connection, tables: Collection[TableName]) -> dict[TableN
         return {table.name: table.types for table in described(cursor, tables)}
 
 
+def table_names(conn: Connection, *, leave_out: Collection[str] = OURS) -> list[TableName]:
+    """Return the tables that :func:`checksums` would sum."""
+    with snapshot_cursor(conn) as cursor:
+        return list(_every(cursor, leave_out))
+
+
 def difference(
     conn_a: Connection,
     conn_b: Connection,

@@ -127,6 +127,7 @@ class Column:
     options: tuple[str, ...] = ()
     foreign_options: tuple[str, ...] = ()
     is_inherited: bool = False
+    parents: int = 0
     is_local: bool = True
     sequence: int | None = None
 

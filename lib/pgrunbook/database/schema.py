@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from hashlib import sha256
 from itertools import groupby
 from typing import NamedTuple, TypeVar
@@ -364,7 +364,8 @@ def _read(cursor: psycopg.Cursor[TupleRow], leave_out: list[str]) -> tuple[Schem
 
 
 def _maker(cls: type[SchemaObject]) -> RowFactory[SchemaObject]:
-    return lambda _: cls._make
+    make: Callable[..., SchemaObject] = partial(tuple.__new__, cls)  # as its _make does, and in C
+    return lambda _: make
 
 
 @lru_cache(maxsize=1 << 17, typed=True)  # a run reads the same objects several times

@@ -43,7 +43,8 @@ def diff(a: Snapshot, b: Snapshot) -> list[Difference]:
 
     The columns of a table that is only on one side are part of the table's difference.
     """
-    only_a, only_b = _without(a, b), _without(b, a)
+    all_a, all_b = set(a.objects), set(b.objects)
+    only_a, only_b = list(all_a - all_b), list(all_b - all_a)  # few, of a schema that is large
     before, after = _by_name(only_a), _by_name(only_b)
     gone, come = _columns_of_missing(only_a, b), _columns_of_missing(only_b, a)
     found = list(_moved(a, b, {obj.relation for obj in (*only_a, *only_b) if isinstance(obj, Column)}))
@@ -56,12 +57,6 @@ def diff(a: Snapshot, b: Snapshot) -> list[Difference]:
         elif old is not None and new is not None and _without_position(old) != _without_position(new):
             found.append(Difference(*key, "changed", old.describe(), new.describe()))
     return sorted(found)
-
-
-def _without(here: Snapshot, there: Snapshot) -> list[SchemaObject]:
-    """Return the objects that are not the same there: few, of a schema that is large."""
-    same = set(there.objects)
-    return [obj for obj in here.objects if obj not in same]
 
 
 def _by_name(objects: Sequence[SchemaObject]) -> dict[tuple[str, str], SchemaObject]:

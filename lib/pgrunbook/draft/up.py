@@ -150,7 +150,7 @@ class Drafter:
         keeps = self._former_keys.named(branch, undo.keeps)
         self._former_keys.note(branch, tree(undo.statement.sql))
         by = dict(zip(undo.keeps, keeps, strict=True))
-        steps = (replace(step, fills=by[step.fills]) if step.fills else step for step in undo.steps)
+        steps = (replace(step, fills=tuple(by[keep] for keep in step.fills)) for step in undo.steps)
         return replace(undo, keeps=keeps, steps=tuple(steps))
 
     def _without_own(self, branch: Connection, undo: Undo) -> Undo:

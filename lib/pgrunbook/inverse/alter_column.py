@@ -54,11 +54,30 @@ def drop(altered: Alteration, cmd: Any) -> None:
     for name in dict.fromkeys(other.name for other in drops):
         column = altered.column(name)
         if column is not None:
-            lost += [column, *(other for other in altered.below(name) if not other.is_local)]
+            lost += [column, *_dropped_below(altered, column)]
     if lost:
         way = altered.way(Phase.BACK)
+        _tell_of_children(altered, way, "columns")
         way.position = min(column.number for column in lost if column.relation == altered.relation.oid)
         recreate(altered.reader, way, [_address(each) for each in lost])
+
+
+def _dropped_below(altered: Alteration, column: Column) -> list[Column]:
+    """Return the columns of child tables that are dropped with it: neither their own, nor of another parent, too."""
+    lost: dict[str, Column] = {column.table: column}
+    for other in altered.below(column.name):
+        parents = altered.reader.whole(altered.reader.relation_at(other.relation)).parents
+        if not other.is_local and other.parents <= len({*parents} & lost.keys()):
+            lost[other.table] = other
+    return [*lost.values()][1:]
+
+
+def _tell_of_children(altered: Alteration, way: Way, what: str) -> None:
+    """Declare that what ONLY the parent loses becomes its children's own."""
+    for oid in altered.reader.family(altered.relation)[1:] if altered.only else ():
+        child = altered.reader.relation_at(oid)
+        if altered.sql in altered.reader.whole(child).parents:
+            way.differs.append(own_beside_inherited(what, child.label))
 
 
 def _cascade(cmd: Any) -> str:
@@ -136,7 +155,9 @@ def _with_losses(altered: Alteration, way: Way, column: Column, losses: tuple[st
     statement = f"{altered.alter} {clause}"
     there, back = losses
     if there and not column.generated and column.kind in "rp":
-        way.filled(statement, f"{column.sql} is {column.type} again.", columns.keep(altered.reader, column))
+        family = [column, *columns.inheriting(column, altered.below(column.name))]
+        keeps = [columns.keep(altered.reader, each) for each in family]
+        way.filled(statement, f"{column.sql} is {column.type} again.", *keeps)
         way.lossy.append(there)
     else:
         way.add(statement, f"{column.sql} is {column.type} again.")
@@ -252,7 +273,9 @@ def drop_not_null(altered: Alteration, cmd: Any) -> None:
     if row is None:
         altered.add(Phase.NOT_NULL, f"ALTER COLUMN {column.sql} SET NOT NULL")
     else:
-        recreate(altered.reader, altered.way(Phase.NOT_NULL), [(_CONSTRAINT, row.oid, 0)])
+        way = altered.way(Phase.NOT_NULL)
+        recreate(altered.reader, way, [(_CONSTRAINT, row.oid, 0)])
+        _tell_of_children(altered, way, "constraints")
 
 
 def _not_null(altered: Alteration, column: Column) -> CatalogConstraint | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from pgrunbook.database.relations import Column
@@ -18,8 +18,8 @@ from pgrunbook.sql.tree import quoted
 NOT_NULL_IS_A_CONSTRAINT = 18
 
 
-def add(reader: Reader, way: Way, column: Column) -> None:
-    """Add a column as it is today: write its values back, then set NOT NULL.
+def add(reader: Reader, way: Way, column: Column, below: Sequence[Column] = ()) -> None:
+    """Add a column as it is today: write its values back, then set NOT NULL. Those ``below`` it come with it.
 
     What depends on it (constraints, indexes, views) is recreated later. An identity is added with the column, so that
     rows inserted meanwhile get a number; PostgreSQL refuses this for a table with children.
@@ -30,7 +30,7 @@ def add(reader: Reader, way: Way, column: Column) -> None:
     if column.generated or column.kind not in "rp":
         way.add(statement, says)
     else:
-        way.filled(statement, says, keep(reader, column))
+        way.filled(statement, says, *(keep(reader, each) for each in (column, *below)))
     if later or (column.not_null and reader.version < NOT_NULL_IS_A_CONSTRAINT):
         way.add(
             f"ALTER TABLE {column.table} ALTER COLUMN {column.sql} SET NOT NULL",
@@ -47,6 +47,12 @@ def add(reader: Reader, way: Way, column: Column) -> None:
         way.add(statement, "Its properties are set again.")
     if not column.is_last:
         way.differs.append(moved_to_the_end(column))
+
+
+def inheriting(column: Column, below: Iterable[Column]) -> list[Column]:
+    """Return the columns of tables that inherit from another one, and have rows of their own: no partition has."""
+    of_tables = [each for each in below if each.name == column.name and each.relation != column.relation]
+    return [each for each in of_tables if each.kind == "r"] if column.kind == "r" else []
 
 
 def moved_to_the_end(column: Column) -> Declared:

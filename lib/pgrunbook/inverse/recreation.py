@@ -236,7 +236,7 @@ class _Recreation:
         if column.is_inherited and any(c.name == column.name and not c.is_inherited for c in self.columns.values()):
             self._inherited(column)
             return
-        columns.add(self.reader, self.way, column)
+        columns.add(self.reader, self.way, column, columns.inheriting(column, self.columns.values()))
         if not column.is_last:
             found = [thing for thing in self.things.values() if thing.type == "statistics object"]
             self.way.differs += [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from pgrunbook.display.prose import listed
 from pgrunbook.plan.declared import Declared
 from pgrunbook.plan.step import Keep, SafeStep
 from pgrunbook.plan.way_back import Undo, column_label
@@ -39,12 +40,13 @@ class Way:
         """Add a statement that cannot run in a transaction."""
         self.steps.append(SafeStep(sql, says, Policy.ALONE, own_transaction=True, quick=False, done=done))
 
-    def filled(self, sql: str, says: str, keep: Keep) -> None:
-        """Add a statement after which captured values are written back."""
-        says = f"{says} The captured values of {column_label(keep)} are reverted after this step."
+    def filled(self, sql: str, says: str, *keeps: Keep) -> None:
+        """Add a statement after which captured values are written back, of a table and of its children."""
+        labels = listed([column_label(keep) for keep in keeps])
+        says = f"{says} The captured values of {labels} are reverted after this step."
         if self.add(sql, says):
-            self.steps[-1] = replace(self.steps[-1], fills=keep)
-        self.keeps.append(keep)
+            self.steps[-1] = replace(self.steps[-1], fills=keeps)
+        self.keeps += keeps
 
     def follow(self, other: Way) -> None:
         """Append another inverse."""

@@ -79,7 +79,7 @@ class SafeStep:
     in pgrunbook.kept; rows are captured by rewriting the statement when it is executed. It also reverts, to the last
     row, what ``gives_back`` names (a side table or a parked table). A step with ``gives_rows`` has no
     statement: it is a loop that reverts the rows which these steps changed when the migration went up. The captured
-    values of the column that ``fills`` names are reverted right after the step. Without ``fires_triggers``, those of
+    values of the columns that ``fills`` names are reverted right after the step. Without ``fires_triggers``, those of
     the application are silent while captured rows come back.
     ``follows`` names the tables that get triggers by which captured rows follow; the step locks out their writers.
     ``statements`` counts the written statements of a run (``sql.runs``) that it sends together.
@@ -97,7 +97,7 @@ class SafeStep:
     gives_back: tuple[str, ...] = ()
     gives_rows: tuple[int, ...] = ()
     statements: int = 1
-    fills: Keep | None = None
+    fills: tuple[Keep, ...] = ()
     fires_triggers: bool = True
     follows: tuple[str, ...] = ()
 

@@ -100,7 +100,7 @@ def of_undo(undo: Undo, keeps: Sequence[Keep]) -> Back:
     """Return an inverse as the plan stores it; ``keeps`` are those of ``undo``, with the names of their side tables."""
     steps = []
     for step in undo.steps:
-        fills = (undo.keeps.index(step.fills),) if step.fills is not None else ()
+        fills = tuple(undo.keeps.index(keep) for keep in step.fills)
         steps.append(BackStep(sql=step.sql, says=step.says, policy=step.policy, done=step.done, fills=fills))
     return Back(
         steps=tuple(_keys_last(steps, keeps)), because=undo.because, differs=undo.differs, keeps=tuple(keeps),

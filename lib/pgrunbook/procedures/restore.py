@@ -22,7 +22,7 @@ from pgrunbook.execute import permit, restoration
 from pgrunbook.procedures import restore_views, shared_steps
 from pgrunbook.session import checks
 from pgrunbook.session import session as heres
-from pgrunbook.session.parameters import LAST, Restore
+from pgrunbook.session.parameters import ALL, LAST, NONE, Restore
 from pgrunbook.session.session import Session
 
 
@@ -102,6 +102,8 @@ def choose_the_point(here: Session) -> Card:
             ("database version there", made.version or "(none)"),
             ("not in it", Cell(f"what was written in the last {_span(ago)}", WARN)),
         ]
+    if others := points.newest(known, but=wanted):
+        facts.append(("other restore points", points.listed(others)))
     here.journal("point-chosen", to=str(point), lsn=made.lsn if made else point.lsn)
     return Card("The point", facts)
 
@@ -155,10 +157,14 @@ def how_does_it_differ(here: Session) -> Table:
     headings = ["table", "rows there", "rows today", "missing today", "changed", "new today", "verdict"]
     if not here.facts["alive"]:
         return Table(headings, [], empty="The target does not answer: not compared.")
+    if here.parameters.compare == (NONE,):
+        return Table(headings, [], empty="Not compared: compare is none.")
     rows: list[tuple[object, ...]] = []
     counts: list[tuple[str, int, int, int]] = []
     with connect(_beside(here), purpose="compares") as old:
-        then, now = checksums.checksums(old), checksums.checksums(here.conn)
+        names, lacking = _chosen(here, old)
+        rows += [(name, "-", "-", "", "", "", Cell("on neither side", BAD)) for name in lacking]
+        then, now = (checksums.checksums(conn, names[conn]) for conn in (old, here.conn))
         for table in sorted(then.keys() | now.keys()):
             a, b = then.get(table), now.get(table)
             if a == b:
@@ -225,6 +231,22 @@ def verdict(here: Session) -> Banner:
         facts,
         then=f"pgrunbook server destroy --name {done.server.name}, when it is not needed any more",
     )
+
+
+def _chosen(here: Session, old: Connection) -> tuple[dict[Connection, list[checksums.TableName]], list[str]]:
+    """Return the tables to compare that each side has, and the names of those that neither has."""
+    wanted = set(here.parameters.compare) - {ALL}
+    found = {conn: checksums.table_names(conn) for conn in (old, here.conn)}
+    if not wanted:
+        return found, []
+    chosen = {conn: [name for name in names if wanted & _names(name)] for conn, names in found.items()}
+    known = {word for names in found.values() for name in names for word in _names(name)}
+    return chosen, sorted(wanted - known)
+
+
+def _names(table: checksums.TableName) -> set[str]:
+    """Return how a person may name a table: with its schema or without, with quotes or without."""
+    return {str(table), _plain(table), table.name}
 
 
 def _counted(

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from pgrunbook import history as histories
-from pgrunbook.branches import archive, backup
+from pgrunbook.branches import archive, backup, incremental
 from pgrunbook.branches.recovery_target import NAME_MAX_BYTES
 from pgrunbook.branches.server import Server
 from pgrunbook.config.targets import Target
@@ -160,7 +160,10 @@ def _name(when: str, run_id: str, attempt: int) -> str:
 
 
 def _check_base_backup(here: Session) -> None:
-    """Take a base backup where a server of ours has none: no restore point can be restored without one before it."""
+    """Take a base backup where a server of ours has none: no restore point can be restored without one before it.
+
+    Where a restore to now would replay much WAL, take an incremental one; the release does not depend on it.
+    """
     if here.target.server is None:
         return
     server = Server(here.target.server)
@@ -168,6 +171,14 @@ def _check_base_backup(here: Session) -> None:
         with progress.doing("taking a base backup, as there is none yet"):
             taken = backup.take_base_backup(server)
         here.journal("base-backup-taken", id=taken.id, stop_lsn=taken.stop_lsn, bytes=taken.bytes)
+    elif incremental.is_worth_it(server):
+        try:
+            with progress.doing("taking an incremental base backup, for a quick restore"):
+                taken = incremental.take(server)
+        except RunbookError as exc:
+            here.journal("base-backup-failed", error=exc.lines())
+        else:
+            here.journal("base-backup-taken", id=taken.id, stop_lsn=taken.stop_lsn, bytes=taken.bytes, onto=taken.onto)
 
 
 def execute(here: Session, direction: Direction) -> Table:

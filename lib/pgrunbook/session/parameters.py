@@ -25,6 +25,7 @@ from pgrunbook.errors import WrongInput
 from pgrunbook.sql import places
 
 LAST = "last-restore-point"
+ALL, NONE = "all", "none"
 
 
 def _listed(given: object) -> object:
@@ -180,10 +181,14 @@ class Rollback(Parameters):
 
 
 class Restore(Parameters):
-    """The parameters of restore: the point (a restore point's name, an LSN, a time with zone), and a server's name."""
+    """The parameters of restore: the point (a restore point's name, an LSN, a time with zone), and a server's name.
+
+    ``compare`` names the tables that are compared with those of today: ``all``, ``none``, or some.
+    """
 
     to: str = LAST
     name: str = ""
+    compare: Names = (ALL,)
 
 
 class Purge(Parameters):

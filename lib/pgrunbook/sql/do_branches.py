@@ -35,7 +35,9 @@ MISSING = {
     "42704", "42P01", "42703", "42883", "3F000",
 }  # fmt: skip
 _DECLARE = re.compile(r"\bDECLARE\b", re.IGNORECASE)
-_CONFLICT = "#variable_conflict"
+_CONFLICT = re.compile(r"#\s*variable_conflict\s+use_column", re.IGNORECASE)
+# What a block may name without declaring it.
+_GIVEN = {"found", "sqlstate", "sqlerrm"}
 _CHANGES = (ast.InsertStmt, ast.UpdateStmt, ast.DeleteStmt)
 _RETURN, _RAISE = "PLpgSQL_stmt_return", "PLpgSQL_stmt_raise"
 _EXCEPTION_LEVEL = 21
@@ -135,10 +137,12 @@ def _read_with(sql: str, ask: Ask | None) -> BlockReading:
         (function,) = pglast.parse_plpgsql(sql)
         if len(_DECLARE.findall(sql)) > 1:  # what is declared within is made anew in each turn of a loop
             raise UnknownValueError("it declares variables in more than one place")
-        if _CONFLICT in sql:
-            raise UnknownValueError(f"it says what a name means ({_CONFLICT})")
+        datums = function["PLpgSQL_function"].get("datums", ())
+        names = {inner.get("refname") for one in datums for inner in one.values()}
+        if names - _GIVEN and _CONFLICT.search(sql):
+            raise UnknownValueError("a name of its variables may be that of a column (#variable_conflict use_column)")
         labels = _labels(function["PLpgSQL_function"]["action"])
-        values = DoValues(function["PLpgSQL_function"].get("datums", ()), ask, labels)
+        values = DoValues(datums, ask, labels)
         found = tuple(_Reader(values).read(function["PLpgSQL_function"]["action"]["PLpgSQL_stmt_block"]))
     except (ParseError, ValueError, KeyError):
         found, because = None, "its code cannot be read"

@@ -322,8 +322,6 @@ def column_capture(
         raise CannotCaptureError(f"{keep.table} is temporary")
     if found.is_filtered or (rows_conn is not None and _is_filtered(rows_conn, keep)):
         raise CannotCaptureError(f"row level security hides rows of {keep.table} from this session")
-    if relation is not None and relation.inherits_down:
-        raise CannotCaptureError(f"{keep.table} has child tables, and no unique key spans them")
     keys = [columns for columns in keys_of(conn, found.oid) if not {name, *without} & {*columns}]
     own = key_after(conn, found, statement, {name, *without}) if not keys else None
     if own is not None:

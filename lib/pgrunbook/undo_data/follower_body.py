@@ -258,13 +258,9 @@ class FollowerBody:
         }  # fmt: skip
         for row, names in variables.items():
             parts[f"{row}_read"] = _assigned(names, [c.captured(sql.Identifier(row, c.name)) for c in self.key])
-            by_text = [
-                sql.SQL("CAST(pg_catalog.to_jsonb({}) ->> named[{}] AS {})").format(
-                    sql.SQL(row), sql.Literal(n), column.side_type
-                )
-                for n, column in enumerate(self.key, 1)
-            ]
-            parts[f"{row}_read_by_text"] = _assigned(names, by_text)
+            numbered = enumerate(zip(names, self.key, strict=True), 1)
+            by_text = [_read_by_name(row, n, name, column) for n, (name, column) in numbered]
+            parts[f"{row}_read_by_text"] = sql.SQL(";\n            ").join(by_text)
         if self.watched is not None:
             parts["old_value"], parts["new_value"] = (sql.Identifier(row, self.watched.name) for row in ("old", "new"))
         return sql.SQL(_BODY).format(
@@ -307,6 +303,15 @@ def has_key(values: Sequence[sql.Composable]) -> sql.Composable:
     """Return the condition that a row of the side table (alias k) has this key."""
     pairs = [sql.SQL("k.{} = {}").format(sql.Identifier(key_name(n)), value) for n, value in enumerate(values)]
     return sql.SQL(" AND ").join(pairs)
+
+
+def _read_by_name(row: str, number: int, variable: sql.Composable, column: CapturedColumn) -> sql.Composable:
+    """Return the assignment of a key's column that has another name now; JSON has other texts for arrays and rows."""
+    if column.is_of_application:
+        read = "EXECUTE pg_catalog.format('SELECT pg_catalog.concat(($1).%I)', named[{}]) INTO {} USING {}"
+        return sql.SQL(read).format(sql.Literal(number), variable, sql.SQL(row))
+    read = "{} := CAST(pg_catalog.to_jsonb({}) ->> named[{}] AS {})"
+    return sql.SQL(read).format(variable, sql.SQL(row), sql.Literal(number), column.side_type)
 
 
 def _assigned(names: Sequence[sql.Composable], values: Sequence[sql.Composable]) -> sql.Composable:

@@ -92,8 +92,6 @@ BEGIN
     END LOOP;
 END
 """
-# Types of the application may be a key only when their text is the same under all settings.
-_STEADY = ("int8", "bool", "bytea", "int4", "numeric", "int2", "uuid")
 
 
 @dataclass(frozen=True)
@@ -212,7 +210,7 @@ class Followers:
 
 def unsteady(table: CapturedTable) -> list[str]:
     """Return the columns of a key whose text depends on settings, so that nobody can follow it; [] for none."""
-    return [c.name for c in table.named(table.key) if c.is_of_application and not (c.is_word or c.is_one_of(*_STEADY))]
+    return [name for name in table.key if name in table.unsteady]
 
 
 def obstacle(table: CapturedTable) -> str:

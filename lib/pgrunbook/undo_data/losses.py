@@ -11,10 +11,12 @@ from pglast import ast, enums
 from psycopg import sql
 
 from pgrunbook.database.connection import Connection
+from pgrunbook.database.facts import Facts
 from pgrunbook.database.queries import load
 from pgrunbook.database.sqlstate import Meaning, meaning
 from pgrunbook.plan.plan import Change
 from pgrunbook.plan.step import Keep
+from pgrunbook.sql.deparse import parsed
 from pgrunbook.sql.tree import dotted_name
 
 
@@ -62,7 +64,10 @@ def losses(conn: Connection, changes: Sequence[Change]) -> list[Loss]:
 def _kept(conn: Connection, migration: str, number: int, keep: Keep) -> Loss:
     column = f".{keep.column}" if keep.column else ""
     where = f" WHERE {keep.column} IS NOT NULL" if keep.column else ""
-    holds = _counted(conn, sql.SQL("SELECT pg_catalog.count(*) FROM {}{}").format(sql.SQL(keep.table), sql.SQL(where)))
+    relation = Facts(conn).relation(parsed(f"TABLE {keep.table}").fromClause[0])
+    only = "ONLY " if relation is not None and relation.inherits_down else ""
+    query = sql.SQL("SELECT pg_catalog.count(*) FROM {}{}{}")
+    holds = _counted(conn, query.format(sql.SQL(only), sql.SQL(keep.table), sql.SQL(where)))
     return Loss(migration, f"{keep.table}{column}", holds, "values" if column else "rows", keep.kept_as, number)
 
 

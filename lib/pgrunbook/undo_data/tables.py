@@ -119,7 +119,8 @@ class CapturedColumn(Column):
 class CapturedTable:
     """A table with what decides how its rows are captured; ``key`` is () when it has no unique key.
 
-    Where ``is_key_former``, the table had that key before, and no index watches it.
+    Where ``is_key_former``, the table had that key before, and no index watches it. ``unsteady`` are the columns with a
+    type of the application whose text depends on settings.
     """
 
     relation: Relation
@@ -132,6 +133,7 @@ class CapturedTable:
     has_deferrable_key: bool
     is_filtered: bool
     rows_estimate: float
+    unsteady: Sequence[str] = ()
     is_key_former: bool = False
 
     @property

@@ -668,7 +668,12 @@ SELECT k.oid::bigint AS oid,
        CASE WHEN k.contypid <> 0
             THEN pg_catalog.format('ALTER DOMAIN %%s ADD CONSTRAINT %%I %%s', pg_catalog.format_type(k.contypid, NULL), k.conname, pg_catalog.pg_get_constraintdef(k.oid))
             WHEN k.contype = 't' THEN NULL
+            -- Where a table that inherits has a constraint of this name, SET NOT NULL would take another one.
             WHEN k.contype = 'n' AND k.convalidated AND NOT k.connoinherit AND k.conname = c.relname || '_' || a.attname || '_not_null'
+                 AND NOT EXISTS (SELECT
+                                 FROM pg_catalog.pg_inherits AS h
+                                 JOIN pg_catalog.pg_class AS d ON d.oid = h.inhrelid AND NOT d.relispartition
+                                 WHERE h.inhparent = c.oid)
             THEN pg_catalog.format('ALTER TABLE %%s ALTER COLUMN %%I SET NOT NULL', k.conrelid::pg_catalog.regclass, a.attname)
             ELSE pg_catalog.format('ALTER %%s %%s%%s ADD CONSTRAINT %%I %%s', CASE c.relkind WHEN 'f' THEN 'FOREIGN TABLE' ELSE 'TABLE' END,
                                    CASE WHEN k.contype IN ('p', 'u', 'x') AND (c.relkind = 'p' OR k.conparentid <> 0) THEN 'ONLY ' ELSE '' END,

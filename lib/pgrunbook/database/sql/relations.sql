@@ -106,6 +106,7 @@ SELECT a.attrelid::bigint AS relation,
        coalesce(a.attoptions, '{}') AS options,
        coalesce(a.attfdwoptions, '{}') AS foreign_options,
        a.attinhcount > 0 AS is_inherited,
+       a.attinhcount AS parents,
        a.attislocal AS is_local,
        (SELECT q.objid::bigint
         FROM pg_catalog.pg_depend AS q

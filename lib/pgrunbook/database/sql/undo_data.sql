@@ -84,6 +84,44 @@ SELECT EXISTS (SELECT
                WHERE i.indrelid = %(oid)s::oid
                  AND NOT i.indimmediate) AS has_deferrable_key,
        pg_catalog.row_security_active(%(oid)s::oid) AS is_filtered,
+       -- Columns with a type of the application whose text depends on settings: by what it is of, below domains.
+       ARRAY(WITH RECURSIVE parts AS (
+                 SELECT a.attname,
+                        a.atttypid AS oid
+                 FROM pg_catalog.pg_attribute AS a
+                 JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid
+                 WHERE a.attrelid = %(oid)s::oid
+                   AND a.attnum > 0
+                   AND NOT a.attisdropped
+                   AND t.typnamespace <> 'pg_catalog'::pg_catalog.regnamespace
+                 UNION
+                 SELECT p.attname,
+                        x.oid
+                 FROM parts AS p
+                 JOIN pg_catalog.pg_type AS t ON t.oid = p.oid
+                 CROSS JOIN LATERAL (SELECT t.typbasetype AS oid
+                                     WHERE t.typtype = 'd'
+                                     UNION ALL
+                                     SELECT t.typelem
+                                     WHERE t.typcategory = 'A'
+                                     UNION ALL
+                                     SELECT r.rngsubtype
+                                     FROM pg_catalog.pg_range AS r
+                                     WHERE t.oid IN (r.rngtypid, r.rngmultitypid)
+                                     UNION ALL
+                                     SELECT a.atttypid
+                                     FROM pg_catalog.pg_attribute AS a
+                                     WHERE t.typtype = 'c'
+                                       AND a.attrelid = t.typrelid
+                                       AND a.attnum > 0
+                                       AND NOT a.attisdropped) AS x
+             )
+             SELECT DISTINCT p.attname::text
+             FROM parts AS p
+             JOIN pg_catalog.pg_type AS t ON t.oid = p.oid
+             WHERE t.typtype = 'b'
+               AND t.typcategory NOT IN ('A', 'S')
+               AND t.oid <> ALL ('{int2,int4,int8,numeric,bool,uuid,oid,inet,cidr,macaddr,macaddr8,bit,varbit,jsonb}'::pg_catalog.regtype[]::oid[])) AS unsteady,
        (SELECT c.reltuples FROM pg_catalog.pg_class AS c WHERE c.oid = %(oid)s::oid) AS rows_estimate
 
 -- name: indexes_apart
