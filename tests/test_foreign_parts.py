@@ -107,13 +107,6 @@ def test_a_role_that_ours_may_become_is_trusted(connected: Callable[..., Connect
     foreign_parts.refuse(conn, "h", "t")
 
 
-def test_a_role_that_a_superuser_has_taken_is_not_trusted(connected: Callable[..., Connection]) -> None:
-    """By SET ROLE, or a setting of the database, which its owner makes: a trigger takes it back with RESET ROLE."""
-    conn = connected(TRIGGER.format("h.t"), THEIRS, "GRANT USAGE ON SCHEMA h TO app", "SET LOCAL ROLE app")
-    with pytest.raises(foreign_parts.Refused):
-        foreign_parts.refuse(conn, "h", "t")
-
-
 def test_nothing_is_put_on_it_while_it_is_held(server: Server, database: Callable[..., str]) -> None:
     """From the look to the end of the transaction that writes its row."""
     name = database(ROLES, CANARY, TABLE, THEIRS, "GRANT ALL ON SCHEMA h TO app")

@@ -332,15 +332,6 @@ def test_a_right_counts_where_its_role_may_look_into_the_schema(looked_at: Calla
     assert error.detail == "INSERT on table pgrunbook.step granted to app."
 
 
-def test_a_role_that_a_superuser_has_taken_owns_nothing_of_ours(looked_at: Callable[..., Connection]) -> None:
-    """By SET ROLE, or a setting of the database, which its owner makes: its code takes it back with RESET ROLE."""
-    conn = looked_at("ALTER TABLE pgrunbook.step OWNER TO app", "GRANT USAGE ON SCHEMA pgrunbook TO app",
-                     "SET LOCAL ROLE app")  # fmt: skip
-    error = error_of(lambda: own_schema.refuse_foreign(conn))
-    assert isinstance(error, Refused)
-    assert "pgrunbook.step belongs to app" in error.detail
-
-
 def test_a_membership_without_set_role_makes_nothing_ours(looked_at: Callable[..., Connection]) -> None:
     """From PostgreSQL 16 on, WITH SET FALSE."""
     conn = looked_at("ALTER SCHEMA pgrunbook OWNER TO team")

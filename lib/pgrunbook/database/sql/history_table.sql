@@ -4,7 +4,7 @@ WITH RECURSIVE trusted AS (
     SELECT r.oid
     FROM pg_catalog.pg_roles AS r
     WHERE r.rolsuper
-       OR r.rolname = session_user  -- code of a role that a superuser has taken may take it back: RESET ROLE
+       OR r.rolname IN (session_user, current_user)
        OR pg_catalog.pg_has_role(r.oid, 'MEMBER')
           AND NOT (SELECT pg_catalog.bool_or(u.rolsuper)
                    FROM pg_catalog.pg_roles AS u

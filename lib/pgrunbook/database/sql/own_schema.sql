@@ -10,10 +10,7 @@ WITH RECURSIVE us AS (
     SELECT r.oid,
            r.rolsuper
     FROM pg_catalog.pg_roles AS r
-    WHERE r.rolname = session_user
-       -- Code of a role that a superuser has taken may take it back: RESET ROLE.
-       OR r.rolname = current_user
-          AND NOT (SELECT s.rolsuper FROM pg_catalog.pg_roles AS s WHERE s.rolname = session_user)
+    WHERE r.rolname IN (session_user, current_user)
 ), members AS (
     SELECT us.oid
     FROM us
