@@ -237,6 +237,28 @@ def test_a_disk_that_runs_full_is_told_and_nothing_stays(small_disk: Path, momen
     assert not list(source.dir.parent.glob("new*"))
 
 
+@pytest.mark.slow
+def test_a_source_whose_data_are_gone_is_restored_from_what_is_left(ground: Ground) -> None:
+    """The archive and the backups are enough; a name that the archive lacks is told with those that it has."""
+    ground.source.stop()
+    aside = ground.source.dir / "aside"
+    ground.source.data_dir.rename(aside)
+    try:
+        done = restore(ground.source, Point(name="here"), name="saved")
+        assert count(done.server) == ground.rows
+        with pytest.raises(WrongInput, match='could not find restore point "her" in the WAL') as failed:
+            restore(ground.source, Point(name="her"), name="other")
+        assert failed.value.detail.startswith("The nearest are: here (2")
+        assert ground.source.status().state is ServerState.ABSENT
+        with pytest.raises(Refused, match='server "source" has lost its data') as refused:
+            ground.source.start()
+        assert refused.value.detail == f"{ground.source.data_dir} is gone, while its backups and archive are there."
+    finally:
+        Server("saved").destroy()
+        aside.rename(ground.source.data_dir)
+        ground.source.start()
+
+
 def test_half_made_backups_of_killed_processes_are_removed_by_the_next(ground: Ground) -> None:
     """They are no backups; while somebody may be at work on one, they stay."""
     left = ground.source.backups_dir / "20260101T000000000Z.new"

@@ -24,7 +24,7 @@ from acting import (
 )
 from conftest import ROOT, Site, do, rows
 from pgrunbook.app import demo
-from pgrunbook.branches import backup, incremental
+from pgrunbook.branches import archive, backup, incremental
 from pgrunbook.branches.recovery_target import lsn_number
 from pgrunbook.branches.server import Server
 from pgrunbook.branches.server_status import ServerState
@@ -250,6 +250,41 @@ def test_a_release_takes_an_incremental_backup_where_much_would_be_replayed(
     assert code == 0
     assert events(made, "restored")[0]["backup"] == told["id"]
     assert events(made, "restored")[0]["replayed_bytes"] < 2 * SEGMENT_BYTES
+
+
+@pytest.mark.slow
+def test_damage_ends_the_run_with_the_file_and_the_gap_in_the_time_line(
+    project: Callable[..., Target], site: Site, restored: Restore
+) -> None:
+    """Exit code 1 and the name of what is damaged, never done; the window is broken where WAL is missing."""
+    target = project(folder={"0001_a.sql": "CREATE TABLE a (id int)"})
+    assert run("migrate")[1] == 0
+    for _ in range(3):
+        do(target, "INSERT INTO a VALUES (1); SELECT pg_switch_wal()")
+    with site.server.connect() as conn, conn.as_target():
+        lsn = archive.create_restore_point(conn, f"behind-{target.database}")
+        archive.wait_archived(conn, lsn)
+    taken = backup.list_base_backups(site.server)[-1]
+    segment = site.server.archive_dir / archive.archived(site.server)[-2]
+    aside = site.server.dir / segment.name
+    segment.rename(aside)
+    try:
+        made, code = restored(to=f"behind-{target.database}")
+        assert (code, made.status, cells(made)["restore-to-branch"]) == (1, Status.FAILED, "failed")
+        assert f" WAL is missing: {segment.name}." in outputs(made, "what-can-be-restored")
+        assert error(made).splitlines()[0].endswith("WAL is missing before it")
+    finally:
+        aside.rename(segment)
+    label = taken.path / "backup_label"
+    label.write_bytes(label.read_bytes().replace(b"pgrunbook", b"pgrunbuok"))
+    try:
+        made, code = restored(to=f"behind-{target.database}")
+        assert (code, made.status) == (1, Status.FAILED)
+        assert error(made).splitlines()[0] == f'base backup {taken.id} of server "main" is damaged'
+        assert "backup_label: checksum mismatch" in error(made)
+    finally:
+        label.write_bytes(label.read_bytes().replace(b"pgrunbuok", b"pgrunbook"))
+    assert restored(to=f"behind-{target.database}")[1] == 0
 
 
 def lsn_now(target: Target) -> str:

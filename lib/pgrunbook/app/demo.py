@@ -7,7 +7,7 @@ from pathlib import Path
 from psycopg import sql
 
 from pgrunbook import history as histories
-from pgrunbook.branches import backup
+from pgrunbook.branches import backup, destruction
 from pgrunbook.branches.server import Server
 from pgrunbook.config import paths, targets
 from pgrunbook.config.targets import Target
@@ -57,7 +57,7 @@ def set_up(rows: int) -> Run:
 
 def show_off() -> tuple[list[Run], int]:
     """Run the release, the restore and the rollback on the demo target; return the runs and the exit code."""
-    Server(RESTORED).destroy()  # what an earlier demo left
+    destruction.destroy(Server(RESTORED), with_backups=False)  # what an earlier demo left
     done = []
     given = {"release": {"accept": ACCEPTED}, "restore": {"name": RESTORED}, "rollback": {}}
     for name, parameters in given.items():

@@ -66,7 +66,7 @@ def take_base_backup(server: Server, onto: BaseBackup | None = None) -> BaseBack
     others are removed, RunbookError when it fails; a backup that failed is removed.
     Source: https://www.postgresql.org/docs/current/app-pgbasebackup.html
     """
-    size = _refuse_tablespaces(server)
+    size = _copy_bytes(server)
     started_at = datetime.now(UTC)
     backup_id = f"{started_at:%Y%m%dT%H%M%S}{started_at.microsecond // 1000:03d}Z"
     half, ready = f"backups/{backup_id}.new", f"backups/{backup_id}"
@@ -228,7 +228,7 @@ def _sync(server: Server) -> tuple[str, ...]:
     return ("--sync-method=syncfs",) if can else ()
 
 
-def _refuse_tablespaces(server: Server) -> int:
+def _copy_bytes(server: Server) -> int:
     """Return how large a copy of the server is. Raises Refused when it has tablespaces."""
     names = "SELECT s.spcname FROM pg_catalog.pg_tablespace AS s WHERE s.spcname NOT IN ('pg_default', 'pg_global')"
     size = "SELECT pg_catalog.sum(pg_catalog.pg_tablespace_size(s.oid))::bigint FROM pg_catalog.pg_tablespace AS s"

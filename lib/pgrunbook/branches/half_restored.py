@@ -1,4 +1,4 @@
-"""The mark of a server that a restore has begun to make: it says what it is, also after the restore was killed."""
+"""Servers that are not whole: half restored ones, which a mark tells, and those that have lost their data."""
 
 from __future__ import annotations
 
@@ -25,4 +25,15 @@ def refuse(name: str, folder: Path) -> None:
             f'server "{name}" is half restored',
             detail=says,
             hint=f"Restore to this name again, or remove it: pgrunbook server destroy --name {name}.",
+        )
+
+
+def refuse_lost(name: str, folder: Path) -> None:
+    """Raise Refused for a server without data whose backups or archive are there: a new one would write over them."""
+    left = [kind for kind in ("backups", "archive") if (folder / kind).is_dir() and any((folder / kind).iterdir())]
+    if left:
+        raise Refused(
+            f'server "{name}" has lost its data',
+            detail=f"{folder / 'data'} is gone, while its {' and '.join(left)} are there.",
+            hint="Restore it to another name: pgrunbook run restore --target <target> -p to=<time with zone>.",
         )

@@ -216,7 +216,8 @@ def _refuse_tablespaces(source: Server, point: Point, backup: BaseBackup) -> Non
 
     The WAL names its folder: to replay it would be to write there, among the files of the source.
     """
-    if not any(path.is_symlink() for path in (source.data_dir / "pg_tblspc").iterdir()):
+    links = source.data_dir / "pg_tblspc"
+    if not links.is_dir() or not any(path.is_symlink() for path in links.iterdir()):
         return
     first, aim = lsn_number(backup.start_lsn), point.lsn or point.at_lsn
     made = [(lsn, folder) for lsn, folder in tablespaces_made(source) if lsn_number(lsn) >= first]

@@ -72,15 +72,16 @@ class Server:
     def start(self, *, timeout_s: int = START_TIMEOUT_S) -> ServerStatus:
         """Start the server, and create it first where it is absent; nothing happens when it runs.
 
-        Raises Unreachable when it does not come up, Refused when its files belong to somebody else or to
-        another major version or it is half restored, WrongInput for a name of our branches, RunbookError when it
-        cannot be created, Blocked when another process has locked it.
+        Raises Unreachable when it does not come up, Refused when its files belong to somebody else or to another major
+        version, when it is half restored or its data are lost, WrongInput for a name of our branches, RunbookError when
+        it cannot be created, Blocked when another process has locked it.
         """
         server_name.refuse_branch_name(self.name)
         with self.lock():
             half_restored.refuse(self.name, self.dir)
             if self.pid() is None:
                 if not self._is_there():
+                    half_restored.refuse_lost(self.name, self.dir)
                     self._create()
                 self.launch(timeout_s=timeout_s)
             return self.status()
