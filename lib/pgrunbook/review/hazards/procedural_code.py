@@ -10,7 +10,8 @@ from typing import Any
 
 from pglast import ast, enums
 
-from pgrunbook.review.hazards.columns import called, kept_equal, one_batch
+from pgrunbook.review.hazards.batches import called, one_batch
+from pgrunbook.review.hazards.columns import kept_equal
 from pgrunbook.review.hazards.rule import Note, Scene, Severity, others_see, rule
 from pgrunbook.sql.deparse import mapped
 from pgrunbook.sql.routines import Block, analyzes, block
