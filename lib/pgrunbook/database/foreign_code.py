@@ -30,4 +30,5 @@ def tables(conn: Connection) -> frozenset[tuple[str, str]]:
 
 def _found(conn: Connection) -> list[dict[str, Any]]:
     with queries.snapshot_cursor(conn):  # without JIT: the server expects far too many rows, and compiled for 4 s
-        return queries.rows(conn, "foreign_code", "reached")
+        roles = [row["oid"] for row in queries.rows(conn, "foreign_code", "roles")]
+        return queries.rows(conn, "foreign_code", "reached", roles=roles) if roles else []

@@ -1,5 +1,5 @@
--- name: reached
--- a row is: an index, a constraint or a table, whose use by a query of ours may run code of a role that we do not trust; of a table also its name
+-- name: roles
+-- a row is: a role that we do not trust and that owns a function
 WITH RECURSIVE us AS (
     SELECT r.oid,
            r.rolsuper
@@ -15,13 +15,20 @@ WITH RECURSIVE us AS (
     SELECT m.roleid
     FROM members AS one
     JOIN pg_catalog.pg_auth_members AS m ON m.member = one.oid AND m.grantor <> m.roleid
-), code AS (
+)
+SELECT r.oid::bigint AS oid
+FROM pg_catalog.pg_roles AS r
+WHERE NOT r.rolsuper
+  AND r.rolname <> session_user
+  AND r.oid NOT IN (SELECT members.oid FROM members)
+  AND EXISTS (SELECT FROM pg_catalog.pg_proc AS p WHERE p.proowner = r.oid)
+
+-- name: reached
+-- a row is: an index, a constraint or a table, whose use by a query of ours may run code of these roles; of a table also its name
+WITH RECURSIVE code AS (
     SELECT p.oid
     FROM pg_catalog.pg_proc AS p
-    JOIN pg_catalog.pg_roles AS r ON r.oid = p.proowner
-    WHERE NOT r.rolsuper
-      AND r.rolname <> session_user
-      AND r.oid NOT IN (SELECT members.oid FROM members)
+    WHERE p.proowner = ANY (%(roles)s::oid[])
 ), reached (classid, objid, subid) AS (
     SELECT 'pg_catalog.pg_proc'::pg_catalog.regclass::oid, c.oid, 0
     FROM code AS c
