@@ -115,7 +115,8 @@ def wait_for_others(conn: Connection, target: Target, *, wait_s: float = 3.0, ex
 def run_in_progress(conn: Connection, key: tuple[int, int] = LOCK_KEY, *, able: bool = False) -> str:
     """Return who holds this database's run lock, as a phrase; "" when nobody does.
 
-    Whoever may connect can take the lock; with ``able`` only a role counts that may write what runs write.
+    Whoever may connect can take the lock; with ``able`` only our own role counts, and one that may write what
+    runs write.
     """
     given = {"classid": key[0], "objid": key[1], "able": able}
     found = conn.execute(queries.load("activity")["lock_holder"], given).fetchone()

@@ -195,6 +195,7 @@ WHERE l.locktype = 'advisory'
   AND l.granted
   AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
   AND (NOT %(able)s
+       OR a.usename = session_user
        OR (SELECT pg_catalog.has_table_privilege(a.usesysid, c.oid, 'INSERT')
            FROM pg_catalog.pg_class c
            JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
