@@ -34,9 +34,8 @@ INVALID = re.compile(
 def explained(source: Server, point: Point, backup: BaseBackup, new: Server, exc: Exception) -> RunbookError:
     """Return the error of a replay that did not reach its point, by what the new server has logged."""
     told = new.log_since(0)
-    if free_space.is_full(told):
-        lines = [line.strip() for line in told.splitlines() if free_space.FULL in line]
-        return free_space.full(f"restore to {point}", lines[0] if lines else str(exc), backup.bytes, state=REMOVED)
+    if lack := free_space.lack(told):
+        return free_space.full(f"restore to {point}", lack, backup.bytes, state=REMOVED)
     if made := TABLESPACE.search(told):
         return tablespace_made(point, [made[2]], f"lsn:{made[1]}", state=REMOVED)
     if wrong := WRONG_SIZE.search(told):
