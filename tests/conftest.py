@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psycopg
 import pytest
 from hypothesis import settings
 from psycopg import sql
@@ -42,6 +43,7 @@ def pytest_configure() -> None:
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    gc.disable()  # while all tests are collected: hardly anything of that is garbage
     settings.register_profile("tests", deadline=None)  # how long an example takes on a busy machine proves nothing
     settings.load_profile("tests")
 
@@ -50,6 +52,7 @@ def pytest_collection_finish() -> None:
     """Leave all that was collected out of the garbage collector's rounds."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def pytest_report_header() -> str:
@@ -87,6 +90,7 @@ class Site:
 
     state: Path
     server: embedded.Server
+    major: int
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -121,10 +125,12 @@ def forked_kernels(session_env: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def servers(room: Path, session_env: pytest.MonkeyPatch) -> Servers:
+def servers(room: Path, session_env: pytest.MonkeyPatch) -> Iterator[Servers]:
     """The servers of this process, by version; they end with its folder."""
     assert session_env
-    return Servers(room)
+    found = Servers(room)
+    yield found
+    found.end()
 
 
 @pytest.fixture(scope="session", params=VERSIONS, ids=lambda version: f"pg{version}")
@@ -158,7 +164,7 @@ def database(server: Server) -> Iterator[Callable[..., str]]:
         return made[-1]
 
     yield make
-    server.run("postgres", *(f"DROP DATABASE {name} WITH (FORCE)" for name in made))
+    server.administer(*(f"DROP DATABASE {name} WITH (FORCE)" for name in made))
 
 
 _numbers = itertools.count()
@@ -173,33 +179,51 @@ def site(session_env: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFacto
     demo.set_up(ROWS)
     server = embedded.Server("main")
     try:
-        yield Site(server.dir.parents[1], server)
+        with server.connect() as conn:
+            major = conn.info.server_version // 10_000
+        yield Site(server.dir.parents[1], server, major)
     finally:
         embedded.Server("main").destroy()
 
 
+@pytest.fixture(scope="session")
+def administer(site: Site) -> Iterator[Callable[[sql.Composable], None]]:
+    """Give a function that runs a statement of an administrator, in one session for all tests as long as it lives."""
+    sessions: list[Connection] = []
+
+    def begin() -> None:
+        sessions.append(site.server.connect())
+        sessions[-1].execute("SET application_name = 'tests'")  # it is none of the library's
+
+    def run(statement: sql.Composable) -> None:
+        try:
+            sessions[-1].execute(statement)
+        except psycopg.OperationalError:  # a test has ended it, or the server
+            begin()
+            sessions[-1].execute(statement)
+
+    begin()
+    yield run
+    for session in sessions:
+        session.close()
+
+
 @pytest.fixture
-def new_database(site: Site) -> Iterator[Callable[..., str]]:
+def new_database(site: Site, administer: Callable[[sql.Composable], None]) -> Iterator[Callable[..., str]]:
     """Make databases that are dropped after the test: a clone of the template, or an empty one."""
     made: list[str] = []
+    strategy = sql.SQL("STRATEGY file_copy" if site.major >= 15 else "")
 
     def make(template: str = "template") -> str:
         name = f"t_{os.getpid()}_{len(made)}_{os.urandom(3).hex()}"
-        with site.server.connect() as conn:
-            conn.execute(
-                sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy").format(
-                    sql.Identifier(name), sql.Identifier(template)
-                )
-                if conn.info.server_version >= 150000
-                else sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template))
-            )
+        create = sql.SQL("CREATE DATABASE {} TEMPLATE {} {}")
+        administer(create.format(sql.Identifier(name), sql.Identifier(template), strategy))
         made.append(name)
         return name
 
     yield make
-    with site.server.connect() as conn:
-        for name in made:
-            conn.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+    for name in made:
+        administer(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 @pytest.fixture

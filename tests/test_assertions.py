@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from acting import completed, error, events, outputs, run
 from conftest import connect, do, rows, write_folder
 from pgrunbook import history as histories
 from pgrunbook.config.targets import Target
@@ -135,3 +137,23 @@ def test_what_is_no_file_is_refused(target: Target) -> None:
     os.mkfifo(folder / "verify" / "b.sql")
     with pytest.raises(WrongInput, match="It is no file"):
         verify_folder.assertions(folder)
+
+
+def test_assertions_are_tried_on_the_branch_behind_the_plan(project: Project) -> None:
+    """So prepare tells what validate would say: of a column that only the plan makes, of rows that only it changes."""
+    target = project(folder={
+        "0001_a.sql": "ALTER TABLE t ADD COLUMN b int; UPDATE t SET b = a - 1",
+        "verify/positive.sql": "SELECT a FROM t WHERE b < 1", "verify/known.sql": "SELECT a FROM t WHERE b IS NULL",
+        "verify/writes.sql": "DELETE FROM t",
+    })  # fmt: skip
+    do(target, "CREATE TABLE t (a int PRIMARY KEY); INSERT INTO t SELECT generate_series(1, 40)")
+    made, code = run("prepare", with_data="true")
+    assert (code, completed(made)) == (0, True), error(made)
+    told = outputs(made, "rehearse")
+    assert re.search(r"verify/positive.sql +does not hold +1 row", told)
+    assert re.search(r"verify/known.sql +holds", told)
+    assert re.search(r"verify/writes.sql +does not hold +refused", told)
+    assert "verify/positive.sql and verify/writes.sql did not hold on the branch" in outputs(made, "verdict")
+    (event,) = events(made, "assertions-rehearsed")
+    assert event["rows"] == {"verify/known.sql": 0, "verify/positive.sql": 1, "verify/writes.sql": 0}
+    assert rows(target, "SELECT count(*) FROM t") == [(40,)]

@@ -251,6 +251,31 @@ def test_options_of_the_address_are_kept_beside_ours(project: Project, monkeypat
         assert conn.execute(asked).fetchone() == ("pg_catalog, pg_temp", "2s")
 
 
+def test_a_superuser_takes_no_role_that_the_owner_of_the_database_has_chosen(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it has planted would be trusted, and RESET ROLE there makes it a superuser; who names it has chosen it."""
+    target = project(folder={})
+    do(target, f"CREATE ROLE owns LOGIN; ALTER DATABASE {target.database} OWNER TO owns")
+    address = "postgresql://{}@/{}?host={}{}"
+    where = (target.database, target.conninfo()["host"])
+    try:
+        with psycopg.connect(address.format("owns", *where, "")) as owner:
+            owner.execute(f"ALTER DATABASE {target.database} SET role = 'owns'")
+        monkeypatch.setenv("BY_URL", address.format("postgres", *where, ""))
+        error = error_of(lambda: connect(Target(name="by-url", url_from="BY_URL")))
+        assert isinstance(error, WrongInput)
+        assert error.message.endswith("as a superuser: the database gives its sessions the role owns")
+        for user, options in (("owns", ""), ("postgres", "&options=-c%20role%3Downs")):
+            monkeypatch.setenv("BY_URL", address.format(user, *where, options))
+            with connect(Target(name="by-url", url_from="BY_URL")) as conn:
+                assert conn.execute("SELECT current_user::text").fetchone() == ("owns",)
+    finally:
+        with psycopg.connect(**{**target.conninfo(), "dbname": "postgres"}, autocommit=True) as admin:
+            admin.execute(f"ALTER DATABASE {target.database} OWNER TO postgres")
+            admin.execute("DROP ROLE owns")
+
+
 def test_a_statement_ends_when_its_client_is_gone(project: Project) -> None:
     """Killed without a word, we leave nothing running in the server."""
     target = project(folder={})

@@ -136,6 +136,18 @@ def test_nothing_that_a_role_has_planted_is_called(
 
 
 @pytest.mark.newest
+def test_a_role_that_the_database_gives_to_a_superuser_is_not_trusted(server: Server, planted: str) -> None:
+    """Its owner may set that: what runs as that role takes the superuser's back with RESET ROLE."""
+    server.run(planted, f"ALTER DATABASE {planted} SET role = '{ROLE}'")
+    with server.connect(planted) as conn:
+        assert conn.execute("SELECT current_user").fetchone() == (ROLE,)
+        assert foreign_code.reached(conn)
+    assert _read(server, planted)[0] == set()
+    with server.connect("postgres") as conn:
+        conn.execute(f"ALTER DATABASE {planted} RESET role")
+
+
+@pytest.mark.newest
 def test_code_of_roles_that_we_trust_is_none_of_others(server: Server, planted: str) -> None:
     """Its own role and a member of it read as before; for anybody else, as for a superuser, it is another's."""
     server.run(planted, "CREATE ROLE member_of_it LOGIN", f"GRANT {ROLE} TO member_of_it", "CREATE ROLE stranger LOGIN",

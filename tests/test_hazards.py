@@ -124,6 +124,18 @@ def test_a_copy_is_not_a_new_table() -> None:
     assert "index-not-concurrent" in ids(sql, database(ORDERS), design=False)
 
 
+def test_a_copy_is_one_whichever_way_its_columns_are_named() -> None:
+    """All rows and columns of one table; some of them are a new table, which nobody uses before it has a name."""
+    make, index = ORDERS.replace("orders", "copy"), "CREATE INDEX ON copy (user_id);"
+    whole = ("*", "orders.*", "id, user_id, total, email, note", "note, email, total, user_id, id")
+    some = ("* FROM orders WHERE id < 9", "* FROM orders LIMIT 9", "DISTINCT * FROM orders", "id, total FROM orders",
+            "max(id) FROM orders", "* FROM orders, users", "* FROM (SELECT * FROM orders) AS o")  # fmt: skip
+    for query, is_whole in (*((f"{columns} FROM orders", True) for columns in whole), *((q, False) for q in some)):
+        sql = f"{make} INSERT INTO copy SELECT {query}; {index}"
+        is_told = "index-not-concurrent" in ids(sql, database(ORDERS + "CREATE TABLE users (a int);"), design=False)
+        assert is_told is is_whole, query
+
+
 def test_estimates_tell_their_basis() -> None:
     """How long others wait is told with the size and speed it is taken from."""
     (found,) = [

@@ -31,9 +31,9 @@ class OrdinaryMigration(NamedTuple):
     because: str
 
 
-def ordinary() -> list[OrdinaryMigration]:
-    """Read the migrations of the data file."""
-    _, *parts = re.split(r"^-- migration: (\S+)\n", (FOLDER / "migrations.sql").read_text(), flags=re.MULTILINE)
+def ordinary(file: str = "migrations.sql") -> list[OrdinaryMigration]:
+    """Read the migrations of a data file."""
+    _, *parts = re.split(r"^-- migration: (\S+)\n", (FOLDER / file).read_text(), flags=re.MULTILINE)
     found = []
     for name, text in zip(parts[::2], parts[1::2], strict=True):
         up, _, down = text.partition("-- down:\n")
@@ -42,12 +42,14 @@ def ordinary() -> list[OrdinaryMigration]:
     return found
 
 
-def proofs(project: Project, migrations: list[OrdinaryMigration], *, before: str = "") -> tuple[Change, ...]:
+def proofs(
+    project: Project, migrations: list[OrdinaryMigration], *, setup: str = "setup.sql", before: str = ""
+) -> tuple[Change, ...]:
     """Rehearse migrations as one release, without and with rows; return the changes with their proofs."""
     files = {f"{m.name}.sql": m.up for m in migrations}
     files |= {f"{m.name}.down.sql": m.down for m in migrations if m.down}
     target = project(folder=files)
-    do(target, (FOLDER / "setup.sql").read_text() + before)
+    do(target, (FOLDER / setup).read_text() + before)
     done = safely(target)
     with connect(target, purpose="test") as conn:
         pending = histories.read(conn, target).pending()
@@ -73,10 +75,11 @@ def test_a_sample_of_ordinary_migrations_is_taken_back(project: Project) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1_500)
-def test_ordinary_migrations_are_taken_back(project: Project) -> None:
+@pytest.mark.timeout(2_400)
+@pytest.mark.parametrize("files", [("migrations.sql", "setup.sql"), ("clinic.sql", "clinic_setup.sql")])
+def test_ordinary_migrations_are_taken_back(project: Project, files: tuple[str, str]) -> None:
     """All of them, in one release: at most eight in a hundred have no way back, each rightly so."""
-    migrations = ordinary()
-    found = without_way_back(proofs(project, migrations))
+    migrations = ordinary(files[0])
+    found = without_way_back(proofs(project, migrations, setup=files[1]))
     assert list(found) == [migration.name for migration in migrations if migration.because], found
     assert len(found) * 100 <= 8 * len(migrations)

@@ -45,6 +45,16 @@ def test_a_log_gets_plain_lines(capsys: pytest.CaptureFixture[str], tmp_path: Pa
     assert rest == list(SAYS)
 
 
+def test_a_verdict_that_quotes_a_name_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """What somebody has called an index moves no cursor, and passes for no line of ours."""
+    with ProgressDisplay("troubleshoot on demo", tmp_path / "journal.jsonl") as shown:
+        shown.procedure("troubleshoot")
+        says = 'Done: removed invalid index: public."i\x1b]0;title\x07\nmigrate done"'
+        shown.ended(Part("troubleshoot", "01-troubleshoot.ipynb", Status.DONE, says=says), ())
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(r'removed invalid index: public."i\x1b]0;title\x07 migrate done"')
+
+
 def test_a_log_gets_a_line_of_a_long_cell_now_and_then(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

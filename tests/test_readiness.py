@@ -10,12 +10,14 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
+from acting import error, run
 from conftest import Site, connect, do
 from pgrunbook.branches.server import Server
 from pgrunbook.config.targets import Target
-from pgrunbook.database import activity, locks, readiness
+from pgrunbook.database import activity, connection, locks, readiness
 from pgrunbook.database.activity import Identity
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.readiness import Check, Level, Limits
@@ -342,6 +344,26 @@ def test_a_replica_is_refused_and_its_lag_watched(own_server: Server, standby: T
         assert (unseen.level, unseen.found) == (Level.UNKNOWN, "not visible for 1 of 1")
 
 
+@pytest.mark.slow
+def test_what_a_person_chose_is_refused_on_a_replica(
+    own_server: Server, standby: Target, project: Callable[..., Target]
+) -> None:
+    """ANALYZE would be passed over with a warning there; a slot of its own is removed."""
+    assert standby.service == "standby"
+    target = project(folder={"0001_a.sql": "SELECT 1;"}, name="standby", server=None, database=None, service="standby")
+    with own_server.connect() as primary, connect(target) as replica:
+        primary.execute("CREATE TABLE public.t (n int PRIMARY KEY)")
+        primary.execute("ALTER TABLE public.t ADD CONSTRAINT c CHECK (n > 0) NOT VALID")
+        until(lambda: replica.execute("SELECT FROM pg_constraint WHERE conname = 'c'").fetchone() is not None)
+        replica.execute("SELECT pg_create_physical_replication_slot('its_own', true)")
+    invalid = "constraint not validated: c of public.t"
+    for given in ({"analyze": "public.t"}, {"reindex": "public.t_pkey"}, {"remove": invalid}):
+        made, code = run("troubleshoot", "standby", **given)
+        assert (code, error(made).splitlines()[0]) == (3, 'target "standby" is a replica')
+    made, code = run("troubleshoot", "standby", remove="replication slot: its_own")
+    assert (code, made.parts[-1].says) == (0, "Done: removed replication slot: its_own.")
+
+
 # -- a pooler
 
 
@@ -389,9 +411,22 @@ def pooler(site: Site, project: Project) -> Iterator[Callable[[str], Target]]:
 
 def test_a_pooler_is_found_out(pooler: Callable[[str], Target]) -> None:
     """It answers the start-up with a process id of its own."""
-    with connect(pooler("options,extra_float_digits")) as conn:
+    pooled = pooler("options,extra_float_digits")
+    with Connection.connect(**pooled.conninfo(), autocommit=True) as conn:
         found = check(conn, "pooler")
     assert (found.level, found.found) == (Level.STOP, "a pooler in between")
+
+
+def test_a_pooler_that_passes_over_our_settings_gets_none_of_them(pooler: Callable[[str], Target]) -> None:
+    """The session behind it is the application's: its search_path and time limits stay as they are."""
+    target = pooler("options,extra_float_digits")
+    error = error_of(lambda: connection.connect(target))
+    assert isinstance(error, Unreachable)
+    assert error.detail == "The session is without the settings with which it was opened."
+    assert error.hint.startswith("A pooler is in between: name the server's own address.")
+    with psycopg.connect(**target.conninfo(), autocommit=True) as application:
+        for name, kept in (("search_path", '"$user", public'), ("row_security", "on"), ("statement_timeout", "0")):
+            assert application.execute(f"SHOW {name}".encode()).fetchone() == (kept,)
 
 
 def test_a_pooler_that_refuses_our_settings_is_told_as_one(pooler: Callable[[str], Target]) -> None:

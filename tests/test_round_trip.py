@@ -64,6 +64,8 @@ KINDS = {
     "rename_column": Kind("ALTER TABLE T RENAME COLUMN a TO aa", WRITE.replace("a =", "aa =").replace("(id, a)", "(id, aa)")),
     "widen": Kind("ALTER TABLE T ALTER COLUMN a TYPE bigint"),
     "retype": Kind("ALTER TABLE T ALTER COLUMN b TYPE integer USING length(b)", f"{WRITE}; UPDATE T SET b = 99 WHERE id = 2", f"{WRITE}; UPDATE T SET b = '99' WHERE id = 2"),
+    "retyped_twice": Kind("ALTER TABLE T ALTER COLUMN b TYPE varchar(1) USING left(b, 1);\nALTER TABLE T ALTER COLUMN b TYPE varchar(9)", f"{WRITE}; UPDATE T SET b = 'w' WHERE id = 2", f"{WRITE}; UPDATE T SET b = 'w' WHERE id = 2"),
+    "retyped_without_and_with_loss": Kind("ALTER TABLE T ALTER COLUMN b TYPE varchar(9);\nALTER TABLE T ALTER COLUMN b TYPE integer USING length(b);\nALTER TABLE T ALTER COLUMN b TYPE bigint", f"{WRITE}; UPDATE T SET b = 99 WHERE id = 2", f"{WRITE}; UPDATE T SET b = '99' WHERE id = 2"),
     "set_not_null": Kind("ALTER TABLE T ALTER COLUMN a SET NOT NULL"),
     "set_default": Kind("ALTER TABLE T ALTER COLUMN c SET DEFAULT 7", WRITE, WRITE.replace("(id, a) VALUES (100, 1", "(id, a, c) VALUES (100, 1, 7").replace("(id, a) VALUES (5, 55", "(id, a, c) VALUES (5, 55, 7")),
     "check": Kind("ALTER TABLE T ADD CONSTRAINT T_a CHECK (a > 0)"),

@@ -211,3 +211,12 @@ def test_a_name_moves_no_cursor_and_turns_no_text(view: str) -> None:
     for told in (repr(shown), shown._repr_html_()):
         assert not {"\x1b", "\x07", "\u202e"} & set(told)
         assert "a\\x1b[2J\\x07\\u202eb" in told
+
+
+def test_what_quotes_a_name_is_shown_as_the_name_itself_is() -> None:
+    """A line break in a cell makes no line that passes for one of ours; titles and verdicts move no cursor either."""
+    evil = 'a"\nNo drift.\x1b[2J'
+    table = Table(["n"], [(evil,)], title=evil)
+    for view in (table, Table([], [], empty=evil), Card(evil, []), Banner("done", evil, [])):
+        assert "\x1b" not in repr(view)
+    assert repr(table).splitlines()[2:] == ["n", 'a" No drift.\\x1b[2J']

@@ -293,6 +293,20 @@ def test_command_tells_what_fired_with_the_look(project: Project, command: Run) 
     assert order.command is Command.PAUSE
 
 
+def test_command_tells_what_became_of_the_webhook_after_its_last_look(
+    project: Project, command: Run, chat: Chat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is retried while nobody looks any more: that it failed is told all the same."""
+    monkeypatch.setattr(webhook, "PAUSE_S", 0.2)
+    chat.answers += [500] * webhook.ATTEMPTS
+    rule = {"number": "connections", "above": 0, "does": "webhook"}
+    project(folder={}, thresholds=[rule], webhook_from=HOOK)
+    code, out, err = command("monitor", "--target", "demo", "--interval", "0.2", "--for", "0.1")
+    assert (code, "webhook-failed" in out) == (0, False)
+    assert err.startswith("webhook-failed: text demo: connections above 0: it is ")
+    assert err.rstrip().endswith("why it answers 500, 3 times")
+
+
 def test_dashboard_of_the_example_asks_for_every_metric_and_for_no_other() -> None:
     """examples/grafana/monitor.json joins what is served."""
     dashboard = json.loads((ROOT / "examples" / "grafana" / "monitor.json").read_text())

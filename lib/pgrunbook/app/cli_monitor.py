@@ -45,6 +45,7 @@ def _monitor(chosen: Any, metrics: Metrics | None, *, once: bool, as_json: bool,
     from pgrunbook.session.watch import ServerWatch
 
     events: list[dict[str, Any]] = []
+    told: list[dict[str, Any]] = []
     watch = ServerWatch(chosen, lambda event, **facts: events.append({"event": event, **facts}), acts=not once)
     live = _live() if not (once or as_json) and sys.stdout.isatty() else None
     try:
@@ -55,15 +56,14 @@ def _monitor(chosen: Any, metrics: Metrics | None, *, once: bool, as_json: bool,
             ends_at = due + last
             while True:
                 seen = watch.look(conn)
-                events[:] = [one for one in events if one["event"] != "concern"][-MOST_EVENTS:]
+                told = [*(told if live else []), *_taken(events)][-MOST_EVENTS:]  # on a terminal they stay
                 if metrics:
                     metrics.set(seen)
                 if live:
-                    live.update(_drawn(seen, chosen.name, events), refresh=True)
+                    live.update(_drawn(seen, chosen.name, told), refresh=True)
                 else:
-                    sys.stdout.write(_json(seen, events) if as_json else _text(seen, chosen.name, events))
+                    sys.stdout.write(_json(seen, told) if as_json else _text(seen, chosen.name, told))
                     sys.stdout.flush()
-                    events.clear()  # they are told; on a terminal they stay
                 due = max(due + interval, time.monotonic())
                 if once or (last and due > ends_at):
                     return
@@ -72,6 +72,15 @@ def _monitor(chosen: Any, metrics: Metrics | None, *, once: bool, as_json: bool,
         if live:
             live.stop()
         watch.close()
+        sys.stderr.write("".join(f"{_event(one)}\n" for one in _taken(events)))
+
+
+def _taken(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Take the events, to which the webhook's thread adds meanwhile; concerns are told by each look."""
+    taken = []
+    while events:
+        taken.append(events.pop(0))
+    return [one for one in taken if one["event"] != "concern"]
 
 
 def _metrics(target: str, port: int, address: str) -> Metrics | None:
@@ -97,7 +106,6 @@ def _drawn(seen: Vitals, name: str, events: list[dict[str, Any]]) -> Any:
 def _text(seen: Vitals, name: str, events: list[dict[str, Any]]) -> str:
     from pgrunbook.database import vitals
     from pgrunbook.procedures import monitor_views
-    from pgrunbook.record import door
 
     found = [(monitor_views.WORDS[one.urgency].upper(), f"{one.what}: {one.detail}", one.todo)
              for one in vitals.concerns(seen)]  # fmt: skip
@@ -105,13 +113,16 @@ def _text(seen: Vitals, name: str, events: list[dict[str, Any]]) -> str:
         monitor_views.told(found, shutil.get_terminal_size().columns) or "Nothing is urgent: nobody waits for a lock."
     )
     parts = [f"{name}, {seen.at:%Y-%m-%d %H:%M:%S}Z\n{head}", *map(repr, monitor_views.below(seen))]
-    parts += ["\n".join(door.masked(_event(one)) for one in events)] if events else []
+    parts += ["\n".join(map(_event, events))] if events else []
     return "\n\n".join(parts) + "\n\n"
 
 
 def _event(one: dict[str, Any]) -> str:
-    facts = {name: value for name, value in one.items() if name != "event"}
-    return f"{one['event']}: " + ", ".join(f"{name} {value}" for name, value in facts.items())
+    from pgrunbook.display.show import visible
+    from pgrunbook.record import door
+
+    facts = ", ".join(f"{name} {value}" for name, value in one.items() if name != "event")
+    return visible(door.masked(f"{one['event']}: {facts}"))
 
 
 def _json(seen: Vitals, events: list[dict[str, Any]]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
@@ -15,7 +16,7 @@ from psycopg.pq import TransactionStatus
 
 from pgrunbook.config.targets import Target
 from pgrunbook.database import address
-from pgrunbook.errors import Broken, RunbookError, Unreachable
+from pgrunbook.errors import Broken, RunbookError, Unreachable, WrongInput
 
 Found = TypeVar("Found")
 
@@ -29,6 +30,7 @@ OPTIONS = (
 )
 TRANSACTION_TIMEOUT_SINCE = 170_000
 HINT = "Check that the server runs, that the service file is right, and that pg_hba.conf lets this machine in."
+POOLER = "A pooler is in between: name the server's own address. Session settings do not survive pooling."
 # What the server, or libpq, says when it lets nobody in.
 HINTS = {
     "too many connections": "Up to 4 at once are needed: ALTER ROLE or ALTER DATABASE ... CONNECTION LIMIT gives more.",
@@ -39,8 +41,7 @@ HINTS = {
     "password authentication failed": "Check the passfile, and whether the role's password has expired (VALID UNTIL).",
     "not currently accepting connections": "Nobody can connect to it (ALLOW_CONNECTIONS false): name another database.",
     'parameter "client_connection_check_interval"': "The server is older than PostgreSQL 14, the oldest that is known.",
-    "unsupported startup parameter": "A pooler is in between: name the server's own address."
-    " Session settings do not survive pooling.",
+    "unsupported startup parameter": POOLER,
 }
 # Each of the three resets something that the other two do not.
 RESET_SESSION = ("RESET SESSION AUTHORIZATION", "RESET ROLE", "RESET ALL")
@@ -59,6 +60,17 @@ PUT = b"SELECT " + b", ".join(
     f"pg_catalog.current_setting('{name}'), pg_catalog.set_config('{name}', %s, %s)".encode()
     for name in ("search_path", *OURS_BESIDE)
 )
+
+
+NAMES_ROLE = re.compile(r"(-c\s*|--)role=", re.I)
+OPENED = b"SELECT pg_catalog.current_setting('client_connection_check_interval'), pg_catalog.current_setting('role')"
+GIVEN_ROLE = b"""
+SELECT FROM pg_catalog.pg_db_role_setting AS s
+JOIN pg_catalog.pg_roles AS us ON us.rolname = session_user AND us.rolsuper
+WHERE s.setrole = 0
+  AND s.setdatabase IN (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())
+  AND 'role=' || %s = ANY (s.setconfig)
+"""
 
 
 class Connection(psycopg.Connection[tuple[object, ...]]):
@@ -215,9 +227,10 @@ def connect(target: Target, *, purpose: str = "read") -> Connection:
     The server ends the session's statement within a second when our process is gone
     (client_connection_check_interval, https://www.postgresql.org/docs/current/runtime-config-connection.html).
     No statement is prepared on the server: what a migration does to the session cannot break our statements.
+    Behind a pooler that passes over settings nothing is set: the next client gets the session with what we left in it.
 
-    Raises Unreachable when the server does not answer or does not let us in, WrongInput when the
-    address cannot be understood.
+    Raises Unreachable when the server does not answer or does not let us in, or for such a pooler, WrongInput when the
+    address cannot be understood, or where the database's owner has chosen the role of a superuser's session.
     """
     options, given = address.given_options(target), address.keywords(target)
     own = {
@@ -228,11 +241,24 @@ def connect(target: Target, *, purpose: str = "read") -> Connection:
     }
     try:
         conn = Connection.connect(**{**given, **own}, autocommit=True, prepare_threshold=None)
-        conn.pin()
-        return conn
+        interval, role = conn.execute(OPENED).fetchone() or ("", "")
+        if interval == "1s":
+            conn.pin()
+            # On our own servers, and so on branches, it is a copy of the target's, and nobody else connects.
+            is_known = role == "none" or target.server is not None or NAMES_ROLE.search(options)
+            if is_known or conn.execute(GIVEN_ROLE, [role]).fetchone() is None:
+                return conn
+        conn.close()
     except psycopg.Error as exc:
         hint = next((hint for told, hint in HINTS.items() if told in str(exc)), HINT)
         raise _unreachable(target, _without_secret(str(exc), given), hint) from None  # its text may quote the address
+    if interval == "1s":
+        raise WrongInput(
+            f'cannot use target "{target.name}" as a superuser: the database gives its sessions the role {role}',
+            detail="Whatever that role has planted would be trusted, and RESET ROLE gives it a superuser's rights.",
+            hint=f"ALTER DATABASE ... RESET role, or name it: options=-c role={role}; or connect as that role.",
+        )
+    raise _unreachable(target, "The session is without the settings with which it was opened.", POOLER)
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from pgrunbook.database.relations import (
 from pgrunbook.database.routines import Routines
 from pgrunbook.database.sqlstate import Meaning, meaning
 from pgrunbook.sql.outside import relations_read
-from pgrunbook.sql.tree import function_names
+from pgrunbook.sql.tree import functions_in
 
 
 class Facts:
@@ -146,7 +146,7 @@ class Facts:
 
     def volatile(self, node: Any) -> bool:
         """Tell whether an expression may give another value for each row; True where a function is not known."""
-        called = function_names(node)
+        called = set(functions_in(node))
         known = {row["name"]: row["is_volatile"] for row in self.rows("functions", names=sorted(called))}
         return any(known.get(name, True) for name in called)
 

@@ -59,10 +59,10 @@ class Table:
         return pd.DataFrame([[_bare(v) for v in row] for row in self.rows], columns=list(self.headings))
 
     def __repr__(self) -> str:
-        lines = [self.title] if self.title else []
+        lines = [visible(self.title)] if self.title else []
         if not self.rows:
-            return "\n".join([*lines, self.empty])
-        shown = [[_text(value) for value in row] for row in self.rows[: self.most]]
+            return "\n".join([*lines, visible(self.empty)])
+        shown = [[one_line(_text(value)) for value in row] for row in self.rows[: self.most]]
         grid = [list(self.headings), *shown]
         widths = [min(60, max(len(row[i]) for row in grid)) for i in range(len(self.headings))]
         for row in grid:
@@ -96,7 +96,7 @@ class Card:
 
     def __repr__(self) -> str:
         width = max((len(name) for name, _ in self.facts), default=0)
-        return "\n".join([self.title, *(f"  {name.ljust(width)}  {_text(v)}" for name, v in self.facts)])
+        return "\n".join([visible(self.title), *(f"  {name.ljust(width)}  {_text(v)}" for name, v in self.facts)])
 
     def _repr_html_(self) -> str:
         rows = "".join(
@@ -135,7 +135,8 @@ class Banner:
     tone: str = GOOD
 
     def __repr__(self) -> str:
-        return "\n".join([f"{self.outcome.upper()}: {self.state}", *(f"  {n}: {_text(v)}" for n, v in self.facts)])
+        head = f"{self.outcome.upper()}: {visible(self.state)}"
+        return "\n".join([head, *(f"  {n}: {_text(v)}" for n, v in self.facts)])
 
     def _repr_html_(self) -> str:
         facts = "".join(
@@ -207,6 +208,11 @@ def _bare(value: object) -> Any:
 def visible(text: str) -> str:
     """Return a text with its control characters and those that turn its direction as escapes."""
     return text if text.isascii() and text.isprintable() else text.translate(_UNSEEN)
+
+
+def one_line(text: str) -> str:
+    """Return a text as one line, with escapes: a name with a line break passes for no line of ours."""
+    return visible(" ".join(text.splitlines()))
 
 
 def _text(value: object) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -40,6 +40,7 @@ from pgrunbook.sql.tree import (
     object_kind,
     relation,
     relations_in,
+    relations_named,
     strings,
     subcommand,
     type_word,
@@ -79,7 +80,7 @@ def _inserted(catalog: Catalog, node: Any) -> Catalog:
     if table.standing is not Standing.NEW:
         return catalog
     filled = _filled(catalog, table, node.selectStmt)
-    return with_tables(catalog, in_use(filled) if _copies(node.selectStmt) else filled)
+    return with_tables(catalog, in_use(filled) if _copies(catalog, node.selectStmt) else filled)
 
 
 def _queried(catalog: Catalog, node: Any) -> Catalog:
@@ -94,10 +95,16 @@ def _queried(catalog: Catalog, node: Any) -> Catalog:
     return with_view(catalog, _filled(catalog, made, query), query, into.colNames)
 
 
-def _copies(query: Any) -> bool:
-    """Whether a query takes whole rows of a table, as for a copy that is to take its place."""
-    star = (part for target in getattr(query, "targetList", None) or () for part in getattr(target.val, "fields", ()))
-    return any(isinstance(part, ast.A_Star) for part in star)
+def _copies(catalog: Catalog, query: Any) -> bool:
+    """Whether a query takes all rows and columns of one table, as for a copy that is to take its place."""
+    sources: Sequence[Any] = getattr(query, "fromClause", None) or ()
+    is_whole = len(sources) == 1 and any(sources[0] is named for named in relations_named(query))
+    if not is_whole or any((query.whereClause, query.limitCount, query.groupClause, query.distinctClause)):
+        return False
+    fields = [getattr(target.val, "fields", (None,))[-1] for target in query.targetList]
+    taken = {field.sval for field in fields if isinstance(field, ast.String)}
+    known = catalog.find(relation(sources[0])).columns.keys()
+    return any(isinstance(field, ast.A_Star) for field in fields) or (bool(known) and known <= taken)
 
 
 def _filled(catalog: Catalog, table: Table, query: Any) -> Table:

@@ -61,8 +61,9 @@ def collect(found: fx.Found, node: Any) -> None:
         if part is not node.relation:
             found.lock_named(part, ACCESS_SHARE)
     if isinstance(node, ast.InsertStmt) and isinstance(node.selectStmt, ast.SelectStmt):
+        named = [id(part) for part in relations_named(node)]  # not the names of WITH
         for part in node.selectStmt.fromClause or ():
-            if isinstance(part, ast.RangeVar) and node.selectStmt.whereClause is None:
+            if id(part) in named and node.selectStmt.whereClause is None:
                 found.scan(found.catalog.find(relation(part)))
     _writes(found, node, runs=True)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from pglast.parser import ParseError, scan
 
 from pgrunbook.errors import WrongInput
+from pgrunbook.sql.statements import line_of
 from pgrunbook.sql.values_lists import shortened
 
 # dbmate's own rules for marks (upRegExp and downRegExp of pkg/dbmate).
@@ -63,7 +64,7 @@ def _expect_known_options(path: Path, text: str, mark: re.Match[str]) -> None:
     wrong = [word for word in mark["options"].split() if word not in OPTIONS]
     if wrong:
         raise WrongInput(
-            f'{path}, line {_line_of(text, mark.start("way"))}: unknown option "{wrong[0]}"',
+            f'{path}, line {line_of(text, mark.start("way"))}: unknown option "{wrong[0]}"',
             detail="dbmate silently ignores it; the options are transaction:true and transaction:false.",
             hint="Correct or remove it.",
         )
@@ -71,7 +72,7 @@ def _expect_known_options(path: Path, text: str, mark: re.Match[str]) -> None:
 
 def _no_up(path: Path, text: str) -> WrongInput:
     nearly = re.search("migrate:up", text, re.IGNORECASE)
-    line = _line_of(text, nearly.start()) if nearly else 1
+    line = line_of(text, nearly.start()) if nearly else 1
     shown = text.split("\n")[line - 1].rstrip()[:200]
     return WrongInput(
         f'{path}, line {line}: the file has no "-- migrate:up"',
@@ -83,17 +84,13 @@ def _no_up(path: Path, text: str) -> WrongInput:
 def _not_one_down(path: Path, text: str, up: re.Match[str], after: list[re.Match[str]]) -> WrongInput:
     if not after:
         return WrongInput(
-            f'{path}, line {_line_of(text, up.start("way"))}: no "-- migrate:down" follows "-- migrate:up"',
+            f'{path}, line {line_of(text, up.start("way"))}: no "-- migrate:down" follows "-- migrate:up"',
             detail="dbmate refuses a file without it.",
             hint='Add "-- migrate:down" at the end; leave it empty when there is no way back.',
         )
     second = after[0] if after[0]["way"] == "up" else after[1]
     return WrongInput(
-        f'{path}, line {_line_of(text, second.start("way"))}: a second "-- migrate:{second["way"]}"',
+        f'{path}, line {line_of(text, second.start("way"))}: a second "-- migrate:{second["way"]}"',
         detail="A file has one version, and dbmate cannot record two sections under it.",
         hint="Move the section into a migration of its own, or merge both sections.",
     )
-
-
-def _line_of(text: str, index: int) -> int:
-    return text.count("\n", 0, index) + 1

@@ -116,6 +116,11 @@ def read_migration(
     )
 
 
+def version_of(path: Path) -> int:
+    """Return the number before the first underscore of a file's name, as goose, sqlx and golang-migrate read it."""
+    return int(path.name.split("_", 1)[0])
+
+
 def read_text(path: Path, root: Path) -> str:
     """Return the file's exact text, line ends unchanged. Raises WrongInput when it is not UTF-8, or not to be read."""
     return as_text(path, read_bytes(path, root))

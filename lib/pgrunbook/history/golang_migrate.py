@@ -11,7 +11,7 @@ from psycopg import sql
 
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import WrongInput
-from pgrunbook.history.files import FileNames, read_migration, sql_files
+from pgrunbook.history.files import FileNames, read_migration, sql_files, version_of
 from pgrunbook.history.pairing import Pairing, RowRules, VersionRules
 from pgrunbook.history.state import AppliedMigration, Command, Entry, History, Migration, unfinished
 from pgrunbook.history.table import Shape, Table, fetch_versions
@@ -54,10 +54,10 @@ class GolangMigrate(Tool):
 
     def read_folder(self, folder: Path) -> list[Migration]:
         """Return the migrations by number; the down file of a version may have another title."""
-        ups = sorted(NAMES.those_of(sql_files(folder)), key=_version)
-        NAMES.check(folder, ups, _version)
-        downs = {_version(path): path for path in sql_files(folder) if DOWN.fullmatch(path.name)}
-        alone = downs.keys() - set(map(_version, ups))
+        ups = sorted(NAMES.those_of(sql_files(folder)), key=version_of)
+        NAMES.check(folder, ups, version_of)
+        downs = {version_of(path): path for path in sql_files(folder) if DOWN.fullmatch(path.name)}
+        alone = downs.keys() - set(map(version_of, ups))
         if alone:
             raise WrongInput(
                 f"{downs[min(alone)]} undoes a version that no file applies",
@@ -65,7 +65,7 @@ class GolangMigrate(Tool):
                 hint="Bring its .up.sql back from git, or remove it from the folder.",
             )
         return [
-            read_migration(path, downs.get(_version(path)), root=folder, name=path.name[: -len(".up.sql")], ordinal=n)
+            read_migration(path, downs.get(version_of(path)), root=folder, name=path.name[: -len(".up.sql")], ordinal=n)
             for n, path in enumerate(ups)
         ]
 
@@ -89,11 +89,11 @@ class GolangMigrate(Tool):
 
     def row_rules(self, regime: str, rows: Sequence[AppliedMigration]) -> RowRules:
         """Return the rules by number."""
-        return _NewestVersion(_version, older="")
+        return _NewestVersion(version_of, older="")
 
     def new_row(self, migration: Migration, regime: str) -> dict[str, object]:
         """Return the version."""
-        return {"version": _version(migration.path), "dirty": False}
+        return {"version": version_of(migration.path), "dirty": False}
 
     def record(self, history: History, migration: Migration) -> Command:
         """Return the statement that puts the version in the place of the one before it, and of no other.
@@ -106,11 +106,13 @@ class GolangMigrate(Tool):
             " WHERE coalesce(before.version, %s::bigint) IS NOT DISTINCT FROM %s::bigint"
         ).format(history.identifier_beside_params)
         before = _before(history, migration)
-        return statement, (_version(migration.path), before, before)
+        return statement, (version_of(migration.path), before, before)
 
     def unrecord(self, history: History, entry: Entry) -> Command:
         """Return the statement that puts the version before in the place of the migration's."""
-        version = _version(entry.migration.path) if entry.migration else entry.applied and entry.applied.row["version"]
+        version = (
+            version_of(entry.migration.path) if entry.migration else entry.applied and entry.applied.row["version"]
+        )
         before = _before(history, entry.migration) if entry.migration else None
         table = history.identifier_beside_params
         delete = sql.SQL("DELETE FROM {} WHERE version = %s AND NOT dirty").format(table)
@@ -135,11 +137,7 @@ class _NewestVersion(VersionRules):
         return Pairing(paired, [row for row in rows if self.row_key(row) not in known])
 
 
-def _version(path: Path) -> int:
-    return int(path.name.split("_", 1)[0])
-
-
 def _before(history: History, migration: Migration) -> int | None:
     """The version before a migration's in the folder, None before the first."""
     earlier = [e.migration for e in history.entries if e.migration is not None]
-    return max((_version(m.path) for m in earlier if m.ordinal < migration.ordinal), default=None)
+    return max((version_of(m.path) for m in earlier if m.ordinal < migration.ordinal), default=None)

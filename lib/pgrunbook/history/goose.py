@@ -10,11 +10,12 @@ from psycopg import sql
 
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import WrongInput
-from pgrunbook.history.files import FileNames, read_bytes, sql_files
+from pgrunbook.history.files import FileNames, read_bytes, sql_files, version_of
 from pgrunbook.history.pairing import RowRules, VersionRules
 from pgrunbook.history.state import AppliedMigration, History, Migration
 from pgrunbook.history.table import Shape, Table, fetch_rows
 from pgrunbook.history.tool import Sign, Tool
+from pgrunbook.sql.statements import line_of
 
 NAMES = FileNames(
     pattern=re.compile(r"(?P<version>[0-9]+)_.*\.sql"),
@@ -67,8 +68,8 @@ class Goose(Tool):
 
     def read_folder(self, folder: Path) -> list[Migration]:
         """Return the migrations by number, each cut into its two parts."""
-        paths = sorted(NAMES.those_of(sql_files(folder)), key=_version)
-        NAMES.check(folder, paths, _version)
+        paths = sorted(NAMES.those_of(sql_files(folder)), key=version_of)
+        NAMES.check(folder, paths, version_of)
         return [self._of_two_sections(path, folder, ordinal) for ordinal, path in enumerate(paths)]
 
     def rows(self, conn: Connection, table: Table) -> list[AppliedMigration]:
@@ -80,7 +81,7 @@ class Goose(Tool):
 
     def row_rules(self, regime: str, rows: Sequence[AppliedMigration]) -> RowRules:
         """Return the rules by version."""
-        return VersionRules(_version, "goose refuses it (without --allow-missing).", "version_id", key="id")
+        return VersionRules(version_of, "goose refuses it (without --allow-missing).", "version_id", key="id")
 
     def prepare_table(self, history: History) -> list[sql.Composed]:
         """Return goose's own DDL, and its row for version 0."""
@@ -89,11 +90,7 @@ class Goose(Tool):
 
     def new_row(self, migration: Migration, regime: str) -> dict[str, object]:
         """Return the version."""
-        return {"version_id": _version(migration.path), "is_applied": True}
-
-
-def _version(path: Path) -> int:
-    return int(path.name.split("_", 1)[0])
+        return {"version_id": version_of(migration.path), "is_applied": True}
 
 
 def _sections(path: Path, text: str) -> tuple[str, str | None]:
@@ -105,9 +102,9 @@ def _sections(path: Path, text: str) -> tuple[str, str | None]:
     ups = [at for at, word in known.items() if word == "Up"]
     downs = [at for at, word in known.items() if word == "Down"]
     if len(ups) != 1 or len(downs) > 1 or (downs and downs[0] < ups[0]):
+        line = line_of(text, (ups[1:] or downs[1:] or downs or [0])[0])
         raise WrongInput(
-            f'{path}, line {_line(text, (ups[1:] or downs[1:] or downs or [0])[0])}: goose expects one "-- +goose Up",'
-            ' and after it at most one "-- +goose Down"',
+            f'{path}, line {line}: goose expects one "-- +goose Up", and after it at most one "-- +goose Down"',
             detail="It refuses the file.",
             hint='Write "-- +goose Up" above the statements, and "-- +goose Down" above those that undo them.',
         )
@@ -128,8 +125,4 @@ def _unknown(path: Path, text: str, found: re.Match[str]) -> WrongInput:
         detail, hint = "goose takes it for a comment, and may run the other direction with this one.", (
             f"The annotations are {', '.join(WORDS[:5])}, at the beginning of a line."
         )  # fmt: skip
-    return WrongInput(f"{path}, line {_line(text, found.start())}: cannot read {shown!r}", detail=detail, hint=hint)
-
-
-def _line(text: str, index: int) -> int:
-    return text.count("\n", 0, index) + 1
+    return WrongInput(f"{path}, line {line_of(text, found.start())}: cannot read {shown!r}", detail=detail, hint=hint)

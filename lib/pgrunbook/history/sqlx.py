@@ -11,7 +11,7 @@ from pathlib import Path
 from psycopg import sql
 
 from pgrunbook.database.connection import Connection
-from pgrunbook.history.files import FileNames, is_down, read_migration, sql_files
+from pgrunbook.history.files import FileNames, is_down, read_migration, sql_files, version_of
 from pgrunbook.history.pairing import RowRules, VersionRules
 from pgrunbook.history.state import AppliedMigration, History, Migration, State, unfinished
 from pgrunbook.history.table import Shape, Table, fetch_versions
@@ -59,13 +59,13 @@ class Sqlx(Tool):
     def read_folder(self, folder: Path) -> list[Migration]:
         """Return the migrations by number."""
         paths = NAMES.those_of(sql_files(folder))
-        ups = sorted((path for path in paths if not is_down(path)), key=_version)
-        NAMES.check(folder, ups, _version)
-        downs = {_version(path): path for path in paths if is_down(path)}
+        ups = sorted((path for path in paths if not is_down(path)), key=version_of)
+        NAMES.check(folder, ups, version_of)
+        downs = {version_of(path): path for path in paths if is_down(path)}
         return [
             read_migration(
                 path,
-                downs.get(_version(path)),
+                downs.get(version_of(path)),
                 root=folder,
                 name=path.stem.removesuffix(".up"),
                 ordinal=n,
@@ -88,12 +88,12 @@ class Sqlx(Tool):
 
     def row_rules(self, regime: str, rows: Sequence[AppliedMigration]) -> RowRules:
         """Return the rules by version and checksum."""
-        return _SqlxRules(_version, "sqlx applies it anyway, in another order than on a new database.")
+        return _SqlxRules(version_of, "sqlx applies it anyway, in another order than on a new database.")
 
     def new_row(self, migration: Migration, regime: str) -> dict[str, object]:
         """Return sqlx' own row; the time is in nanoseconds."""
         return {
-            "version": _version(migration.path),
+            "version": version_of(migration.path),
             "description": migration.name.split("_", 1)[1].replace("_", " "),
             "success": True,
             "checksum": _checksum(migration),
@@ -113,10 +113,6 @@ class _SqlxRules(VersionRules):
             "Its file was changed after it was applied: sqlx refuses every run until it is as it was. "
             "Bring the applied text back from git, and put the change into a new migration."
         )
-
-
-def _version(path: Path) -> int:
-    return int(path.name.split("_", 1)[0])
 
 
 def _checksum(migration: Migration) -> bytes:

@@ -13,6 +13,7 @@ from pgrunbook.record import door
 from pgrunbook.rehearse.observer import HeldLock
 from pgrunbook.rehearse.schema_only import Rehearsal
 from pgrunbook.rehearse.trial import StatementComparison, StatementRun, Trial
+from pgrunbook.review.review import Finding
 from pgrunbook.sql import secrets
 from pgrunbook.sql.lock_modes import blocks
 
@@ -188,3 +189,22 @@ def _executed(change: Change, statement: WrittenStatement) -> Cell:
 def executed_as(steps: Iterable[Step]) -> str:
     """Return what steps do, and their SQL."""
     return secrets.beginning("\n\n".join(f"-- {step.says}\n{step.sql};" for step in steps))
+
+
+def locked(finding: Finding) -> Cell:
+    """Return whom the statement blocks while it runs, object by object."""
+    blocked = [f"{lock.object}: {', '.join(lock.blocks)}" for lock in finding.effects.locks if "writers" in lock.blocks]
+    modes = "\n".join(f"{lock.object} {lock.mode}" for lock in finding.effects.locks)
+    readers = any("readers" in lock.blocks for lock in finding.effects.locks)
+    tone = BAD if readers else WARN if blocked else QUIET
+    return Cell("; ".join(blocked) or "nobody", tone, under=modes, fold="modes")
+
+
+def hazards(finding: Finding) -> Cell:
+    """Return the hazards by name, the worst first; folded below: the effect of each and the way out."""
+    worst_first = sorted(finding.hazards, key=lambda hazard: -hazard.severity.rank)
+    if not worst_first:
+        return Cell("none known", QUIET)
+    under = "\n\n".join(f"{h.severity} {h.id}: {h.effect}\n{h.way_out}" for h in worst_first)
+    tone = BAD if worst_first[0].severity.value == "error" else WARN
+    return Cell(", ".join(dict.fromkeys(h.id for h in worst_first)), tone, under=under, fold="way out")

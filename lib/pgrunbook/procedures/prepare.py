@@ -18,12 +18,13 @@ from pgrunbook.database.readiness import Level, Limits
 from pgrunbook.database.schema import snapshot
 from pgrunbook.display import progress
 from pgrunbook.display.lock_chart import Lanes
+from pgrunbook.display.prose import listed
 from pgrunbook.display.show import BAD, GOOD, QUIET, WARN, Banner, Card, Cell, Table
 from pgrunbook.draft import disk_space, plan_sql, release
 from pgrunbook.draft.build import base
 from pgrunbook.errors import Refused
 from pgrunbook.execute import failures
-from pgrunbook.history import Entry, Migration, State, places
+from pgrunbook.history import Entry, Migration, State, places, verify_folder
 from pgrunbook.history.drizzle_kit import generate_migrations
 from pgrunbook.history.state import leave_out
 from pgrunbook.plan import plan as plans
@@ -158,9 +159,9 @@ def what_will_it_do(here: Session) -> Table:
             numbers,
             Cell(statement.kind, under=secrets.beginning(statement.sql)),
             Cell(statement.type, TYPE_TONE[statement.type]),
-            _locked(finding),
+            plan_views.locked(finding),
             ", ".join(finding.effects.rewrites) or "nothing",
-            _hazards(finding),
+            plan_views.hazards(finding),
         )
         for name, pairs in found.items()
         for numbers, statement, finding in pairs
@@ -222,8 +223,9 @@ def rehearse(here: Session) -> Lanes | Card:
         return Card("Rehearsal", [("result", Cell(why, WARN if done and done.changes else QUIET))], tone=WARN)
     pending = here.facts["history"].pending(out_of_order=given.out_of_order)
     ways = with_data.rehearse(
-        here.target, pending, done, here.conn, most_bytes=given.most_mb * 1024 * 1024, per_second=given.load
-    )
+        here.target, pending, done, here.conn, most_bytes=given.most_mb * 1024 * 1024, per_second=given.load,
+        asserted=verify_folder.assertions(here.facts["history"].folder), check_timeout_ms=given.check_timeout_s * 1000,
+    )  # fmt: skip
     seen = ways.trial
     changes = way_back_trial.with_proofs(with_data.with_estimates(done.changes, ways), seen.ways_back)
     here.facts.update(changes=changes, rehearsed=f"with rows: {seen.branch}")
@@ -234,6 +236,11 @@ def rehearse(here: Session) -> Lanes | Card:
     title = f"Branch: {seen.branch}, made in {seen.made_s:.1f} s"
     here.show(Table(["table", "rows in the target", "rows on the branch"], rows, title=title))
     here.show(here.keep_table("rehearsed", plan_views.observed(seen)))
+    if ways.asserted:
+        here.show(here.keep_table("assertions-rehearsed", measured_views.assertions(ways.asserted)))
+        here.facts["breaks"] = [found.name for found in ways.asserted if not found.holds]
+        here.journal("assertions-rehearsed", rows={found.name: found.rows for found in ways.asserted},
+                     why={found.name: found.why for found in ways.asserted})  # fmt: skip
     return plan_views.picture(seen)
 
 
@@ -305,6 +312,8 @@ def verdict(here: Session) -> Banner:
     drift = _drift(here)
     left = here.facts["gates"]
     facts = [("plan", plan.digest[:16]), ("pending", len(plan.changes)), ("since the last run", drift)]
+    if breaks := here.facts.get("breaks"):
+        facts.append(("assertions", Cell(f"{listed(breaks)} did not hold on the branch: validate will say so", BAD)))
     state = "Nothing changed in the database; the plan is frozen."
     then = f"pgrunbook run release --target {here.target.name}, or migrate.ipynb in this run's folder"
     if left:
@@ -344,25 +353,6 @@ def _judged(here: Session, pending: list[Migration]) -> tuple[dict[str, list[Jud
     if here.target.safe_migrations:
         refused = safe_mode.refusals(read.statements, catalog, here.parameters.allow_loss)
     return found, refused
-
-
-def _locked(finding: Finding) -> Cell:
-    """Whom the statement blocks while it runs, object by object."""
-    blocked = [f"{lock.object}: {', '.join(lock.blocks)}" for lock in finding.effects.locks if "writers" in lock.blocks]
-    modes = "\n".join(f"{lock.object} {lock.mode}" for lock in finding.effects.locks)
-    readers = any("readers" in lock.blocks for lock in finding.effects.locks)
-    tone = BAD if readers else WARN if blocked else QUIET
-    return Cell("; ".join(blocked) or "nobody", tone, under=modes, fold="modes")
-
-
-def _hazards(finding: Finding) -> Cell:
-    """The hazards by name, the worst first; folded below: the effect of each and the way out."""
-    worst_first = sorted(finding.hazards, key=lambda hazard: -hazard.severity.rank)
-    if not worst_first:
-        return Cell("none known", QUIET)
-    under = "\n\n".join(f"{h.severity} {h.id}: {h.effect}\n{h.way_out}" for h in worst_first)
-    tone = BAD if worst_first[0].severity.value == "error" else WARN
-    return Cell(", ".join(dict.fromkeys(h.id for h in worst_first)), tone, under=under, fold="way out")
 
 
 def _drift(here: Session) -> str:

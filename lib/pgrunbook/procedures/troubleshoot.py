@@ -106,6 +106,7 @@ def repair_history(here: Session) -> Table:
     keys = here.parameters.repair
     if not keys:
         return Table([], [], empty="None chosen: repair names nothing.")
+    here.refuse_replica()
     here.at_work()
     rows = []
     with connect(here.target, purpose=f"troubleshoot {here.run.run_id}") as conn:
@@ -143,6 +144,8 @@ def remove_leftovers(here: Session) -> Table:
     there = {one.key for one in leftovers.remnants(here.conn)}
     before = [key for key in keys if key not in there and _meant_before(here, "removal-meant", key)]
     chosen = [removal.chosen(here.conn, key) for key in keys if key not in before]
+    if any(one.kind != "replication slot" for one in chosen):  # that may be of the replica itself
+        here.refuse_replica()
     here.at_work()
     rows: list[tuple[object, ...]] = [
         (key, "", Cell("gone: this run meant to remove it before", GOOD)) for key in before
@@ -205,6 +208,7 @@ def analyze_tables(here: Session) -> Table:
     unknown = [name for name, found in zip(names, known, strict=True) if found in (None, (None,))]
     if unknown:
         raise WrongInput(f"there is no table {listed(unknown)}", hint="Spell it as the table above does.")
+    here.refuse_replica()
     here.at_work()
     chosen = [str(name) for (name,) in filter(None, known)]
     for name in chosen:
@@ -227,6 +231,7 @@ def reindex_indexes(here: Session) -> Table:
     if not here.parameters.reindex:
         return Table([], [], empty="None chosen: reindex names nothing.")
     chosen = [index_health.chosen(here.conn, name) for name in here.parameters.reindex]
+    here.refuse_replica()
     here.at_work()
     rows = []
     with connect(here.target, purpose=f"troubleshoot {here.run.run_id}") as conn:

@@ -23,7 +23,7 @@ from pgrunbook.sql.deparse import parsed
 from pgrunbook.sql.do_branches import unfolded
 from pgrunbook.sql.serial import is_numbered
 from pgrunbook.sql.time_texts import is_moment
-from pgrunbook.sql.tree import column_names, function_names, trees, walk
+from pgrunbook.sql.tree import column_names, functions_in, trees, walk
 
 A, Kind, MergeDoes = enums.AlterTableType, enums.ObjectType, enums.CmdType
 
@@ -359,7 +359,7 @@ class _Judge:
             return True
         if tainted and any(isinstance(part, ast.A_Star) for part in parts):
             return True
-        called = function_names(node) - (set() if numbers else {"nextval"})
+        called = set(functions_in(node)) - (set() if numbers else {"nextval"})
         known: Mapping[str, bool] = {
             str(row["name"]): bool(row["is_immutable"])
             for row in (self.facts.rows("functions", names=sorted(called)) if called else ())

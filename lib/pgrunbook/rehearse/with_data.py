@@ -21,6 +21,8 @@ from pgrunbook.branches.branch_target import BranchTarget
 from pgrunbook.branches.data_branch import Copy
 from pgrunbook.branches.server import Server
 from pgrunbook.config.targets import Target
+from pgrunbook.database import assertions
+from pgrunbook.database.assertions import Assertion, AssertionResult
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.schema import Column, Relation, Snapshot
 from pgrunbook.display import progress
@@ -54,10 +56,11 @@ SPARED = "Nothing changed in the target: this was found on a branch."
 
 @dataclass(frozen=True)
 class Ways:
-    """The trial, and the observations of the plan's steps, by migration and number."""
+    """The trial, the observations of the plan's steps, by migration and number, and what assertions found behind it."""
 
     trial: Trial
     steps: Mapping[tuple[str, int], Observation]
+    asserted: tuple[AssertionResult, ...] = ()
 
 
 @in_memory.else_on_disk
@@ -69,10 +72,13 @@ def rehearse(
     *,
     most_bytes: int,
     per_second: int = 0,
+    asserted: Sequence[Assertion] = (),
+    check_timeout_ms: int = 0,
 ) -> Ways:
     """Execute the plain SQL and the plan on a branch with the target's rows; return what both did.
 
-    ``proven`` is the rehearsal on empty branches, ``conn`` leads to the target.
+    ``proven`` is the rehearsal on empty branches, ``conn`` leads to the target. ``asserted`` are tried behind the
+    plan, each for ``check_timeout_ms`` at most.
 
     Raises Refused when no such branch may be made, when it holds fewer rows than the target, or when the rows
     differ at the end; StatementFailed for a statement that fails on these rows; Unreachable when the data
@@ -95,6 +101,7 @@ def rehearse(
             one, other, equality = _both(copy, plain, proven, touched, per_second)
             with connect(copy.safe.as_superuser(), purpose="compares") as branch:
                 written = {name: _more(branch, tables, one, other, name) for name, tables in expected.items()}
+            held = _asserted(copy, asserted, check_timeout_ms) if asserted else ()
             copy.remove()
             with progress.doing("waiting for the ways back"):
                 tried = ways_back() if written == expected else []  # else again, with these
@@ -111,7 +118,13 @@ def rehearse(
         plain_traffic=one.traffic,
         safe_traffic=other.traffic,
     )
-    return Ways(trial, other.by_step())
+    return Ways(trial, other.by_step(), held)
+
+
+def _asserted(copy: Copy, given: Sequence[Assertion], timeout_ms: int) -> tuple[AssertionResult, ...]:
+    """Run the operator's assertions where the plan was executed, in a session as the target's."""
+    with progress.doing("checking assertions"), connect(copy.safe, purpose="checks") as conn:
+        return tuple(assertions.check(conn, one, timeout_ms=timeout_ms) for one in given)
 
 
 def _both(

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from pgrunbook.display.show import visible
+from pgrunbook.display.show import one_line
 from pgrunbook.record.journal import Tail
 from pgrunbook.record.run import Part, Status
 
@@ -79,14 +79,12 @@ class ProgressDisplay:
     def ended(self, part: Part, says: tuple[str, ...]) -> None:
         """The procedure ended; ``says`` is its error, line by line."""
         self._cell_ended("")
-        took_s = time.monotonic() - self._started_at
+        took_s, told = time.monotonic() - self._started_at, one_line(part.says)
         if self._bars is not None:
             colour = COLOURS.get(part.status, "red")
-            self._bars.update(
-                self._task, total=1, completed=1, status=part.status, colour=colour, description=part.says
-            )
+            self._bars.update(self._task, total=1, completed=1, status=part.status, colour=colour, description=told)
         else:
-            line = "" if says else part.says  # the error follows as a whole
+            line = "" if says else told  # the error follows as a whole
             _write(f"{part.procedure:9} {part.status:11} {took_s:6.1f} s  {line}")
         if says:
             text = "\n".join(says) + "\n"
@@ -105,7 +103,7 @@ class ProgressDisplay:
 
     def _follow(self) -> None:
         while not self._over.wait(POLL_S):
-            noted = [visible(str(event["says"])) for event in self._journal.events() if event["event"] == NOTED]
+            noted = [one_line(str(event["says"])) for event in self._journal.events() if event["event"] == NOTED]
             with self._lock:
                 self._says = noted[-1] if noted else self._says
                 if not self._cell or not self._says:

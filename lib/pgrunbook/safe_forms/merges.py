@@ -11,7 +11,7 @@ from pgrunbook.database.relations import Relation
 from pgrunbook.display.prose import counted
 from pgrunbook.plan.step import Gate
 from pgrunbook.safe_forms.form import Case
-from pgrunbook.sql.tree import function_names, walk
+from pgrunbook.sql.tree import functions_in, walk
 
 _CHANGES = (enums.CmdType.CMD_UPDATE, enums.CmdType.CMD_DELETE)
 
@@ -100,7 +100,7 @@ def _is_small(case: Case, source: Any) -> bool:
     if source is None:  # DEFAULT VALUES
         return True
     parts = list(walk(source))
-    called = sorted(function_names(source))
+    called = sorted(set(functions_in(source)))
     if any(isinstance(part, ast.RangeFunction) for part in parts) or case.facts.rows("set_functions", names=called):
         return False
     named = [part for part in parts if isinstance(part, ast.RangeVar)]

@@ -13,7 +13,7 @@ from pgrunbook.plan.step import RANGE, Expansion
 from pgrunbook.safe_forms.form import Case
 from pgrunbook.safe_forms.tracked_loop import TrackedLoop
 from pgrunbook.sql.deparse import changed, mapped, parsed, printed
-from pgrunbook.sql.tree import column_names, function_names, walk
+from pgrunbook.sql.tree import column_names, functions_in, walk
 
 V = enums.SQLValueFunctionOp
 # Each is the start of the transaction, which differs between batches: the start of the loop replaces it.
@@ -93,8 +93,8 @@ def _reasons_in_expressions(case: Case, table: Relation) -> Iterable[str]:
             yield "it uses its transaction's start time, which differs between batches"
     if _SYSTEM_COLUMNS & set(column_names((node.whereClause, getattr(node, "targetList", None)))):
         yield "it uses a system column, which changes between batches"
-    called = function_names((node.whereClause, getattr(node, "targetList", None))) - set(_TIME_FUNCTIONS)
-    in_where = function_names(node.whereClause)
+    called = set(functions_in((node.whereClause, getattr(node, "targetList", None)))) - set(_TIME_FUNCTIONS)
+    in_where = set(functions_in(node.whereClause))
     known = {row["name"]: row for row in facts.rows("functions", names=sorted(called))}
     for name in sorted(called):
         row = known.get(name)

@@ -114,15 +114,19 @@ class Session:
         self.journal("target-met", server_version=who.server_version, database=who.database,
                      system_identifier=who.system_identifier, session_user=who.session_user)  # fmt: skip
         self.run.versions.setdefault("server", who.server_version)
-        if who.in_recovery and self.procedure in CHANGES:
-            raise Refused(
-                f'target "{self.target.name}" is a replica',
-                detail=f"Its server (PostgreSQL {who.server_version}) is in recovery and takes no changes.",
-                hint="Name the primary in targets.toml.",
-            )
         if self.procedure in CHANGES:
+            self.refuse_replica()
             locks.wait_for_others(self.conn, self.target)
         return Card(f"Target {self.target.name}", facts, tone=BAD if self.target.protected else GOOD)
+
+    def refuse_replica(self) -> None:
+        """Raise Refused where the target's server takes no changes."""
+        if self.identity.in_recovery:
+            raise Refused(
+                f'target "{self.target.name}" is a replica',
+                detail=f"Its server (PostgreSQL {self.identity.server_version}) is in recovery and takes no changes.",
+                hint="Name the primary in targets.toml.",
+            )
 
     def verdict(self, state: str, facts: Sequence[tuple[str, object]], *, then: str) -> Banner:
         """Record the end of the procedure, and return the banner that says so."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from pglast import ast, enums
 
-from pgrunbook.sql.tree import function_names
+from pgrunbook.sql.tree import functions_in
 
 SERIAL = {
     **dict.fromkeys(("serial", "serial4"), "integer"),
@@ -30,4 +30,4 @@ def is_numbered(column: Any) -> bool:
     """Tell whether the definition of a column gives numbers of a sequence to rows as they lie."""
     constraints = column.constraints or ()
     is_identity = any(one.contype == enums.ConstrType.CONSTR_IDENTITY for one in constraints)
-    return is_identity or column.typeName.names[-1].sval in SERIAL or "nextval" in function_names(constraints)
+    return is_identity or column.typeName.names[-1].sval in SERIAL or "nextval" in functions_in(constraints)

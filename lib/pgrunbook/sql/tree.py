@@ -236,11 +236,6 @@ def relations_in(node: Any) -> list[Name]:
     return list(dict.fromkeys(map(relation, relations_named(node))))
 
 
-def function_names(node: Any) -> set[str]:
-    """Return the last names of the functions that are called in a tree."""
-    return {part.funcname[-1].sval for part in walk(node) if isinstance(part, ast.FuncCall)}
-
-
 def column_names(node: Any) -> list[str]:
     """Return the names of the columns in an expression, each once, in the order they come."""
     found = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from pglast import ast
 
@@ -15,7 +16,7 @@ from pgrunbook.plan.way_back import Undo
 from pgrunbook.sql.classify import Policy
 from pgrunbook.sql.deparse import parsed
 from pgrunbook.sql.do_branches import changes_of_rows
-from pgrunbook.sql.tree import dotted_name, tree, trees, walk
+from pgrunbook.sql.tree import dotted_name, strings, tree, trees, walk
 from pgrunbook.undo_data.capture_columns import ColumnCapture, column_capture, column_name, is_changed_type, is_large
 from pgrunbook.undo_data.capture_rows import ANYWHERE, CHANGING, rewrite
 from pgrunbook.undo_data.capture_tables import locking
@@ -96,9 +97,15 @@ class _Sizes:
         queries = [one for one in inserts if one.selectStmt is not None and not one.selectStmt.valuesLists]
         parts = [part for one in queries for part in (*walk(one.selectStmt), *walk(one.withClause))]
         read = [Facts(self.conn).relation(part) for part in parts if isinstance(part, ast.RangeVar)]
-        return not any(isinstance(part, ast.RangeFunction) for part in parts) and not any(
+        return not any(map(_makes_rows, parts)) and not any(
             one.kind not in "rp" or self.is_beyond(one, self.batch_rows) for one in read if one is not None
         )
+
+
+def _makes_rows(node: Any) -> bool:
+    """Tell whether a part of a query makes rows of no table, nobody knows how many."""
+    is_series = isinstance(node, ast.FuncCall) and strings(node.funcname)[-1] == "generate_series"
+    return is_series or isinstance(node, ast.RangeFunction)
 
 
 def _capturing_rows(conn: Connection, expansion: Expansion, keeps: tuple[Keep, ...], sizes: _Sizes) -> Expansion:

@@ -1,17 +1,27 @@
 -- name: reached
 -- a row is: an index, a constraint or a table, whose use by a query of ours may run code of a role that we do not trust; of a table also its name
 WITH RECURSIVE us AS (
-    SELECT pg_catalog.bool_or(u.rolsuper) AS is_super
-    FROM pg_catalog.pg_roles AS u
-    WHERE u.rolname IN (session_user, current_user)
+    SELECT r.oid,
+           r.rolsuper
+    FROM pg_catalog.pg_roles AS r
+    WHERE r.rolname IN (session_user, current_user)
+), members AS (
+    -- Code of a role that a superuser has taken (SET ROLE, or a setting of the database) may take it back: RESET ROLE.
+    SELECT us.oid
+    FROM us
+    WHERE NOT (SELECT pg_catalog.bool_or(us.rolsuper) FROM us)
+    UNION
+    -- Before PostgreSQL 15 a role may grant itself to anybody: that proves nothing.
+    SELECT m.roleid
+    FROM members AS one
+    JOIN pg_catalog.pg_auth_members AS m ON m.member = one.oid AND m.grantor <> m.roleid
 ), code AS (
     SELECT p.oid
     FROM pg_catalog.pg_proc AS p
     JOIN pg_catalog.pg_roles AS r ON r.oid = p.proowner
-    CROSS JOIN us
     WHERE NOT r.rolsuper
-      AND r.rolname NOT IN (session_user, current_user)
-      AND (us.is_super OR NOT pg_catalog.pg_has_role(r.oid, 'MEMBER'))
+      AND r.rolname <> session_user
+      AND r.oid NOT IN (SELECT members.oid FROM members)
 ), reached (classid, objid, subid) AS (
     SELECT 'pg_catalog.pg_proc'::pg_catalog.regclass::oid, c.oid, 0
     FROM code AS c

@@ -17,7 +17,7 @@ from pgrunbook.effects.result import Found
 from pgrunbook.effects.type_change import judge
 from pgrunbook.review.column_usage import uses_of
 from pgrunbook.review.hazards import estimates
-from pgrunbook.review.hazards.batch_advice import batches, key_of
+from pgrunbook.review.hazards.batches import batches, key_of
 from pgrunbook.review.hazards.rule import Note, Scene, Severity, others_see, rule
 from pgrunbook.sql.serial import SERIAL, plain_type
 from pgrunbook.sql.tree import Name, constraint_kind, object_kind, quoted, subcommand, text, type_word

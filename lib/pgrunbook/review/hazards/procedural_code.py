@@ -10,7 +10,7 @@ from typing import Any
 
 from pglast import ast, enums
 
-from pgrunbook.review.hazards.batch_advice import called, one_batch
+from pgrunbook.review.hazards.batches import called, one_batch
 from pgrunbook.review.hazards.columns import kept_equal
 from pgrunbook.review.hazards.rule import Note, Scene, Severity, others_see, rule
 from pgrunbook.sql.deparse import mapped

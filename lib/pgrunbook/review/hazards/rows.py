@@ -12,7 +12,7 @@ from pglast import ast, enums
 
 from pgrunbook.database.catalog import Standing, Table
 from pgrunbook.review.hazards import estimates
-from pgrunbook.review.hazards.batch_advice import called, key_of, one_batch
+from pgrunbook.review.hazards.batches import called, key_of, one_batch
 from pgrunbook.review.hazards.rule import Note, Scene, Severity, others_see, rule
 from pgrunbook.sql.tree import columns_in, functions_in, quoted, relation, text, tree, walk
 

@@ -1,4 +1,4 @@
-"""How statements over many rows are written as batches by hand, for the ways out that rules of review show."""
+"""Batches as a way out: an UPDATE or DELETE of one key range, as the hazards advise it."""
 
 # ruff: noqa: S608 - ways out are shown to people and not run
 
