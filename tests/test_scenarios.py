@@ -65,6 +65,7 @@ table-locked-by-hand: LOCK TABLE books
 update-unbatched: UPDATE books SET state = 'new'
 update-unbatched: UPDATE books SET state = 'new' WHERE id = (SELECT min(id) FROM loans WHERE loans.isbn = books.isbn)
 update-unbatched: UPDATE books SET state = 'new' WHERE id = (SELECT id)
+update-unbatched: UPDATE books SET shelf = (SELECT id FROM shelves WHERE kind = books.kind LIMIT 1)
 update-unbatched: WITH w AS (UPDATE books SET state = 'new' RETURNING id) SELECT count(*) FROM w
 delete-unbatched: DELETE FROM books WHERE state = 'gone'
 merge-unbatched: MERGE INTO books b USING feed f ON f.id = b.id WHEN MATCHED THEN UPDATE SET title = f.title
@@ -92,6 +93,8 @@ relied-upon-goes: REVOKE SELECT ON books FROM reader
 concurrently-in-transaction: BEGIN; CREATE INDEX CONCURRENTLY i ON books (a); COMMIT
 enum-value-used-at-once: BEGIN; ALTER TYPE mood ADD VALUE 'new'; UPDATE books SET m = 'new' WHERE id = 1; COMMIT
 column-type-rewrites: CREATE TABLE IF NOT EXISTS books (id integer); ALTER TABLE books ALTER COLUMN id TYPE bigint
+history-edited-by-hand: UPDATE alembic_version SET version_num = '0002'
+history-edited-by-hand: INSERT INTO alembic_version (version_num) VALUES ('0002')
 session-terminated: SELECT pg_terminate_backend(17)
 """.strip().splitlines()
 # What is harmless, or done as it should be: under a lock_timeout no warning at all.
@@ -149,6 +152,11 @@ DELETE FROM books WHERE id = (SELECT book_id FROM loans WHERE loans.code = 'x')
 UPDATE books SET state = 'new' WHERE id = (SELECT min(id) FROM books)
 DELETE FROM books WHERE id IN (SELECT id FROM books WHERE state = 'gone' ORDER BY id LIMIT 1000)
 INSERT INTO books (id, title) VALUES (1, 'a')
+UPDATE books SET shelf = (SELECT id FROM shelves LIMIT 1) WHERE id = 7
+UPDATE alembic_version SET version_num='0002' WHERE alembic_version.version_num = '0001'
+DELETE FROM alembic_version WHERE alembic_version.version_num = '0001'
+INSERT INTO alembic_version (version_num) VALUES ('0002') RETURNING alembic_version.version_num
+CREATE TABLE alembic_version (version_num text PRIMARY KEY); INSERT INTO alembic_version (version_num) VALUES ('0001')
 INSERT INTO books (id, title) VALUES (1, 'a') ON CONFLICT (id) DO UPDATE SET title = excluded.title
 GRANT SELECT ON books TO reader
 CREATE FUNCTION one() RETURNS integer LANGUAGE sql AS 'SELECT 1'; REVOKE ALL ON FUNCTION one() FROM PUBLIC

@@ -83,11 +83,10 @@ def take_base_backup(server: Server, onto: BaseBackup | None = None) -> BaseBack
                 server.run("pg_verifybackup", "-q", half)
             server.do("mv", half, ready)
         except BaseException as exc:
-            told = exc.detail if isinstance(exc, RunbookError) else ""
-            full = bool(told) and free_space.is_full(told)
+            lack = free_space.lack(str(exc)) if isinstance(exc, RunbookError) else ""
             shutil.rmtree(server.dir / half, ignore_errors=True)
-            if full:
-                raise free_space.full("take a base backup", told, size) from exc
+            if lack:
+                raise free_space.full("take a base backup", lack, size) from exc
             raise
         taken = facts(server.dir / ready, started_at, datetime.now(UTC), server.installation.version)
         taken = replace(taken, onto=onto.id if onto else None)

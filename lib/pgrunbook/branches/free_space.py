@@ -25,9 +25,12 @@ def check(what: str, needed_bytes: int) -> None:
         )
 
 
-def is_full(told: str) -> bool:
-    """Tell whether a program has failed for want of room: it says so, or there is none even to say it."""
-    return FULL in told or shutil.disk_usage(state_folder("servers")).free < SEGMENT_BYTES
+def lack(told: str) -> str:
+    """Return how a program that failed lacked room: by what it told, or by what is left; "" where it did not."""
+    free = shutil.disk_usage(state_folder("servers")).free
+    if FULL in told:
+        return next(line.strip() for line in told.splitlines() if FULL in line)
+    return f"{paths.state_dir()} has {human(free)} left." if free < SEGMENT_BYTES else ""
 
 
 def full(what: str, told: str, needed_bytes: int, *, state: str = NOTHING_CHANGED) -> RunbookError:

@@ -123,11 +123,11 @@ def restore(
                 measures = _replay(source, point, chosen, new, stage, running=running, timeout_s=timeout_s)
             new.do("rm", half_restored.MARK)
         except BaseException as exc:
-            full = type(exc) is RunbookError and exc.state != REMOVED and free_space.is_full(exc.detail)
+            is_plain = type(exc) is RunbookError and exc.state != REMOVED
+            lack = free_space.lack(str(exc)) if is_plain else ""
             _remove(new)
-            if full:
-                told = f"{exc}".replace("\n", " | ")
-                raise free_space.full(f"restore to {point}", told, needed_bytes, state=REMOVED) from exc
+            if lack:
+                raise free_space.full(f"restore to {point}", lack, needed_bytes, state=REMOVED) from exc
             raise
     return Restored(new, source.name, point, chosen, replace(measures, copy_s=copy_s))
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from pgrunbook.branches import archive, free_space, verification, wal_segments
-from pgrunbook.branches.backup import BaseBackup
+from pgrunbook.branches.backup import BaseBackup, chain, list_base_backups
 from pgrunbook.branches.binaries import last_lines
 from pgrunbook.branches.recovery_target import Point
 from pgrunbook.branches.server import Server
@@ -34,9 +34,9 @@ INVALID = re.compile(
 def explained(source: Server, point: Point, backup: BaseBackup, new: Server, exc: Exception) -> RunbookError:
     """Return the error of a replay that did not reach its point, by what the new server has logged."""
     told = new.log_since(0)
-    if free_space.is_full(told):
-        lines = [line.strip() for line in told.splitlines() if free_space.FULL in line]
-        return free_space.full(f"restore to {point}", lines[0] if lines else str(exc), backup.bytes, state=REMOVED)
+    if lack := free_space.lack(told):
+        needed_bytes = sum(part.bytes for part in chain(list_base_backups(source), backup))
+        return free_space.full(f"restore to {point}", lack, needed_bytes, state=REMOVED)
     if made := TABLESPACE.search(told):
         return tablespace_made(point, [made[2]], f"lsn:{made[1]}", state=REMOVED)
     if wrong := WRONG_SIZE.search(told):
@@ -66,7 +66,7 @@ def tablespace_made(point: Point, folders: Sequence[str], before: str, *, state:
 def _too_early(source: Server, point: Point, backup: BaseBackup, told: str) -> RunbookError:
     """Return the error of WAL that ended before the point: damaged, where more of it is there, or not written."""
     reached = _last(REDO_DONE, told) or _last(REACHED, _last(INVALID, told)) or backup.start_lsn
-    chain, archived = archive.timelines(source), archive.archived(source)
+    timelines, archived = archive.timelines(source), archive.archived(source)
     first, last = wal_segments.number_at(backup.start_lsn), wal_segments.number_at(reached)
     numbers = {wal_segments.number(name) for name in archived}
     end = next(number for number in range(last, last + len(numbers) + 2) if number not in numbers) - 1
@@ -74,14 +74,14 @@ def _too_early(source: Server, point: Point, backup: BaseBackup, told: str) -> R
     if found is not None:
         return _damaged(point, backup, found, reached)
     last_commit = _last(LAST_COMMIT, told)
-    newest = chain.name(end) if end in numbers else "none"
+    newest = timelines.name(end) if end in numbers else "none"
     return Broken(
         f"could not reach {point}: the WAL ends before it",
         detail=f"Replay reached {reached}, and {_asked_for(point)} was asked for. The newest segment without a gap is "
         f"{newest}; the last transaction in it was at {last_commit or 'an unknown time'}.",
         state=REMOVED,
         hint=f"Restore to an earlier point; the nearest is lsn:{reached}."
-        + (f" Or put {chain.name(end + 1)} into the archive." if any(one > end for one in numbers) else ""),
+        + (f" Or put {timelines.name(end + 1)} into the archive." if any(one > end for one in numbers) else ""),
     )
 
 

@@ -12,6 +12,7 @@ from pglast import ast, enums
 
 from pgrunbook.review.hazards.batches import called, one_batch
 from pgrunbook.review.hazards.columns import kept_equal
+from pgrunbook.review.hazards.rows import batch_queries
 from pgrunbook.review.hazards.rule import Note, Scene, Severity, others_see, rule
 from pgrunbook.sql.deparse import mapped
 from pgrunbook.sql.routines import Block, analyzes, block
@@ -105,8 +106,8 @@ def without_end(scene: Scene) -> Iterator[Note]:
 def without_order(scene: Scene) -> Iterator[Note]:
     """A batch is selected with LIMIT but without ORDER BY."""
     for node in scene.written:
-        for part in walk(node):
-            if isinstance(part, ast.SelectStmt) and part.limitCount is not None and not part.sortClause:
+        for part in batch_queries(node):
+            if part.limitCount is not None and not part.sortClause:
                 table = relation(node.relation)
                 yield Note(
                     f"Each batch reads past the rows of {table} that are done, so the total time grows with the square"

@@ -14,7 +14,7 @@ from pgrunbook.database.catalog import Standing, Table
 from pgrunbook.review.hazards import estimates
 from pgrunbook.review.hazards.batches import called, key_of, one_batch
 from pgrunbook.review.hazards.rule import Note, Scene, Severity, others_see, rule
-from pgrunbook.sql.tree import columns_in, functions_in, quoted, relation, text, tree, walk
+from pgrunbook.sql.tree import columns_in, functions_in, quoted, relation, strings, text, tree, walk
 
 BATCH_AT_MOST = 50_000
 _WIDE = {"int8", "bigint", "numeric", "float8", "float4", "text"}
@@ -23,8 +23,7 @@ _FACTOR = 10
 
 def bounded(table: Table, node: Any) -> bool:
     """Whether only few rows can match a condition: constants for a unique key, a key range, a LIMIT."""
-    limits = [part.limitCount for part in walk(node) if isinstance(part, ast.SelectStmt)]
-    for limit in limits:
+    for limit in (query.limitCount for query in batch_queries(node)):
         if limit is not None and not (isinstance(limit, ast.A_Const) and getattr(limit.val, "ival", 0) > BATCH_AT_MOST):
             return True
     known = {index.keys[0] for index in table.indexes if index.unique and len(index.keys) == 1}
@@ -42,6 +41,14 @@ def bounded(table: Table, node: Any) -> bool:
             return True
         ranges.setdefault(column, set()).add(part.name[-1].sval[0])
     return any({"<", ">"} <= signs for signs in ranges.values())
+
+
+def batch_queries(node: Any) -> Iterator[Any]:
+    """Yield the queries of a statement that choose its rows: not those which only compute a new value."""
+    fields = ("withClause", "fromClause", "usingClause", "whereClause", "selectStmt")
+    for part in (part for field in fields for part in walk(getattr(node, field, None))):
+        if isinstance(part, ast.SelectStmt):
+            yield part
 
 
 def _is_one_value(node: Any, outer: str) -> bool:
@@ -76,7 +83,7 @@ def update_unbatched(scene: Scene) -> Iterator[Note]:
     """An UPDATE can change all rows in one transaction."""
     for node in scene.written:
         table = scene.table(node.relation)
-        if not isinstance(node, ast.UpdateStmt) or bounded(table, node):
+        if not isinstance(node, ast.UpdateStmt) or bounded(table, node) or is_history(table.name):
             continue
         time = estimates.change_time(scene.catalog, table)
         yield Note(
@@ -314,13 +321,21 @@ def is_history(name: str) -> bool:
 def history(scene: Scene) -> Iterator[Note]:
     """The history table of a migration tool is changed by hand."""
     for node in scene.written:
-        if is_history(node.relation.relname):
+        of_these_files = scene.table(node.relation).standing is Standing.NEW
+        if is_history(node.relation.relname) and not of_these_files and not _is_of_alembic(node):
             name = relation(node.relation)
             yield Note(
                 f"{name} no longer matches the schema: the next run applies a migration twice, or never.",
                 f"-- use procedure rollback: it takes back a migration and its row in {name} in one transaction, and"
                 " checks first that both exist",
             )
+
+
+def _is_of_alembic(node: Any) -> bool:
+    """Whether a statement is one of those that ``alembic upgrade --sql`` prints: they name the column in full."""
+    told = node.returningClause if isinstance(node, ast.InsertStmt) else node.whereClause
+    named = [part.fields for part in walk(told) if isinstance(part, ast.ColumnRef)]
+    return [strings(fields) for fields in named] == [("alembic_version", "version_num")]
 
 
 @rule(
