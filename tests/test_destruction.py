@@ -15,6 +15,7 @@ from conftest import Site
 from pgrunbook.branches.server import Server
 from pgrunbook.branches.server_status import ServerState
 from pgrunbook.config.targets import Target
+from pgrunbook.display.prose import counted
 
 Command = Callable[..., tuple[int, str, str]]
 Project = Callable[..., Target]
@@ -34,11 +35,13 @@ def spare(site: Site) -> Iterator[Server]:
 def test_a_server_that_a_target_is_on_is_never_destroyed(project: Project, site: Site, command: Command) -> None:
     """Neither --yes nor --with-backups is stronger; the error says what would have to go first."""
     project(folder={})
+    there = counted(len(list(site.server.backups_dir.glob("*.json"))), "base backup")  # those of other tests, too
+    held = f" It holds {there}: nothing else has what is in them." if not there.startswith("0 ") else ""
     code, _, err = command("server", "destroy", "--name", "main", "--yes", "--with-backups")
     assert code == 3
     assert err.splitlines() == [
         'refused to destroy server "main"',
-        "Detail: Target demo is on it. It holds 1 base backup: nothing else has what is in them.",
+        f"Detail: Target demo is on it.{held}",
         "State: Nothing changed in the database.",
         "Hint: Take the target out of targets.toml first, if its database is to be lost.",
     ]

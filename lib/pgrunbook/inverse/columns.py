@@ -49,6 +49,18 @@ def add(reader: Reader, way: Way, column: Column, below: Sequence[Column] = ()) 
         way.differs.append(moved_to_the_end(column))
 
 
+def of_parent(reader: Reader, way: Way, column: Column, parent: Column) -> None:
+    """Bring back what differs in a column that is added with its parent's."""
+    if column.default != parent.default:
+        way.add(default(column), "Its own default is set again.")
+    for statement in own_properties(column):
+        way.add(statement, "Its properties are set again.")
+    if column.not_null and not parent.not_null and reader.version < NOT_NULL_IS_A_CONSTRAINT:
+        way.add(f"ALTER TABLE ONLY {column.table} ALTER COLUMN {column.sql} SET NOT NULL")
+    if not column.is_last:
+        way.differs.append(moved_to_the_end(column))
+
+
 def inheriting(column: Column, below: Iterable[Column]) -> list[Column]:
     """Return the columns of tables that inherit from another one, and have rows of their own: no partition has."""
     of_tables = [each for each in below if each.name == column.name and each.relation != column.relation]

@@ -21,6 +21,10 @@ def table(reader: Reader, way: Way, node: Any) -> None:
     node = node.base if foreign else node
     if node.if_not_exists and reader.relation(node.relation) is not None:
         return
+    parent = reader.relation(node.inhRelations[0]) if node.partbound is not None else None
+    if parent is not None and reader.rows("references", oid=parent.oid):
+        name = relation_name(reader, node.relation)  # the server does not drop a partition that keys refer to
+        way.add(f"ALTER TABLE {parent.label} DETACH PARTITION {name}", f"{name} is a partition no more.")
     _drop_relation(reader, way, "FOREIGN TABLE" if foreign else "TABLE", node.relation)
 
 

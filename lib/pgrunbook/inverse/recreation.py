@@ -233,10 +233,11 @@ class _Recreation:
         if column.kind == "c":
             reason = f"attribute {column.sql} of type {column.table} is dropped with it"
             raise NoInverseError(f"cannot be undone, because {reason}.")
-        if column.is_inherited and any(c.name == column.name and not c.is_inherited for c in self.columns.values()):
-            self._inherited(column)
+        parent = next((c for c in self.columns.values() if not c.is_inherited and column in self._below(c)), None)
+        if column.is_inherited and parent is not None:
+            columns.of_parent(self.reader, self.way, column, parent)
             return
-        columns.add(self.reader, self.way, column, columns.inheriting(column, self.columns.values()))
+        columns.add(self.reader, self.way, column, columns.inheriting(column, self._below(column)))
         if not column.is_last:
             found = [thing for thing in self.things.values() if thing.type == "statistics object"]
             self.way.differs += [
@@ -244,17 +245,10 @@ class _Recreation:
                 for thing in found
             ]
 
-    def _inherited(self, column: Column) -> None:
-        """An inherited column is added with its parent's; bring back only what differs."""
-        parent = next(c for c in self.columns.values() if c.name == column.name and not c.is_inherited)
-        if column.default != parent.default:
-            self.way.add(columns.default(column), "Its own default is set again.")
-        for statement in columns.own_properties(column):
-            self.way.add(statement, "Its properties are set again.")
-        if column.not_null and not parent.not_null and self.reader.version < columns.NOT_NULL_IS_A_CONSTRAINT:
-            self.way.add(f"ALTER TABLE ONLY {column.table} ALTER COLUMN {column.sql} SET NOT NULL")
-        if not column.is_last:
-            self.way.differs.append(columns.moved_to_the_end(column))
+    def _below(self, column: Column) -> list[Column]:
+        """Return those of the columns that inherit from one: of its name, and of a table below its own."""
+        family = self.reader.family(self.reader.relation_at(column.relation))[1:]
+        return [each for each in self.columns.values() if each.name == column.name and each.relation in family]
 
     def _make(self, address: Address, catalog: str) -> None:
         thing = self.things[address]

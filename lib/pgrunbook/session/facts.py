@@ -31,8 +31,8 @@ CELLS: dict[str, dict[str, str]] = {
         "queries": "queries-as-fast",
     },
     "restore": {
-        "alive": "meet-the-target", "points": "what-can-be-restored", "point": "choose-the-point",
-        "restored": "restore-to-branch",
+        "alive": "meet-the-target", **dict.fromkeys(("made", "points"), "what-can-be-restored"),
+        "point": "choose-the-point", "restored": "restore-to-branch",
     },
 }  # fmt: skip
 

@@ -1457,3 +1457,10 @@ WHERE p.level > 0
   AND i.indnkeyatts = %(keys)s
   AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint AS k WHERE k.conindid = i.indexrelid)
 ORDER BY p.level, i.indexrelid;
+
+-- name: references
+-- a row is: a foreign key that refers to a partitioned table, or to one that it is a partition of
+SELECT k.conname::text AS name
+FROM pg_catalog.pg_constraint AS k
+WHERE k.contype = 'f'
+  AND k.confrelid IN (SELECT a.relid FROM pg_catalog.pg_partition_ancestors(%(oid)s::oid) AS a)
