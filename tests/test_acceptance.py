@@ -27,6 +27,7 @@ def target(project: Project) -> Target:
     return made
 
 
+@pytest.mark.slow
 def test_a_gate_stops_migrate_until_it_is_accepted_in_the_run(target: Target) -> None:
     """Named one by one or all that are open; the journal says who, and the same run goes on."""
     made, code = run("release")

@@ -161,6 +161,7 @@ def is_as_before(target: Target) -> None:
 # -- killed
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 def test_killed_at_every_step_it_comes_to_the_end_of_the_plain_sql(place: Place) -> None:
     """Twice at each step (before it is sent, and when it ran and is not committed): each is done once."""

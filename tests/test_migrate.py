@@ -46,6 +46,7 @@ TWO = {
 }
 
 
+@pytest.mark.slow
 def test_a_record_is_read_by_its_owner_only(project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """It holds rows: the run's folder is 0700 and every file in it 0600, whatever the umask says."""
     project(folder=TWO)

@@ -50,6 +50,7 @@ def test_stored_outputs_are_what_a_fresh_demo_shows() -> None:
         assert "nothing_left_behind" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_notebook_opened_straight_from_its_folder_makes_a_run_of_its_own(
     project: Callable[..., Target],
 ) -> None:

@@ -28,6 +28,7 @@ OUT_OF_ORDER = {
 }
 
 
+@pytest.mark.slow
 def test_prepare_freezes_a_plan_and_leaves_the_target_as_it_is(project: Project) -> None:
     """The run folder holds the plan, its SQL, the promise and every table; the target holds nothing new."""
     target = project()

@@ -104,6 +104,7 @@ def test_a_database_comes_back_at_a_restore_point_an_lsn_and_a_time(
         assert rows(target.model_copy(update={"server": name}), there) == [(100, 1, True)]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_restored_is_said_before_anything_is_copied(project: Callable[..., Target]) -> None:
     """A time without zone, a point that is not there and a name that is taken: each with its own exit code."""
     project(folder=FOLDER)

@@ -214,6 +214,7 @@ def test_rows_of_today_that_stand_against_it_are_listed_and_nothing_changes(proj
     assert rows(target, "SELECT convalidated FROM pg_constraint WHERE conname = 'small'") == [(True,)]
 
 
+@pytest.mark.slow
 def test_rows_in_conflict_wait_for_a_decision(project: Project) -> None:
     """stop lists them with both values and changes nothing; restore overwrites them."""
     target = project(folder={"0001_a.sql": "UPDATE k SET v = 'new';"})

@@ -77,6 +77,7 @@ def test_a_release_prepares_migrates_and_validates(project: Project) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_failing_migration_takes_back_only_what_this_run_applied(project: Project) -> None:
     """What an earlier run applied stays; the failed run cannot be gone on with, and says so."""
     target = project(folder={name: text for name, text in THREE.items() if name < "0002"})

@@ -291,6 +291,7 @@ RELEASE = {
 }
 
 
+@pytest.mark.slow
 def test_a_safe_release_ends_where_the_plain_one_ends(project: Project) -> None:
     """Five migrations: after each the schema is equal both ways, and the real run ends in the promised one."""
     target = project(folder=RELEASE, batch_rows=8)

@@ -283,6 +283,7 @@ def test_queries_are_explained_as_a_person_chose(project: Project) -> None:
     assert made.parts[-1].says.startswith("Nothing changed in the database")
 
 
+@pytest.mark.slow
 def test_a_lost_index_and_a_plan_that_got_dearer_are_told(project: Project) -> None:
     """Against what the last validating run has found, and what was measured before the last change."""
     target = project(folder={"0001_a.sql": "SELECT 1;"}, critical_queries={"by n": "SELECT id FROM t WHERE n = 7"})
