@@ -355,6 +355,7 @@ ALTER TABLE bookings ADD CONSTRAINT bookings_room_check CHECK (room > 0);
 -- no way back: the archive has no key, so nobody can tell which row had which value
 UPDATE order_archive SET total = round(total / 100.0);
 -- migration: 098_trim_all_texts
+-- no way back: nobody can know what a block did that puts its statements together
 DO $$
 DECLARE c record;
 BEGIN
