@@ -359,7 +359,7 @@ UPDATE order_archive SET total = round(total / 100.0);
 DO $$
 DECLARE c record;
 BEGIN
-    FOR c IN SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = 'public' AND table_name = 'countries' AND data_type = 'text' LOOP
+    FOR c IN SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = 'public' AND table_name = 'settings' AND data_type = 'text' LOOP
         EXECUTE format('UPDATE %I SET %I = trim(%I)', c.table_name, c.column_name, c.column_name);
     END LOOP;
 END $$;
