@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 
+import psycopg
 import pytest
 
-from pgrunbook.database import checksums, foreign_code, health, integrity, leftovers, measurements
+from pgrunbook.database import checksums, foreign_code, health, integrity, leftovers, measurements, query_plans
 from pgrunbook.database.connection import Connection
+from pgrunbook.errors import Refused
 from servers import Server
 
 Make = Callable[..., str]
@@ -86,6 +89,8 @@ def planted(server: Server, database: Make) -> Iterator[str]:
         for place, made in enumerate([*PLANTED.values(), CAST_OF_A_ROW]):
             conn.execute(_function(f"f{place}"))
             conn.execute(made.replace("{f}", f"public.f{place}"))
+        for number in range(5):
+            conn.execute(f"CREATE VIEW v_t{number} AS SELECT n FROM t{number}")
     yield name
     server.run(name, f"DROP OWNED BY {ROLE} CASCADE", f"DROP ROLE {ROLE}")
 
@@ -98,7 +103,12 @@ def _read(server: Server, name: str) -> tuple[set[str], list[str]]:
         conn.pin()
         conn.add_notice_handler(lambda told: called.add(told.message_primary or ""))
         not_made += [f"{one.kind}: {one.name}" for one in integrity.breaches(conn) if one.why == foreign_code.WHY]
-    for read in (leftovers.remnants, health.row_counts, _sums):  # each in a session that has planned nothing before
+    for read in (
+        leftovers.remnants,
+        health.row_counts,
+        _sums,
+        _planned,
+    ):  # each in a session that has planned nothing before
         with server.connect(name) as conn:
             conn.pin()
             conn.add_notice_handler(lambda told: called.add(told.message_primary or ""))
@@ -109,6 +119,21 @@ def _read(server: Server, name: str) -> tuple[set[str], list[str]]:
 def _sums(conn: Connection) -> object:
     tables = checksums.every_table(conn)
     return measurements.sums(conn, {str(table): table for table in tables})
+
+
+def _planned(conn: Connection) -> object:
+    """Plan, measure and explain a query of each table, of a view of it, and of the whole family of a partition."""
+    for schema, name in checksums.every_table(conn):
+        for query in (
+            f"SELECT * FROM {schema}.{name}",
+            f"DELETE FROM {schema}.{name}",
+            f"SELECT * FROM {schema}.v_{name}",
+        ):
+            query_plans.planned(conn, query)
+            query_plans.measured(conn, query)
+            with contextlib.suppress(Refused, psycopg.Error):
+                query_plans.explained(conn, query, execute=query.startswith("SELECT"), timeout_ms=5_000)
+    return None
 
 
 def test_nothing_that_a_role_has_planted_is_called(

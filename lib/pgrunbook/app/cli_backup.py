@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pgrunbook.errors import Refused, WrongInput
+from pgrunbook.app import terminal
+from pgrunbook.errors import Refused
 
 if TYPE_CHECKING:
     from pgrunbook.branches.backup_report import BackupReport
@@ -89,15 +90,8 @@ def expire(target: TargetName = "", as_json: AsJson = False) -> None:
 
 def _server(target: str, command: str) -> Server:
     from pgrunbook.branches.server import Server
-    from pgrunbook.config import targets
 
-    if not target:
-        raise WrongInput(
-            "a target must be named",
-            detail="targets.toml declares the targets.",
-            hint=f"For example: pgrunbook backup {command} --target demo",
-        )
-    chosen = targets.load(target)
+    chosen = terminal.chosen(target, f"backup {command}")
     if chosen.server is None:
         raise Refused(
             f'target "{target}" has no base backups here',

@@ -12,8 +12,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from pglast.parser import ParseError
+from psycopg import sql
+
 from pgrunbook.database import queries
 from pgrunbook.database.connection import Connection
+from pgrunbook.sql.outside import relations_read
+from pgrunbook.sql.tree import Name, trees
 
 WHY = "it calls functions of another role, which would run with our rights"
 
@@ -26,6 +31,23 @@ def reached(conn: Connection) -> frozenset[int]:
 def tables(conn: Connection) -> frozenset[tuple[str, str]]:
     """Return schema and name of the tables that no query can read without it. Locks: none."""
     return frozenset((row["schema"], row["name"]) for row in _found(conn) if row["schema"])
+
+
+def hinders(conn: Connection, query: str) -> str:
+    """Return why a query is not to be planned, "" where none of the tables that it names runs such code.
+
+    What a view reads is not followed: where there is such code at all, a query of one is not planned. Locks: none.
+    """
+    found = reached(conn)
+    if not found:
+        return ""
+    try:
+        names = {Name(part.schemaname or "", part.relname) for node in trees(query) for part in relations_read(node)}
+    except ParseError:
+        return WHY  # nobody knows what it reads
+    oids = [conn.oid_of("regclass", str(sql.Identifier(*filter(None, name)).as_string(None))) for name in names]
+    rows = queries.rows(conn, "foreign_code", "read_by", oids=[oid for oid in oids if oid is not None])
+    return WHY if any(row["is_unknown"] or row["oid"] in found for row in rows) else ""
 
 
 def _found(conn: Connection) -> list[dict[str, Any]]:

@@ -13,15 +13,16 @@ from pglast.parser import ParseError
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from pgrunbook.database import health, queries
+from pgrunbook.database import foreign_code, health, queries
 from pgrunbook.database.connection import Connection, transaction
 from pgrunbook.database.sqlstate import Meaning, meaning, said
 from pgrunbook.display import progress
-from pgrunbook.errors import WrongInput
+from pgrunbook.errors import Refused, WrongInput
 from pgrunbook.sql.tree import trees, walk
 
 GENERIC_PLAN_SINCE = 160_000
 ANALYZE_TIMEOUT_MS = 600_000
+AS_OWNER = "Plan it as the role that owns them, which is no superuser, outside of this run."
 ENOUGH_CALLS = 5  # of a query of the traffic: a load that runs once says nothing about it
 _WRITES = (ast.InsertStmt, ast.UpdateStmt, ast.DeleteStmt, ast.MergeStmt, ast.CreateTableAsStmt, ast.LockingClause)
 # What the server counts of all users; ours and its own are no queries of the application.
@@ -82,11 +83,14 @@ class HeavyQuery:
 def measured(conn: Connection, query: str, *, time_writes: bool = False) -> MeasuredQuery:
     """Return the median time of a few runs of a query, and its plan.
 
-    What it does is aborted. A query that writes is planned, not executed, unless ``time_writes``: then it locks and
-    writes its rows for a moment, its triggers fire and its sequences go on.
+    What it does is aborted. One whose tables hold code of other roles is not even planned. A query that writes is
+    planned, not executed, unless ``time_writes``: then it locks and writes its rows for a moment, its triggers fire
+    and its sequences go on.
 
     Locks: those of the query, for as long as one run takes.
     """
+    if why := foreign_code.hinders(conn, query):
+        return MeasuredQuery(None, error=why)
     if not _writes(query):
         timing = health.time_query(conn, query)
         if timing.error:
@@ -110,11 +114,14 @@ def explained(conn: Connection, query: str, *, execute: bool, timeout_ms: int) -
 
     What a statement writes is locked until the abort, its triggers fire, and its sequences go on.
 
-    Raises WrongInput where it is none, or several, and psycopg's errors.
+    Raises WrongInput where it is none, or several, Refused where its tables hold code of other roles, and psycopg's
+    errors.
     Locks: those of the statement, for as long as it runs; without ``execute`` AccessShareLock on what it names.
     """
     if not _is_one(query):
         raise WrongInput("EXPLAIN takes one statement", detail=f"This is none, or several: {query[:80]}")
+    if why := foreign_code.hinders(conn, query):
+        raise Refused(f"refused to plan {query[:80]}", detail=f"On what it reads: {why}.", hint=AS_OWNER)
     options = "ANALYZE, BUFFERS" if execute else "VERBOSE OFF"
     with conn.transaction(force_rollback=True):
         conn.execute(b"SET LOCAL statement_timeout = %d" % timeout_ms)
@@ -206,6 +213,8 @@ def _is_one(query: str) -> bool:
 def _explained(
     conn: Connection, query: str, median_ms: float | None, options: str, *, read_only: bool
 ) -> MeasuredQuery:
+    if why := foreign_code.hinders(conn, query):
+        return MeasuredQuery(median_ms, error=why)
     text = f"EXPLAIN ({options}, BUFFERS, FORMAT JSON) {query}".encode()
     with_values = options != "GENERIC_PLAN"  # its $1 are known to the simple protocol only
     try:

@@ -127,3 +127,17 @@ SELECT c.oid::bigint, n.nspname::text, c.relname::text
 FROM tables AS t
 JOIN pg_catalog.pg_class AS c ON c.oid = t.oid
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+
+-- name: read_by
+-- a row is: a relation that a query of these reads, also as a partition or child table, or, of a view, not known
+WITH RECURSIVE named AS (
+    SELECT pg_catalog.unnest(%(oids)s::oid[]) AS oid
+    UNION
+    SELECT i.inhrelid
+    FROM named AS n
+    JOIN pg_catalog.pg_inherits AS i ON i.inhparent = n.oid
+)
+SELECT c.oid::bigint AS oid,
+       c.relkind NOT IN ('r', 'p', 'm', 'f') AS is_unknown
+FROM named AS n
+JOIN pg_catalog.pg_class AS c ON c.oid = n.oid
