@@ -4,49 +4,37 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import jsonschema
 import pytest
 
+from own_state import own_source
 from pgrunbook.app import json_schema
 from pgrunbook.branches import archive, backup, retention, wal_segments
 from pgrunbook.branches.archive import create_restore_point, wait_archived
 from pgrunbook.branches.recovery import restore
 from pgrunbook.branches.recovery_target import Point, lsn_number
 from pgrunbook.branches.server import Server
-from pgrunbook.branches.server_name import server_names
 from pgrunbook.errors import Broken, WrongInput
-from servers import PROGRAMS
 
 Command = Callable[..., tuple[int, str, str]]
 pytestmark = pytest.mark.newest
 
 
+TARGETS = (
+    '[shop]\nserver = "source"\nkeep_backups = 1\nkeep_days = 1\n[other]\nserver = "elsewhere"\nkeep_backups = 9\n'
+    '[hosted]\nservice = "hosted"\n'
+)
+
+
 @pytest.fixture(scope="module")
 def source(version: int) -> Iterator[Server]:
     """A server that target ``shop`` is on; two restore points in segments of their own, behind no backup yet."""
-    base = Path(tempfile.mkdtemp(prefix="pgb-"))
-    base.chmod(0o755)
-    (base / "targets.toml").write_text(
-        '[shop]\nserver = "source"\nkeep_backups = 1\nkeep_days = 1\n[other]\nserver = "elsewhere"\nkeep_backups = 9\n'
-        '[hosted]\nservice = "hosted"\n'
-    )
-    with pytest.MonkeyPatch.context() as env:
-        env.setenv("PGRUNBOOK_STATE", str(base / "state"))
-        env.setenv("PGRUNBOOK_TARGETS", str(base / "targets.toml"))
-        env.setenv("PGRUNBOOK_SERVER_FSYNC", "off")
-        env.setenv("PGRUNBOOK_PG_BINDIR", str(PROGRAMS[version]))
-        server = Server("source")
-        server.start()
+    with own_source(version, targets=TARGETS) as server:
         with server.connect() as conn, conn.as_target():
             conn.execute("CREATE TABLE t (n int)")
         yield server
-        for name in server_names():
-            Server(name).destroy()
-        shutil.rmtree(base)
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from acting import wait_until
+from own_state import own_source
 from pgrunbook.branches import backup as backups
 from pgrunbook.branches import recovery
 from pgrunbook.branches.archive import create_restore_point, wait_archived
@@ -50,14 +51,7 @@ class Ground:
 
 @pytest.fixture(scope="module")
 def ground(version: int) -> Iterator[Ground]:
-    base = Path(tempfile.mkdtemp(prefix="pgk-"))
-    base.chmod(0o755)
-    with pytest.MonkeyPatch.context() as env:
-        env.setenv("PGRUNBOOK_STATE", str(base / "state"))
-        env.setenv("PGRUNBOOK_SERVER_FSYNC", "off")
-        env.setenv("PGRUNBOOK_PG_BINDIR", str(PROGRAMS[version]))
-        source = Server("source")
-        source.start()
+    with own_source(version) as source:
         with source.connect() as conn, conn.as_target():
             conn.execute("CREATE TABLE t (n int)")
             take_base_backup(source)
@@ -65,9 +59,6 @@ def ground(version: int) -> Iterator[Ground]:
             wait_archived(conn, create_restore_point(conn, "here"))
             conn.execute("INSERT INTO t VALUES (0)")
         yield Ground(source, 400_000)
-        for name in server_names():
-            Server(name).destroy()
-        shutil.rmtree(base)
 
 
 @pytest.fixture

@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
+from own_state import own_state
 from pgrunbook.branches import backup, incremental, retention
 from pgrunbook.branches.archive import create_restore_point, wait_archived
 from pgrunbook.branches.backup import BaseBackup
 from pgrunbook.branches.recovery import restore
 from pgrunbook.branches.recovery_target import Point, lsn_number
 from pgrunbook.branches.server import Server
-from pgrunbook.branches.server_name import server_names
 from pgrunbook.errors import Broken, Refused
 from servers import PROGRAMS, VERSIONS
 
 
 @pytest.fixture(scope="module")
 def home() -> Iterator[None]:
-    base = Path(tempfile.mkdtemp(prefix="pgi-"))
-    base.chmod(0o755)
-    with pytest.MonkeyPatch.context() as env:
-        env.setenv("PGRUNBOOK_STATE", str(base / "state"))
-        env.setenv("PGRUNBOOK_SERVER_FSYNC", "off")
+    with own_state():
         yield
-        for name in server_names():
-            Server(name).destroy()
-        shutil.rmtree(base)
 
 
 @pytest.fixture(scope="module")

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from own_state import own_source
 from pgrunbook.branches import archive, restore_point_index, restore_point_records, wal_segments
 from pgrunbook.branches.archive import create_restore_point, wait_archived
 from pgrunbook.branches.crc32c import crc32c
 from pgrunbook.branches.recovery_target import lsn_number
 from pgrunbook.branches.server import Server
-from servers import PROGRAMS
 
 FOUND = re.compile(r"lsn: ([0-9A-F]+/[0-9A-F]+), .*desc: RESTORE_POINT (.*)$", re.M)
 
@@ -26,14 +24,7 @@ FOUND = re.compile(r"lsn: ([0-9A-F]+/[0-9A-F]+), .*desc: RESTORE_POINT (.*)$", r
 @pytest.fixture(scope="module")
 def source(version: int) -> Iterator[Server]:
     """A server with restore points of all lengths in every place of a page, over three segments."""
-    base = Path(tempfile.mkdtemp(prefix="pgp-"))
-    base.chmod(0o755)
-    with pytest.MonkeyPatch.context() as env:
-        env.setenv("PGRUNBOOK_STATE", str(base / "state"))
-        env.setenv("PGRUNBOOK_SERVER_FSYNC", "off")
-        env.setenv("PGRUNBOOK_PG_BINDIR", str(PROGRAMS[version]))
-        server = Server("source")
-        server.start()
+    with own_source(version) as server:
         with server.connect() as conn, conn.as_target():
             conn.execute("CREATE TABLE t (n int, b text)")
             lsn = ""
@@ -45,8 +36,6 @@ def source(version: int) -> Iterator[Server]:
                     wait_archived(conn, lsn)
             wait_archived(conn, lsn)
         yield server
-        server.destroy()
-        shutil.rmtree(base)
 
 
 @pytest.mark.newest

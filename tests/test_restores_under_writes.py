@@ -3,43 +3,29 @@
 from __future__ import annotations
 
 import random
-import shutil
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
+from own_state import own_source
 from pgrunbook.branches import incremental
 from pgrunbook.branches.archive import create_restore_point
 from pgrunbook.branches.backup import take_base_backup
 from pgrunbook.branches.recovery import restore
 from pgrunbook.branches.recovery_target import Point
 from pgrunbook.branches.server import Server
-from pgrunbook.branches.server_name import server_names
-from servers import PROGRAMS
 
 WRITERS, ROWS_BETWEEN, POINTS, RESTORES = 3, 150, 12, 4
 
 
 @pytest.fixture(scope="module")
 def source(version: int) -> Iterator[Server]:
-    base = Path(tempfile.mkdtemp(prefix="pgw-"))
-    base.chmod(0o755)
-    with pytest.MonkeyPatch.context() as env:
-        env.setenv("PGRUNBOOK_STATE", str(base / "state"))
-        env.setenv("PGRUNBOOK_SERVER_FSYNC", "off")
-        env.setenv("PGRUNBOOK_PG_BINDIR", str(PROGRAMS[version]))
-        server = Server("source")
-        server.start()
+    with own_source(version) as server:
         with server.connect() as conn, conn.as_target():
             conn.execute("CREATE TABLE ledger (writer int, n int, PRIMARY KEY (writer, n))")
         yield server
-        for name in server_names():
-            Server(name).destroy()
-        shutil.rmtree(base)
 
 
 @contextmanager

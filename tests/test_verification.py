@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from own_state import own_source
 from pgrunbook.branches import backup as backups
 from pgrunbook.branches import verification, wal_segments
 from pgrunbook.branches.archive import archived, create_restore_point, timelines, wait_archived
@@ -19,10 +19,8 @@ from pgrunbook.branches.backup import BaseBackup, take_base_backup
 from pgrunbook.branches.recovery import restore
 from pgrunbook.branches.recovery_target import Point, lsn_number
 from pgrunbook.branches.server import Server
-from pgrunbook.branches.server_name import server_names
 from pgrunbook.branches.server_status import ServerState
 from pgrunbook.errors import Broken
-from servers import PROGRAMS
 
 pytestmark = pytest.mark.newest
 
@@ -39,14 +37,7 @@ class Ground:
 
 @pytest.fixture(scope="module")
 def ground(version: int) -> Iterator[Ground]:
-    base = Path(tempfile.mkdtemp(prefix="pgv-"))
-    base.chmod(0o755)
-    with pytest.MonkeyPatch.context() as env:
-        env.setenv("PGRUNBOOK_STATE", str(base / "state"))
-        env.setenv("PGRUNBOOK_SERVER_FSYNC", "off")
-        env.setenv("PGRUNBOOK_PG_BINDIR", str(PROGRAMS[version]))
-        source = Server("source")
-        source.start()
+    with own_source(version) as source:
         points = []
         with source.connect() as conn, conn.as_target():
             conn.execute("CREATE TABLE t (n int)")
@@ -61,9 +52,6 @@ def ground(version: int) -> Iterator[Ground]:
                 points.append(Point(name=f"point-{number}", at_lsn=lsn))
                 wait_archived(conn, lsn)
         yield Ground(source, taken, str(row[0]), points)
-        for name in server_names():
-            Server(name).destroy()
-        shutil.rmtree(base)
 
 
 @contextmanager
