@@ -176,7 +176,7 @@ class Session:
                 ("run", self.run.run_id),
                 ("record", str(self.run.folder)),
                 *[
-                    (n, v)
+                    (n, ", ".join(map(str, v)) if isinstance(v, tuple) else v)
                     for n, v in self.parameters.model_dump().items()
                     if n != "target" and v not in (None, "", (), {})
                 ],
