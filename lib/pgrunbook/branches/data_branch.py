@@ -22,6 +22,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import psycopg
 from psycopg import sql
 from psycopg.rows import class_row
 
@@ -186,6 +187,25 @@ def with_data(target: Target, *, most_bytes: int, plain: bool = True, twin: bool
 
         copy = of(server, "branch")
         yield copy if beside is None else replace(copy, twin=of(beside, "back branch"))
+
+
+def checkpoint_ahead(target: Target) -> None:
+    """Let the server of the target begin the checkpoint that its base backup will ask for, and do not wait for it.
+
+    A server with many new files needs seconds for it, in which it does little else than to wait for the disk.
+    """
+    if target.server is not None:
+        threading.Thread(target=_checkpoint, args=(target,), name="checkpoint ahead", daemon=True).start()
+
+
+def _checkpoint(target: Target) -> None:
+    try:
+        with Server(str(target.server)).connect(purpose="base backup", database=target.database or "postgres") as conn:
+            if _look(conn).is_most_of(target):
+                connection.limit(conn, **LIMITS)
+                conn.execute("CHECKPOINT")
+    except (RunbookError, psycopg.Error) as exc:
+        log.info("the checkpoint ahead of the base backup failed, which makes its own: %s", exc)
 
 
 def compare_row_counts(target_conn: Connection, branch_conn: Connection, tables: Sequence[str]) -> list[RowCounts]:
