@@ -286,6 +286,24 @@ def _from_dump(server: Server, target: Target, source: _Source, found: Roles) ->
     roles.name_bootstrap(server, found)
     name = source.database
     branch_server.give_up_name(server, name, is_empty=True)
+    try:
+        _loaded(server, target, source, found)
+    except data_dump.OrphansError as exc:
+        log.info("the data are copied again, with rows that reference nothing: %s", exc.detail)
+        with server.connect(purpose="branch") as admin:
+            admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+        _loaded(server, target, source, found, with_orphans=True)
+    isolation.close(server, name)
+    with server.connect(purpose="branch", database=name) as conn:
+        connection.limit(conn, **LIMITS)
+        tables = [sql.SQL(str(row[0])) for row in conn.execute(load("data_branch")["analyzable"].encode())]
+        if tables:
+            conn.execute(sql.SQL("ANALYZE {}").format(sql.SQL(", ").join(tables)))
+    return name
+
+
+def _loaded(server: Server, target: Target, source: _Source, found: Roles, *, with_orphans: bool = False) -> None:
+    name = source.database
     with server.connect(purpose="branch") as admin:
         connection.limit(admin, **LIMITS)
         roles.apply(found, admin)
@@ -297,14 +315,7 @@ def _from_dump(server: Server, target: Target, source: _Source, found: Roles) ->
         roles.apply_to_database(found, admin, name)
     target_dump.prepare(server, name, found.lacks)
     with _size_told(server, name, source.database_bytes):
-        data_dump.load(server, target, name, found)
-    isolation.close(server, name)
-    with server.connect(purpose="branch", database=name) as conn:
-        connection.limit(conn, **LIMITS)
-        tables = [sql.SQL(str(row[0])) for row in conn.execute(load("data_branch")["analyzable"].encode())]
-        if tables:
-            conn.execute(sql.SQL("ANALYZE {}").format(sql.SQL(", ").join(tables)))
-    return name
+        data_dump.load(server, target, name, found, with_orphans=with_orphans)
 
 
 @contextmanager
