@@ -34,6 +34,7 @@ CELLS: dict[str, dict[str, str]] = {
         "alive": "meet-the-target", **dict.fromkeys(("made", "points"), "what-can-be-restored"),
         "point": "choose-the-point", "restored": "restore-to-branch",
     },
+    "drill": {"alive": "meet-the-target", "restored": "what-was-restored"},
 }  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from pgrunbook.errors import WrongInput
 from pgrunbook.sql import places
 
 LAST = "last-restore-point"
+NEWEST = "newest"
 ALL, NONE = "all", "none"
 
 
@@ -183,12 +184,17 @@ class Rollback(Parameters):
 class Restore(Parameters):
     """The parameters of restore: the point (a restore point's name, an LSN, a time with zone), and a server's name.
 
+    The point may also be ``last-restore-point``, or ``newest``: where the WAL of the target ends now.
     ``compare`` names the tables that are compared with those of today: ``all``, ``none``, or some.
     """
 
     to: str = LAST
     name: str = ""
     compare: Names = (ALL,)
+
+
+class Drill(Parameters):
+    """The parameters of drill: it tries what this run has restored, and has no choice but the target."""
 
 
 class Purge(Parameters):
@@ -251,6 +257,7 @@ OF: dict[str, type[Parameters]] = {
     "validate": Validate,
     "rollback": Rollback,
     "restore": Restore,
+    "drill": Drill,
     "purge": Purge,
     "monitor": Monitor,
     "troubleshoot": Troubleshoot,
