@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from pgrunbook.branches import archive, backup, points
 from pgrunbook.branches.recovery import Restored
@@ -18,7 +20,8 @@ from pgrunbook.database.connection import Connection, connect
 from pgrunbook.display.show import BAD, GOOD, QUIET, WARN, Banner, Card, Cell, Picture, Table, figure
 from pgrunbook.errors import Refused, WrongInput
 from pgrunbook.execute import permit, restoration
-from pgrunbook.procedures import restore_views, restored_server, shared_steps
+from pgrunbook.procedures import restore_views, restored_server, salvage_steps, shared_steps
+from pgrunbook.record import run as runs
 from pgrunbook.session import checks
 from pgrunbook.session import session as heres
 from pgrunbook.session.parameters import ALL, LAST, NEWEST, NONE, Restore
@@ -65,6 +68,8 @@ def what_can_be_restored(here: Session) -> Picture:
 def choose_the_point(here: Session) -> Card:
     """Resolve the point to restore to, and say what is lost after it. Raises WrongInput when there is no such point."""
     wanted, known = here.parameters.to.strip(), here.facts["points"]
+    if here.parameters.of_run:
+        wanted = str(_told_by(here)["point"])
     if wanted == NEWEST:
         wanted = _newest(here) if here.facts["alive"] else LAST
     if not wanted:
@@ -109,8 +114,7 @@ def restore_to_branch(here: Session) -> Card:
     """
     checks.passed(here, "restore", "restore-to-branch")
     point: Point = here.facts["point"]
-    known = restored_server.running(here, here.run, to=str(point), name=here.parameters.name)
-    done, took_s = known or _restore(here, point)
+    done, took_s = _known(here, point) or _restore(here, point)
     here.facts["restored"] = done
     m = done.measures
     return Card(
@@ -193,6 +197,31 @@ def differences_drawn(here: Session) -> Picture | Card:
     return Picture.of(picture, f"Rows that differ: {numbers}")
 
 
+@checks.check
+def what_to_salvage(here: Session) -> Table:
+    """Show which old rows would come back into which tables, and what becomes of each; nothing is written.
+
+    Raises WrongInput for a table or condition that is none, Refused where old rows could not be written.
+    """
+    return salvage_steps.look(here)
+
+
+@checks.check
+def try_salvage(here: Session) -> Card:
+    """Salvage on a branch that holds the target's rows of today. Raises Refused where it fails there."""
+    return salvage_steps.rehearse(here)
+
+
+@heres.step
+def salvage_rows(here: Session) -> Table:
+    """Write the old rows back, in batches; what is new stays, and what is overwritten is kept.
+
+    Raises Refused when a check has not passed, Blocked, Interrupted, StatementFailed and Unreachable, each with what
+    is back now.
+    """
+    return salvage_steps.write(here)
+
+
 @heres.step
 def what_next(here: Session) -> Table:
     """Show the ways to go on from here, with what each does."""
@@ -200,8 +229,8 @@ def what_next(here: Session) -> Table:
     there = f'-h "{server.socket_dir}" -U postgres {here.target.database}'
     rows = [
         ("look", "Read the restored data beside the target", f"psql {there}"),
-        ("salvage", "Copy chosen rows back by hand; what the application wrote since is kept",
-         f"pg_dump -t <table> --data-only {there}"),
+        ("salvage", "Bring old rows of chosen tables back; what the application wrote since stays",
+         f"pgrunbook run restore --target {here.target.name} -p of_run={here.run.run_id} -p salvage=<table>"),
         ("leave", "Stop the restored server; its files stay", f"pgrunbook server stop --name {server.name}"),
         ("remove", "Remove the restored server and its files", f"pgrunbook server destroy --name {server.name}"),
     ]  # fmt: skip
@@ -210,9 +239,10 @@ def what_next(here: Session) -> Table:
 
 @heres.step
 def verdict(here: Session) -> Banner:
-    """Say where the restored database is, and that the target was only read."""
+    """Say where the restored database is, and what was salvaged: else the target was only read."""
     done = here.facts["restored"]
-    state = f"The database as it was at {done.point} runs as server {done.server.name}; the target was only read."
+    salvaged = salvage_steps.ended(here) or "The target was only read."
+    state = f"The database as it was at {done.point} runs as server {done.server.name}. {salvaged}"
     facts = [
         ("recovery time", f"{done.measures.copy_s + done.measures.replay_s:.2f} s"),
         ("reached", done.measures.end_lsn),
@@ -283,6 +313,33 @@ def _restore(here: Session, point: Point) -> tuple[Restored, float]:
     here.journal("restored", name=name, to=str(point), point=point.spelled(), backup=done.backup.id,
                  recovery_time_s=round(took_s, 3), **asdict(done.measures))  # fmt: skip
     return done, took_s
+
+
+def _told_by(here: Session) -> Mapping[str, Any]:
+    """Return what the run that ``of_run`` names has restored last. Raises WrongInput where it has restored nothing."""
+    made = runs.find(here.parameters.of_run)
+    told = restored_server.told(made) if made.target == here.target.name else []
+    if not told:
+        raise WrongInput(
+            f"run {made.run_id} has restored nothing of this target",
+            hint="Leave of_run out, to restore now; pgrunbook runs lists the runs.",
+        )
+    return told[-1]
+
+
+def _known(here: Session, point: Point) -> tuple[Restored, float] | None:
+    """Return what this run has restored to the point before, or the run that ``of_run`` names; None where none runs."""
+    if not here.parameters.of_run:
+        return restored_server.running(here, here.run, to=str(point), name=here.parameters.name)
+    name, made = _told_by(here)["name"], runs.find(here.parameters.of_run)
+    found = restored_server.running(here, made, to=str(point), name=name)
+    if found is None:
+        raise WrongInput(
+            f'server "{name}", which run {made.run_id} has restored, does not run any more',
+            detail=f"It is {Server(name).status().state} now.",
+            hint="Leave of_run out, to restore again; or, where it was stopped: pgrunbook server start --name " + name,
+        )
+    return found
 
 
 def _newest(here: Session) -> str:
