@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -19,6 +20,7 @@ from pgrunbook.branches.server import Server
 from pgrunbook.branches.server_name import server_names
 from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import connect as connected
+from pgrunbook.errors import Refused, RunbookError, WrongInput
 from pgrunbook.online import salvage, salvage_plan, salvage_rows, salvage_undo
 from pgrunbook.online.salvage_plan import SalvageChoice, SalvagedTable
 from pgrunbook.record.run import Status
@@ -155,6 +157,176 @@ def take_back(shop: Scene, *tables: str, run_id: str = "r", **more: object) -> s
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+ODD = """
+CREATE SCHEMA "O d";
+CREATE TYPE "O d".mood AS ENUM ('ok', 'it''s');
+CREATE DOMAIN "O d".small AS int CHECK (VALUE < 100);
+CREATE TYPE "O d".pair AS (a int, b text);
+CREATE TABLE "O d"."T,1" ("k 1" "O d".mood, number int, "s" "O d".small, p "O d".pair, j json, b jsonb, n numeric,
+    f float8, r real, y bytea, i interval, z timestamptz, d date, t text[], m money, c char(5), v varchar(30), u uuid,
+    bits bit varying, net inet, run_id text, place int, state text, row_values text[], was text,
+    rng int4range, g int GENERATED ALWAYS AS (number * 2) STORED, PRIMARY KEY ("k 1", number));
+INSERT INTO "O d"."T,1" VALUES
+    ('ok', 1, 7, ROW(1, 'a"b,)'), '{"a": 1,  "a":2}', '{"b": [1.50]}', 1.500, '-0', 0.1, '\\x00ff5c',
+     '-1 day 02:00:00', '0044-03-15 12:00+00 BC', 'infinity', '[2:3]={"x,y",NULL}', '-$1,234.56', 'ab',
+     E'tab\\tnew\\nline \\\\', 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', '101', '10.0.0.0/8', '{}', NULL, '',
+     '{"",NULL}', '\\N', '[1,5)'),
+    ('it''s', 2, NULL, NULL, NULL, 'null', 'NaN', 'NaN', '-Infinity', '', '1 mon -3 days',
+     '2024-02-29 23:59:59.999999-12', '-infinity', '{}', NULL, '', '', NULL, '', '::1', 'a', -1, NULL, NULL, '',
+     'empty');
+CREATE TABLE parts (id int, day date, what text, PRIMARY KEY (id, day)) PARTITION BY RANGE (day);
+CREATE TABLE parts_1 PARTITION OF parts FOR VALUES FROM ('2024-01-01') TO ('2024-02-01');
+CREATE TABLE parts_2 PARTITION OF parts DEFAULT;
+INSERT INTO parts SELECT n, '2024-01-25'::date + n, 'p' || n FROM generate_series(1, 20) AS n;
+"""
+
+
+def test_values_of_every_kind_come_back_as_they_were(scene: Callable[[str], Scene]) -> None:
+    """Names that need quotes, columns named as ours, and settings of the database under which texts read otherwise."""
+    odd = scene(ODD)
+    odd.today(
+        'DELETE FROM "O d"."T,1"; DELETE FROM parts WHERE id % 2 = 0; UPDATE parts SET what = NULL WHERE id = 1;'
+        f"ALTER DATABASE {odd.target.database} SET DateStyle = 'SQL, DMY';"
+        f"ALTER DATABASE {odd.target.database} SET IntervalStyle = 'sql_standard';"
+        f"ALTER DATABASE {odd.target.database} SET bytea_output = 'escape';"
+        f"ALTER DATABASE {odd.target.database} SET extra_float_digits = 0"
+    )
+    became = odd.salvage("T,1", "parts", rows="changed")
+    assert became == {"O d.T,1": {"inserted": 2}, "public.parts": {"inserted": 10, "updated": 1}}
+    assert odd.same("SELECT tableoid::regclass::text, * FROM parts ORDER BY 2, 3")
+    assert odd.same('SELECT w.number, record_send(w) FROM "O d"."T,1" AS w ORDER BY 1')
+
+
+CIRCLE = """
+CREATE TABLE a (id int PRIMARY KEY, b int);
+CREATE TABLE b (id int PRIMARY KEY, a int REFERENCES a);
+ALTER TABLE a ADD CONSTRAINT a_b FOREIGN KEY (b) REFERENCES b {};
+INSERT INTO a VALUES (1, NULL), (2, NULL); INSERT INTO b VALUES (1, 1), (2, 2); UPDATE a SET b = 3 - id;
+"""
+GONE = "UPDATE a SET b = NULL; DELETE FROM b; DELETE FROM a"
+
+
+def test_tables_that_refer_to_each_other_come_back_together(scene: Callable[[str], Scene]) -> None:
+    """In one transaction, where their keys can be deferred; else refused, unless triggers are there and are silent."""
+    round_ = scene(CIRCLE.format("DEFERRABLE"))
+    round_.today(GONE)
+    assert round_.salvage("a", "b") == {"public.a": {"inserted": 2}, "public.b": {"inserted": 2}}
+    assert round_.same("SELECT * FROM a, b ORDER BY 1, 2, 3, 4")
+    stiff = "ALTER TABLE a ALTER CONSTRAINT a_b NOT DEFERRABLE"
+    round_.today(f"{stiff}; {GONE}")
+    with pytest.raises(Refused) as told:
+        round_.plan(SalvageChoice(("a", "b"), {}))
+    assert told.value.message == "cannot salvage public.a: it and public.b refer to each other"
+    round_.today(
+        "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no'; END $$;"
+        "CREATE TRIGGER t BEFORE INSERT ON a FOR EACH ROW EXECUTE FUNCTION no()"
+    )
+    assert round_.salvage("a", "b", run_id="silent") == {"public.a": {"inserted": 2}, "public.b": {"inserted": 2}}
+    assert round_.same("SELECT * FROM a, b ORDER BY 1, 2, 3, 4")
+
+
+def test_what_is_there_by_now_stays_and_is_told(scene: Callable[[str], Scene]) -> None:
+    """A unique value that is taken, a key that came back meanwhile, a parent that went; numbers start behind them."""
+    shop = scene(SHOP)
+    shop.today("TRUNCATE orders RESTART IDENTITY CASCADE; DELETE FROM customers WHERE id = 40;"
+               "INSERT INTO customers (email, name) VALUES ('40@x', 'new')")  # fmt: skip
+    choice = SalvageChoice(("customers", "orders", "items"), {"orders": "id <= 60", "items": "order_id <= 60"})
+    with connected(shop.then) as old, connected(shop.target) as conn:
+        plan = salvage_plan.plan(old, conn, choice)
+        salvage_rows.stage(old, conn, plan, choice, "r", where_ms=2_000, keep_days=30)
+        shop.today(
+            "INSERT INTO orders (id, customer, note) VALUES (5, 1, 'mine'); DELETE FROM customers WHERE id = 39;"
+        )
+        salvage.run(conn, shop.target, plan, choice, "r")
+        became = salvage.became(conn, plan, "r")
+        left = [row for one in plan for row in salvage.left_out(conn, one, "r")]
+    assert became == {
+        "public.customers": {"conflict": 1},
+        "public.orders": {"inserted": 57, "there": 1, "orphan": 2},
+        "public.items": {"inserted": 116, "orphan": 4},
+    }
+    assert ("public.customers", "40", salvage.LEFT["conflict"]) in left
+    assert ("public.orders", "5", salvage.LEFT["there"]) in left
+    assert ("public.orders", "38", salvage.LEFT["orphan"]) in left
+    assert rows(shop.target, "SELECT note FROM orders WHERE id = 5") == [("mine",)]
+    shop.today("INSERT INTO orders (customer) VALUES (1)")
+    assert rows(shop.target, "SELECT max(id) FROM orders") == [(61,)]
+
+
+SCHEMA_SINCE = [
+    ("ALTER TABLE t ADD more int NOT NULL", "cannot salvage table public.t: old rows have no value for more"),
+    ("ALTER TABLE t ALTER n TYPE smallint", "cannot salvage table public.t: the type of column n has changed since"),
+    ("ALTER TABLE t ALTER v TYPE varchar(4)", "cannot salvage table public.t: the type of column v has changed since"),
+    ("ALTER TABLE t ALTER n TYPE text", "cannot salvage table public.t: the type of column n has changed since"),
+    ("ALTER TABLE t DROP CONSTRAINT t_pkey", "cannot salvage table public.t: rows cannot be told apart"),
+    ("ALTER TABLE t DROP CONSTRAINT t_pkey, ADD PRIMARY KEY (n)",
+     "cannot salvage table public.t: rows cannot be told apart"),
+    ("DROP TABLE t", "cannot salvage table t: it is not there today"),
+]  # fmt: skip
+TOLD = "ALTER TABLE t DROP gone, ADD more int DEFAULT 7, ALTER n TYPE bigint, ALTER v TYPE varchar(20)"
+
+
+def test_a_schema_that_has_changed_is_told_or_refused_before_anything_changes(scene: Callable[[str], Scene]) -> None:
+    """Columns that came or went, types that hold every old value; what would lose or guess is refused."""
+    since = scene("CREATE TABLE t (id int PRIMARY KEY, n int, v varchar(9), gone text);"
+                  "INSERT INTO t SELECT n, n, 'v' || n, 'g' FROM generate_series(1, 9) AS n")  # fmt: skip
+    since.today("DELETE FROM t")
+    for statement, says in SCHEMA_SINCE:
+        with connect(since.target) as conn, connected(since.then) as old, conn.transaction(force_rollback=True):
+            conn.execute(statement.encode())
+            with pytest.raises(RunbookError) as told:
+                salvage_plan.plan(old, conn, SalvageChoice(("t",), {}))
+        assert told.value.message == says
+        assert told.value.hint
+    since.today(TOLD)
+    (plan,) = since.plan(SalvageChoice(("t",), {}))
+    assert plan.told == (
+        "more: there since, gets its default", "gone: dropped since, is not brought back",
+        "n: integer then, bigint today", "v: character varying(9) then, character varying(20) today",
+    )  # fmt: skip
+    assert since.salvage("t") == {"public.t": {"inserted": 9}}
+    assert rows(since.target, "SELECT count(*) FROM t WHERE n = id AND more = 7") == [(9,)]
+
+
+def test_what_cannot_be_salvaged_is_named(scene: Callable[[str], Scene]) -> None:
+    """Names that are none or are two, conditions that write, never end, or are about another table."""
+    shop = scene(
+        SHOP + "CREATE SCHEMA other; CREATE TABLE other.orders (id int PRIMARY KEY); CREATE VIEW v AS SELECT 1"
+    )
+    shop.today("DELETE FROM items WHERE order_id = 4")
+
+    def refused(*tables: str, **where: str) -> RunbookError:
+        with pytest.raises(RunbookError) as told:
+            shop.salvage(*tables, where=where)
+        return told.value
+
+    assert refused("order").hint == "Correct the name: other.orders, public.orders."
+    assert refused("orders").message == "orders is the name of 2 tables"
+    assert refused("v").message == "there is no table v to salvage"
+    assert (
+        refused("items", customers="true").message == "there is a condition for table customers, which is not salvaged"
+    )
+    for condition, why in [
+        ("pg_sleep(1) IS NULL", "The function pg_sleep may do more than read."),
+        ("nextval('orders_id_seq') > 0", "The function nextval may do more than read."),
+        ("mine(order_id)", "The function mine is not PostgreSQL's own."),
+        ("order_id IN (SELECT id FROM orders)", "It reads with a query of its own."),
+        ("nothing = 1", 'column "nothing" does not exist.'),
+        ("line / 0 = 1", "division by zero."),
+        (
+            "length(repeat(what, 20000000)) > 0 AND md5(repeat(what, 100000000)) > ''",
+            "It did not come to its end in 2 s.",
+        ),
+    ]:
+        told = refused("items", items=condition)
+        assert isinstance(told, WrongInput)
+        assert re.fullmatch(
+            rf"cannot take this condition on table (public\.)?items: {re.escape(condition)}", told.message
+        )
+        assert told.detail == why
+    assert rows(shop.target, "SELECT to_regclass('pgrunbook.salvage')") == [(None,)]
 
 
 LEDGER = """

@@ -223,18 +223,14 @@ def _keys_of(table: SalvagedTable, keys: Collection[Key]) -> tuple[Key, ...]:
 
 
 def _ordered(tables: Sequence[SalvagedTable]) -> list[SalvagedTable]:
-    """Return the tables with parents first; those that reach each other are a circle."""
+    """Return the tables with parents first; those that reach each other are a circle, whose keys may be deferred."""
     by_oid = {one.oid: one for one in tables}
-    parents = {oid: {k["objects"][2] for k in one.foreign_keys} & by_oid.keys() for oid, one in by_oid.items()}
-    above = {oid: set(found) for oid, found in parents.items()}
-    for middle in by_oid:  # Warshall
-        for oid in by_oid:
-            if middle in above[oid]:
-                above[oid] |= above[middle]
+    above, stiff = _above(tables), _above(tables, stiff=True)
     circle_of = {oid: min([oid, *(one for one in above[oid] if oid in above[one])]) for oid in by_oid}
 
-    def rank(oid: int) -> tuple[int, int, str]:  # whoever has more circles above it comes later
-        return len({circle_of[one] for one in above[oid]} - {circle_of[oid]}), circle_of[oid], by_oid[oid].label
+    def rank(oid: int) -> tuple[int, int, int, str]:  # whoever has more circles above it comes later
+        circles = {circle_of[one] for one in above[oid]} - {circle_of[oid]}
+        return len(circles), circle_of[oid], len(stiff[oid] - {oid}), by_oid[oid].label
 
     return [
         replace(by_oid[oid], place=place, circle=circle_of[oid], is_circular=oid in above[oid])
@@ -242,16 +238,30 @@ def _ordered(tables: Sequence[SalvagedTable]) -> list[SalvagedTable]:
     ]
 
 
+def _above(tables: Sequence[SalvagedTable], *, stiff: bool = False) -> dict[int, set[int]]:
+    """Return the tables that each refers to, over all levels; with ``stiff`` only by keys that cannot be deferred."""
+    oids = {one.oid for one in tables}
+    above = {
+        one.oid: {k["objects"][2] for k in one.foreign_keys if not (stiff and k["is_deferrable"])} & oids
+        for one in tables
+    }
+    for middle in oids:  # Warshall
+        for oid in oids:
+            if middle in above[oid]:
+                above[oid] |= above[middle]
+    return above
+
+
 def _refuse_circles(tables: Sequence[SalvagedTable], conn: Connection, choice: SalvageChoice) -> None:
     """Refuse tables that refer to each other by keys that cannot be deferred: no order of inserts holds them."""
     if is_silent(conn, tables, choice):
         return
+    above, labels = _above(tables, stiff=True), {one.oid: one.label for one in tables}
     for one in tables:
-        beside = {other.oid for other in tables if other.circle == one.circle} - {one.oid}
-        stiff = [k["name"] for k in one.foreign_keys if k["objects"][2] in beside and not k["is_deferrable"]]
-        if stiff:
+        others = sorted(labels[oid] for oid in above[one.oid] - {one.oid} if one.oid in above[oid])
+        if others:
             raise Refused(
-                f"cannot salvage {one.label}: it and its parents refer to each other",
-                detail=f"Foreign key {', '.join(stiff)} is not DEFERRABLE: no order of tables holds it.",
-                hint="ALTER TABLE ... ALTER CONSTRAINT ... DEFERRABLE for as long as rows are salvaged.",
+                f"cannot salvage {one.label}: it and {', '.join(others)} refer to each other",
+                detail="None of their foreign keys is DEFERRABLE: no order of tables holds them.",
+                hint="ALTER TABLE ... ALTER CONSTRAINT ... DEFERRABLE one of them for as long as rows are salvaged.",
             )
