@@ -43,6 +43,12 @@ class Point:
             return f'restore point "{self.name}"'
         return f"LSN {self.lsn}" if self.lsn is not None else f"time {self.time}"
 
+    def spelled(self) -> str:
+        """Return the text that :func:`parse_point` reads as this point."""
+        if self.name is not None:
+            return self.name
+        return f"lsn:{self.lsn}" if self.lsn is not None else str(self.time)
+
 
 def parse_point(text: str) -> Point:
     """Return the point that the text names: ``lsn:0/3000060``, ``0/3000060``, a time with zone, or a name.

@@ -223,8 +223,7 @@ def difference(
             )
         types = {name: type_ if type_ == b.types[name] else "" for name, type_ in shared.items()}
         key = a.key if a.key == b.key else ()
-        sums_a, sums_b = (bucket_sums(c, t, types, key) for c, t in ((cursor_a, a), (cursor_b, b)))
-        differing = sorted(n for n in sums_a.keys() | sums_b.keys() if sums_a.get(n) != sums_b.get(n))
+        differing = buckets_apart((cursor_a, a), (cursor_b, b), types, key)
         if not differing:
             return TableDifference(0, 0, 0, (), apart)
         with (
@@ -280,6 +279,17 @@ def _sums(cursor: psycopg.Cursor[TupleRow], tables: Sequence[SummedTable]) -> di
     return found
 
 
+def buckets_apart(
+    a: tuple[psycopg.Cursor[TupleRow], SummedTable],
+    b: tuple[psycopg.Cursor[TupleRow], SummedTable],
+    types: dict[str, str],
+    key: tuple[str, ...],
+) -> list[int]:
+    """Return the buckets in which the rows of a table differ on two servers, in order."""
+    sums_a, sums_b = (bucket_sums(*side, types, key) for side in (a, b))
+    return sorted(n for n in sums_a.keys() | sums_b.keys() if sums_a.get(n) != sums_b.get(n))
+
+
 def bucket_sums(
     cursor: psycopg.Cursor[TupleRow], table: SummedTable, types: dict[str, str], key: tuple[str, ...]
 ) -> dict[int, tuple[int, str]]:
@@ -289,7 +299,7 @@ def bucket_sums(
         "SELECT bucket, pg_catalog.count(*), pg_catalog.sum(hash)::text"
         " FROM (SELECT {} AS bucket, {} AS hash FROM {} AS t OFFSET 0) AS hashed GROUP BY bucket"
     )
-    cursor.execute(query.format(_bucket(types, key), row_hash(types), table.source()))
+    cursor.execute(query.format(bucket(types, key), row_hash(types), table.source()))
     return {bucket: (rows, checksum) for bucket, rows, checksum in cursor.fetchall()}
 
 
@@ -305,7 +315,7 @@ def _rows(
         key_text=_text(types, key),
         row_hash=row_hash(types),
         source=table.source(),
-        bucket=_bucket(types, key),
+        bucket=bucket(types, key),
     )
     cursor = psycopg.ServerCursor(conn, "pgrunbook_difference", row_factory=tuple_row)
     cursor.itersize = _FETCH_ROWS
@@ -316,7 +326,8 @@ def _only(types: dict[str, str], key: tuple[str, ...]) -> dict[str, str]:
     return {name: types[name] for name in key} or types
 
 
-def _bucket(types: dict[str, str], key: tuple[str, ...]) -> sql.Composable:
+def bucket(types: dict[str, str], key: tuple[str, ...]) -> sql.Composable:
+    """Return SQL for the bucket of a row of ``t``, by the hash of its key."""
     hashed = _BUCKET_HASHES.get(types[key[0]]) if len(key) == 1 else None
     of_key = sql.SQL(hashed).format(sql.Identifier("t", key[0])) if hashed else row_hash(_only(types, key))
     return sql.SQL("({} & {})").format(of_key, sql.Literal(_BUCKETS - 1))

@@ -29,7 +29,10 @@ NEEDED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "take-back": (*_BEFORE_ROLLBACK, "take-restore-point"),
     },
     "purge": {"purge-it": ("what-is-captured", "what-goes")},
-    "restore": {"restore-to-branch": ("choose-the-point",)},
+    "restore": {
+        "restore-to-branch": ("choose-the-point",),
+        "salvage-rows": ("what-to-salvage", "try-salvage"),
+    },
 }
 View = TypeVar("View")
 
