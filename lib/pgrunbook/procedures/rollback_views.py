@@ -333,7 +333,7 @@ def _is_of_same_type(entry: UndoEntry, changes: Sequence[Change]) -> bool:
         for written in change.statements:
             if any(entry.kept_as in step.gives_back for step in change.of_statement(written.number)):
                 return altered <= 1
-            altered += written.kind == "ALTER TABLE" and undo_data.is_changed_type(written.sql, keep)
+            altered += written.kind.startswith("ALTER TABLE") and undo_data.is_changed_type(written.sql, keep)
     return False
 
 
