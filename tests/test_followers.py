@@ -705,3 +705,37 @@ def _killed(target: Target, plan: Plan) -> None:
                 assert process.wait() == -9, step
             until(gone(target))
     scenes.execute(target, plan)
+
+
+KEYED = {
+    "one": "id integer PRIMARY KEY",
+    "deferrable": "id integer PRIMARY KEY DEFERRABLE",
+    "of a type of the application": "id word PRIMARY KEY",
+}
+SCANS = "SELECT sum(seq_scan)::integer, count(*) FROM pg_stat_xact_user_tables WHERE schemaname = 'pgrunbook' AND relname ~ '^kept_'"
+
+
+@pytest.mark.parametrize("key", [*KEYED, "partitioned"])
+@pytest.mark.parametrize("captured", ["column", "rows"])
+def test_no_row_that_is_written_has_all_that_was_captured_read(
+    own: Conn, server: Server, key: str, captured: str
+) -> None:
+    """Whatever happens to it: its key finds what was captured of it by an index."""
+    table, value = ("t", "id") if key == "partitioned" else ("plain", "id::text::word" if "type" in key else "id")
+    if table == "plain":
+        own.execute(f"CREATE DOMAIN word AS text; CREATE TABLE plain ({KEYED[key]}, n integer, a integer)".encode())
+    own.execute(f"INSERT INTO {table} SELECT {value} FROM generate_series(2001, 6000) AS id".encode())
+    if captured == "column":
+        Way(own, f"ALTER TABLE {table} DROP COLUMN a").there()
+    else:
+        with own.transaction():
+            own.execute(capture_statement(own, f"UPDATE {table} SET a = 1", StepKey("r", "m", "up", 1)).encode())
+    chosen = "id IN ('3000', '3001', '3002')" if "type" in key else "id IN (3000, 3001, 3002)"
+    moved = "id || 'x'" if "type" in key else "id + 10000"
+    inserted = f"INSERT INTO {table} SELECT {value} FROM generate_series(3000, 3002) AS id"
+    with server.connect("own_followers") as client, client.transaction():
+        client.execute(
+            f"UPDATE {table} SET n = 1 WHERE {chosen}; UPDATE {table} SET id = {moved} WHERE {chosen}".encode()
+        )
+        client.execute(f"DELETE FROM {table} WHERE n = 1; {inserted}".encode())
+        assert client.execute(SCANS).fetchall() == [(0, 1)]

@@ -364,6 +364,11 @@ def hash_of_new(alias: str, name: str) -> sql.Composable:
     return sql.SQL("pg_catalog.sha256(pg_catalog.record_send(ROW({})))").format(sql.Identifier(alias, name))
 
 
+def is_written(alias: str, name: str, side: str) -> sql.Composable:
+    """Return the condition that a row does not hold any more what the change of type made of its captured value."""
+    return sql.SQL("({} IS DISTINCT FROM {})").format(hash_of_new(alias, name), sql.Identifier(side, NEW))
+
+
 def is_large(conn: Connection, found: CapturedTable, rows_conn: Connection | None, batch_rows: int) -> bool:
     """Tell whether a table holds more rows than go into one batch."""
     relation: Relation | None = Facts(conn).named(found.name)

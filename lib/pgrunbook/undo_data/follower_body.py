@@ -88,7 +88,7 @@ BEGIN
     END IF;
     {behind}IF TG_OP = 'UPDATE' AND TG_WHEN = 'AFTER' AND EXISTS (
         SELECT FROM {side} AS k
-        WHERE {at_new} AND k.xmin::pg_catalog.text = NEW.xmin::pg_catalog.text
+        WHERE {at_new} AND k.{gone} IS NULL AND k.xmin::pg_catalog.text = NEW.xmin::pg_catalog.text
           AND k.cmin::pg_catalog.text = NEW.cmin::pg_catalog.text
     ) THEN
         RETURN NEW;  -- This statement is the one that captures.

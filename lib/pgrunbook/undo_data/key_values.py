@@ -23,7 +23,7 @@ from pgrunbook.sql.deparse import changed, expression, parsed, printed, text
 from pgrunbook.sql.tree import dotted_name, quoted, strings, subcommand, tree
 from pgrunbook.sql.tree import text as written
 from pgrunbook.undo_data.cascades import CannotCaptureError
-from pgrunbook.undo_data.row_notes import GONE
+from pgrunbook.undo_data.row_notes import GONE, WRITTEN
 from pgrunbook.undo_data.tables import SCHEMA, CapturedTable, key_name, keyed, keys_of, table
 
 _FOUND = (
@@ -111,13 +111,16 @@ def conversion_end(keep: Keep) -> SafeStep:
     return SafeStep(text(dropped), says, own_transaction=False, quick=False, gives_back=(keep.kept_as,))
 
 
-def discarded(now: CapturedTable, keep: Keep, is_unchanged: sql.Composable) -> str:
-    """Return the statement that discards captured values that no row of today gets back."""
-    return text(
-        sql.SQL("DELETE FROM {} AS k WHERE NOT EXISTS (SELECT FROM {} AS t WHERE {} AND {})").format(
-            sql.Identifier(SCHEMA, keep.kept_as), now.source, now.matches("t", "k"), is_unchanged
-        )
+def noted_as_written(now: CapturedTable, keep: Keep, is_unchanged: sql.Composable) -> str:
+    """Return the statement that notes captured keys that no row of today gets back, for somebody has written it."""
+    nobodys = sql.SQL("NOT EXISTS (SELECT FROM {} AS t WHERE {} AND {})").format(
+        now.source, now.matches("t", "k"), is_unchanged
     )
+    noted = sql.SQL("UPDATE {side} AS k SET {gone} = {written} WHERE k.{gone} IS NULL AND {nobodys}").format(
+        side=sql.Identifier(SCHEMA, keep.kept_as), gone=sql.Identifier(GONE), written=sql.Literal(WRITTEN),
+        nobodys=nobodys,
+    )  # fmt: skip
+    return text(noted)
 
 
 def same_row(keep: Keep, reverted: Keep, changed_with_it: Collection[str]) -> sql.Composable:

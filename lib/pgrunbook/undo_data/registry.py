@@ -211,6 +211,10 @@ def add_side_tables(
 ) -> None:
     """Create the side tables of a step, and their entries; existing ones are filled further.
 
+    A loop calls it in a short transaction of its own. A statement of a migration's transaction does not: a migration
+    that is refused must not leave triggers on the table. It holds the lock until the commit, and so it is asked for
+    statements only that are short; a long INSERT has no triggers.
+
     Locks: ShareRowExclusiveLock on a table whose captured rows are followed, for its triggers.
     """
     create(conn)
