@@ -34,7 +34,7 @@ from pgrunbook.undo_data.followers import Followers
 from pgrunbook.undo_data.former_keys import see_apart
 from pgrunbook.undo_data.key_values import conversion_end, converted, noted_as_written, same_row
 from pgrunbook.undo_data.row_notes import GONE, NEW, WRITTEN, are_at_work, function_name, is_there
-from pgrunbook.undo_data.tables import SCHEMA, CapturedColumn, CapturedTable, keyed, keyed_without_index, rows
+from pgrunbook.undo_data.tables import SCHEMA, CapturedColumn, CapturedTable, keyed_without_index, rows
 
 CHANGED_STAYS = "Rows that somebody has changed since keep their values."
 _PART, _VERSION = sql.Identifier("t", "tableoid"), sql.Identifier("t", "xmin")
@@ -65,7 +65,7 @@ def revert_column(
     if keep.is_own_key:
         return (conversion_end(keep),)
     size = batch_rows if loops else None
-    if had_key and keyed(conn, found, keep.key) is None:
+    if had_key and found.keyed(keep.key) is None:
         steps = _watching(conn, conn, found, keep, column, condition, says)
     else:
         steps = filling(conn, conn, found, keep, column, condition, says=says, batch_rows=size)
@@ -83,7 +83,7 @@ def filling(
     are tracked.
     Raises CannotCaptureError as :func:`revert_column`.
     """
-    if keyed(conn, found, keep.key) is None and are_inserts_watched(undo_conn, keep):
+    if found.keyed(keep.key) is None and are_inserts_watched(undo_conn, keep):
         return _watching(conn, undo_conn, found, keep, column, condition, says)
     keyed_ = keyed_as_captured(conn, found, keep)
     statement = _update(keyed_, keep, column, condition, _side_columns(undo_conn, keep))
@@ -140,7 +140,7 @@ def tracker_cleanup(steps: Sequence[SafeStep]) -> tuple[str, ...]:
 
 def keyed_as_captured(conn: Connection, found: CapturedTable, keep: Keep) -> CapturedTable:
     """Return a table with the key by which a column was captured, in that order."""
-    there = keyed(conn, found, keep.key)
+    there = found.keyed(keep.key)
     if there is None and are_inserts_watched(conn, keep):
         there = keyed_without_index(conn, found, keep.key)
     if there is None:
@@ -243,7 +243,7 @@ def discard_reverted(
 
 def has_key(conn: Connection, keep: Keep) -> bool:
     """Tell whether an index watches the key by which a column was captured."""
-    return keyed(conn, place(conn, keep, must_be_there=False)[0], keep.key) is not None
+    return place(conn, keep, must_be_there=False)[0].keyed(keep.key) is not None
 
 
 def uncaptured(conn: Connection, keep: Keep) -> str:

@@ -13,7 +13,7 @@ from pgrunbook.database.connection import Connection
 from pgrunbook.database.row_tracker import FIRST, is_ours
 from pgrunbook.sql.deparse import text
 from pgrunbook.sql.own_code import do
-from pgrunbook.undo_data.tables import SCHEMA, CapturedTable, key_name, keyed, rows
+from pgrunbook.undo_data.tables import SCHEMA, CapturedTable, key_name, rows
 from pgrunbook.undo_data.tables import table as table_at
 
 # Who took the row away (a transaction, or the label of a step of ours), NULL where it is there; who moved it last.
@@ -318,7 +318,7 @@ def told_apart(conn: Connection, oid: int) -> list[str]:
     """
     found = []
     for one in rows(conn, "followers", oid=oid):
-        there = keyed(conn, table_at(conn, oid), one["key"])
+        there = table_at(conn, oid).keyed(one["key"])
         columns = {each["name"] for each in rows(conn, "side_columns", kept_as=f"{SCHEMA}.{one['kept_as']}")}
         if there is None or WATCHED not in columns:
             continue
@@ -339,7 +339,7 @@ def returned(conn: Connection, table: CapturedTable, label: str) -> list[str]:
     """
     found = []
     for one in rows(conn, "followers", oid=table.oid):
-        there = keyed(conn, table, one["key"])
+        there = table.keyed(one["key"])
         if there is None:
             continue
         columns = {each["name"] for each in rows(conn, "side_columns", kept_as=f"{SCHEMA}.{one['kept_as']}")}

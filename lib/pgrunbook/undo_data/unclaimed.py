@@ -18,7 +18,7 @@ from pgrunbook.display.prose import counted
 from pgrunbook.undo_data.capture_columns import VALUE, is_written, record
 from pgrunbook.undo_data.registry import UndoEntry, find
 from pgrunbook.undo_data.row_notes import GONE, NEW, PART, UNKNOWN, WRITTEN, is_row, is_there, label_of
-from pgrunbook.undo_data.tables import as_text, key_name, keyed, rows, table
+from pgrunbook.undo_data.tables import as_text, key_name, rows, table
 
 SAMPLES = 20
 _SHOWN_CHARS = 200
@@ -144,7 +144,7 @@ def _is_nobodys(gone: sql.Composable) -> sql.Composable:
 def _is_written_now(conn: Connection, entry: UndoEntry, columns: Collection[str]) -> sql.Composable:
     """Return the condition that the row of a captured value does not hold what the change of type made of it."""
     there = rows(conn, "oid_of", schema=entry.table.schema, name=entry.table.name)
-    found = keyed(conn, table(conn, there[0]["oid"]), entry.key) if there and NEW in columns else None
+    found = table(conn, there[0]["oid"]).keyed(entry.key) if there and NEW in columns else None
     if found is None or entry.columns[0] not in found.columns:
         return sql.SQL("false")
     part, version = sql.Identifier("t", "tableoid"), sql.Identifier("t", "xmin")
@@ -157,7 +157,7 @@ def _is_written_now(conn: Connection, entry: UndoEntry, columns: Collection[str]
 def _has_row(conn: Connection, entry: UndoEntry, columns: Collection[str], *, is_over: bool) -> sql.Composable:
     """Return the condition that the row of a captured value is known, though its partition was detached meanwhile."""
     there = rows(conn, "oid_of", schema=entry.table.schema, name=entry.table.name)
-    found = keyed(conn, table(conn, there[0]["oid"]), entry.key) if there and PART in columns else None
+    found = table(conn, there[0]["oid"]).keyed(entry.key) if there and PART in columns else None
     if found is None:
         return sql.SQL("false")
     part, version = sql.Identifier("t", "tableoid"), sql.Identifier("t", "xmin")
