@@ -1,7 +1,7 @@
 """Captured rows that the server would refuse: another row has their values now, or their parent is gone.
 
-Another row is one that keeps them: not one which the same revert changes, too. Constraints of other tables, and those
-that are checked when a transaction ends, are left to the server. Used by conflicts.
+Another row is one that keeps them: not one which the same revert changes, too. Constraints of other tables are left to
+the server. Used by conflicts.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 from psycopg import sql
 
+from pgrunbook.undo_data.capture_columns import record
 from pgrunbook.undo_data.comparison import Comparison
 from pgrunbook.undo_data.registry import STATES, UndoEntry, find
 from pgrunbook.undo_data.row_notes import HASH
@@ -26,7 +27,7 @@ def is_displaced(both: Comparison, family: Sequence[UndoEntry]) -> sql.Composabl
     """
     apart = [index for index in rows(both.conn, "indexes_apart", oid=both.table.oid) if _is_asked(both, index)]
     found = [_is_taken(both, index) for index in apart]
-    parents = [key for key in rows(both.conn, "references_of", oid=both.table.oid, all=False)
+    parents = [key for key in rows(both.conn, "references_of", oid=both.table.oid, all=True)
                if _is_new(both, key["columns"])]  # fmt: skip
     others = _with_it(both) if parents else []
     found += [_is_orphan(both, key, [*others, *family]) for key in parents if not _is_moving(key, others)]
@@ -95,6 +96,7 @@ def _is_moving(key: dict[str, Any], others: Sequence[UndoEntry]) -> bool:
 def _is_orphan(both: Comparison, key: dict[str, Any], others: Sequence[UndoEntry]) -> sql.Composable:
     """Return the condition that the row to which the captured one refers is gone, and does not come back with it."""
     values = [both.reverted_or_now(both.table.columns[name]) for name in key["columns"]]
+    now = [sql.Identifier("t", name) for name in key["columns"]]
     pairs = list(zip(key["referenced"], key["operators"], values, strict=True))
     found = [sql.SQL("{} IS NULL").format(value) for value in values]
     there = sql.SQL("EXISTS (SELECT FROM {} AS f WHERE {})")
@@ -104,6 +106,8 @@ def _is_orphan(both: Comparison, key: dict[str, Any], others: Sequence[UndoEntry
             names = {name: key_name(number) for number, name in enumerate(one.key)}
             again = [("f", names.get(to, to), of, value) for to, of, value in pairs]
             found.append(there.format(one.side, _joined(again)))
+    if both.entry.kind == "update":  # a value that stays is not checked: behind a NOT VALID key it may have no parent
+        found.append(sql.SQL("{} OPERATOR(pg_catalog.*=) {}").format(record(*values), record(*now)))
     return sql.SQL("NOT ({})").format(sql.SQL(" OR ").join(found))
 
 

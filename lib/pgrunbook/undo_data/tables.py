@@ -130,6 +130,7 @@ class CapturedTable:
     has_before_update: bool
     references_itself: bool
     has_deferrable_key: bool
+    has_deferrable_reference: bool
     is_filtered: bool
     rows_estimate: float
     unsteady: Sequence[str] = ()

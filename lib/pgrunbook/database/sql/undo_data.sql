@@ -83,6 +83,11 @@ SELECT EXISTS (SELECT
                FROM pg_catalog.pg_index AS i
                WHERE i.indrelid = %(oid)s::oid
                  AND NOT i.indimmediate) AS has_deferrable_key,
+       EXISTS (SELECT
+               FROM pg_catalog.pg_constraint AS k
+               WHERE k.contype = 'f'
+                 AND %(oid)s::oid IN (k.conrelid, k.confrelid)
+                 AND k.condeferrable) AS has_deferrable_reference,
        pg_catalog.row_security_active(%(oid)s::oid) AS is_filtered,
        -- Columns with a type of the application whose text depends on settings: by what it is of, below domains.
        ARRAY(WITH RECURSIVE parts AS (
