@@ -8,13 +8,15 @@ Source: https://www.postgresql.org/docs/current/explicit-locking.html and the pa
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from pglast import ast
 
 from pgrunbook.database.catalog import Catalog, Standing, Table
 from pgrunbook.database.relations import Index
+from pgrunbook.database.routines import RoutinePart
 from pgrunbook.effects import alter_table, beside, dml, drop
 from pgrunbook.effects import result as fx
 from pgrunbook.effects.proofs import excludes_bound
@@ -29,6 +31,7 @@ from pgrunbook.sql.lock_modes import (
     SHARE_ROW_EXCLUSIVE,
     SHARE_UPDATE_EXCLUSIVE,
 )
+from pgrunbook.sql.settings import path_names
 from pgrunbook.sql.tree import (
     Name,
     constraint_kind,
@@ -46,21 +49,35 @@ VACUUM_FOLLOWS_HEIRS_FROM = 18  # VACUUM and ANALYZE of a table process those th
 
 
 def effects(node: Any, catalog: Catalog) -> Effects:
-    """Return the effects of a statement's node on this database."""
+    """Return the effects of a statement's node on this database, and of what runs inside it."""
+    return together(node, catalog, catalog.parts(node), lambda part: alone(part.node, under(catalog, part.path)))
+
+
+def under(catalog: Catalog, path: str | None) -> Catalog:
+    """Return the catalog as a routine sees it that sets a search_path for itself, or None."""
+    return catalog if path is None else replace(catalog, search_path=tuple(path_names(path)))
+
+
+def alone(node: Any, catalog: Catalog) -> Effects:
+    """Return the effects of a statement's node itself."""
     found = Found(catalog)
-    collect(found, node)
+    _collect(found, node)
     return found.effects()
 
 
-def collect(found: fx.Found, node: Any) -> None:
-    """Collect the effects of a statement, and of what runs inside it."""
+def together(
+    node: Any, catalog: Catalog, parts: Iterable[RoutinePart], of_part: Callable[[RoutinePart], Effects]
+) -> Effects:
+    """Return the effects of a statement with its parts; ``of_part`` tells those of one, or knows them already."""
+    found = Found(catalog)
     _collect(found, node)
-    for part in found.catalog.parts(node) if not isinstance(node, ast.RuleStmt) else ():
+    for part in parts if not isinstance(node, ast.RuleStmt) else ():
         if part.node is not None:
-            _collect(found, part.node)
+            found.add(of_part(part))
         if part.because:
             where = f" inside {part.within}" if part.within else ""
             found.cannot_know(f"what runs{where}: {part.because}")
+    return found.effects()
 
 
 def _collect(found: fx.Found, node: Any) -> None:

@@ -27,6 +27,7 @@ from pgrunbook.review.sarif import sarif
 from pgrunbook.review.statement_scenes import Script, TransactionMark, script, stage
 from pgrunbook.sql.classify import Type
 from pgrunbook.sql.places import Place
+from pgrunbook.sql.statements import Statement
 
 Form = Literal["text", "json", "sarif"]
 FailOn = Literal["error", "warning", "never"]
@@ -270,27 +271,24 @@ def _from_squawk(
     """Return squawk's hazards by the position of their statement."""
     together = transactions in (Transactions.FILE, Transactions.ALL)
     found: dict[int, list[Hazard]] = {}
+    of_file: dict[str, list[int]] = {}
+    for number, statement in enumerate(read.statements):
+        of_file.setdefault(statement.file, []).append(number)
+    texts = dict(read.texts)
     for finding in squawk.findings(read.texts, major=catalog.major, in_transaction=together, design_rules=design_rules):
         hazard = finding.hazard
-        mine = [
-            number
-            for number, statement in enumerate(read.statements)
-            if statement.file == hazard.file and statement.line <= hazard.line
-        ]
-        if mine:
-            found.setdefault(_at(read, mine, finding), []).append(hazard)
+        mine = [(number, read.placed[number].statement) for number in of_file.get(hazard.file, ())]
+        if mine and mine[0][1].line <= hazard.line:
+            found.setdefault(_at(texts[hazard.file], mine, finding), []).append(hazard)
     return {number: list(dict.fromkeys(hazards)) for number, hazards in found.items()}
 
 
-def _at(read: Script, candidates: Sequence[int], finding: squawk.SquawkFinding) -> int:
-    """Return the last statement that begins before the finding, also among several on one line."""
-    text = dict(read.texts)[finding.hazard.file]
+def _at(text: str, statements: Sequence[tuple[int, Statement]], finding: squawk.SquawkFinding) -> int:
+    """Return the last statement of a file that begins before the finding, also among several on one line."""
     lines = text.splitlines(keepends=True)
     place = sum(map(len, lines[: finding.hazard.line - 1])) + finding.column
-    start, chosen = 0, candidates[0]
-    for number, statement in enumerate(read.statements):
-        if statement.file != finding.hazard.file:
-            continue
+    start, chosen = 0, statements[0][0]
+    for number, statement in statements:
         start = text.find(statement.sql, start)
         if start >= place:
             break
