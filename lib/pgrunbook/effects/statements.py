@@ -325,27 +325,6 @@ def _sequence(found: fx.Found, node: Any) -> None:
         found.lock(found.catalog.find(dotted(owner[:-1])), ACCESS_SHARE)
 
 
-def _alter_domain(found: fx.Found, node: Any) -> None:
-    """PostgreSQL checks a new or validated domain constraint in every table that uses the domain."""
-    checks = node.subtype in ("C", "O") and not (node.def_ is not None and node.def_.skip_validation)
-    if not (checks or node.subtype == "V"):
-        return
-    name = dotted(node.typeName)
-    if not found.catalog.connected:
-        found.cannot_know(f"which tables use domain {name}; they are locked and read")
-    _, fact = found.catalog.type_named(name.schema, name.name)
-    domains = fact.domains if fact is not None else ()
-    for table in found.catalog.tables.values():
-        columns = table.columns.values() if table.holds_rows_itself else ()
-        if any(c.type_oid in domains if c.type_oid else _of_domain(c.type, name) for c in columns):
-            found.lock(table, SHARE)
-            found.scan(table)
-
-
-def _of_domain(type_text: str, domain: Name) -> bool:
-    return type_text.rpartition(".")[2].strip('"') == domain.name
-
-
 def _create_function(found: fx.Found, node: Any) -> None:
     """PostgreSQL parses an SQL body when it creates the function, and locks the relations in it for that."""
     if node.sql_body is not None:
@@ -399,7 +378,8 @@ _HANDLERS: dict[str, Callable[[fx.Found, Any], None]] = {
     "CreateTableAsStmt": _create_as, "RefreshMatViewStmt": _refresh, "CreateStatsStmt": _create_statistics,
     "CreatePublicationStmt": beside.publication, "AlterPublicationStmt": beside.publication,
     "CommentStmt": beside.comment,
-    "GrantStmt": beside.grant, "CreateSeqStmt": _sequence, "AlterSeqStmt": _sequence, "AlterDomainStmt": _alter_domain,
+    "GrantStmt": beside.grant, "AlterDomainStmt": beside.alter_domain,
+    "CreateSeqStmt": _sequence, "AlterSeqStmt": _sequence,
     "CreateFunctionStmt": _create_function, "ExplainStmt": _explain, "CopyStmt": _copy,
     "LockStmt": _lock, "CallStmt": _call, "CreateSchemaStmt": _create_schema, "DeclareCursorStmt": _cursor,
     "PrepareStmt": _prepare, "DropOwnedStmt": drop.collect_owned, "ReassignOwnedStmt": drop.collect_owned,

@@ -20,6 +20,7 @@ from pgrunbook.errors import Refused, WrongInput
 from pgrunbook.history import up_part
 from pgrunbook.history.files import as_text as text_of
 from pgrunbook.history.files import migration_name
+from pgrunbook.record import door
 from pgrunbook.review import baseline, hazards, squawk
 from pgrunbook.review.hazards import Hazard, Severity, Timeouts, Transactions, design
 from pgrunbook.review.safe_mode import PARAMETER, Refusal, refusals, way_through
@@ -133,7 +134,7 @@ def run(
     with_squawk: bool = True,
     since: Path | None = None,
 ) -> tuple[str, int]:
-    """Review files for the command line; return what to print and the code to exit with.
+    """Review files for the command line; return what to print, without secrets, and the code to exit with.
 
     With a target its database is read, and the files are judged as our own runner runs them: each in a
     transaction, under the target's timeouts, by its rules of design, and in its safe-migrations mode. Migrations that
@@ -151,8 +152,14 @@ def run(
     if since is not None:
         findings, note = _since(since, findings)
         notes.append(note)
-    told = [note for note in notes if note]
-    return _formed(findings, form, told), int(fails(findings, fail_on))
+    told = [door.masked(note) for note in notes if note]
+    return _formed([_masked(finding) for finding in findings], form, told), int(fails(findings, fail_on))
+
+
+def _masked(finding: Finding) -> Finding:
+    """Return a finding as it is shown: each of its texts without secrets, code by the rules for code."""
+    shown = (replace(h, effect=door.masked(h.effect), way_out=door.masked(h.way_out)) for h in finding.hazards)
+    return replace(finding, statement=door.masked(finding.statement), hazards=tuple(shown))
 
 
 def _script(files: Sequence[Path]) -> Script:
