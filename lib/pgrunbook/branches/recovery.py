@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
+import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import LiteralString, cast
@@ -15,6 +14,7 @@ import psycopg
 
 from pgrunbook.branches import (
     archive,
+    backup_files,
     destruction,
     free_space,
     half_restored,
@@ -27,7 +27,9 @@ from pgrunbook.branches import (
 )
 from pgrunbook.branches.archive import tablespaces_made, wait_archived
 from pgrunbook.branches.backup import BaseBackup, chain, list_base_backups, lock, missing_wal
+from pgrunbook.branches.backup_files import DamagedFile
 from pgrunbook.branches.binaries import last_lines
+from pgrunbook.branches.manifest import DamagedManifest
 from pgrunbook.branches.recovery_failure import REMOVED
 from pgrunbook.branches.recovery_target import Point, lsn_number
 from pgrunbook.branches.server import Server
@@ -43,6 +45,7 @@ POLL_S = 0.05
 ARCHIVE_TIMEOUT_S = 60
 # A restore point's record is about 100 bytes long; a page header may stand beside it.
 RECORD_MAX_BYTES = 512
+LINK_SINCE = 18  # pg_combinebackup --link
 LOCK_TIMEOUT_S = 2.0
 
 
@@ -111,7 +114,7 @@ def restore(
             _refuse_gaps(source, point, chosen)
             _refuse_tablespaces(source, point, chosen)
             parts = chain(list_base_backups(source), chosen)
-            needed_bytes = sum(part.bytes for part in parts)
+            needed_bytes = _needed_bytes(parts, new)
             free_space.check("the restored server", needed_bytes)
             began = time.monotonic()
             new.make_folders(new.dir)
@@ -231,23 +234,28 @@ def _copy(source: Server, parts: Sequence[BaseBackup], new: Server) -> None:
 
     Each is compared with its manifest meanwhile.
     """
-    log.info('copying base backup %s for server "%s"', parts[-1].id, new.name)
-    places = [os.path.relpath(part.path, new.dir) for part in parts]
-    copy = ("cp", "-a", "--reflink=auto") if os.uname().sysname == "Linux" else ("cp", "-Rp")
-    with ThreadPoolExecutor(1) as beside:
-        checked = beside.submit(verification.check_backups, source, parts)
-        try:
-            if len(parts) > 1:
-                new.run("pg_combinebackup", "--no-sync", "--no-manifest", *places, "-o", "data")
-            else:
-                new.do(*copy, *places, "data")
-        except RunbookError:
-            checked.result()  # what keeps a damaged file from being copied is told as the damage
-            raise
-        checked.result()
+    log.info('unpacking base backup %s for server "%s"', parts[-1].id, new.name)
+    places = [f"part-{number}" for number, _ in enumerate(parts)] if len(parts) > 1 else ["data"]
+    verification.check_backups(source, parts, contents=False)
+    try:
+        for part, place in zip(parts, places, strict=True):
+            backup_files.unpack(new, part.path, part.files(), place)
+    except (DamagedFile, DamagedManifest) as exc:
+        verification.check_backups(source, parts)  # names all of the damage
+        raise RunbookError(f"could not read base backup {parts[-1].id}", detail=f"Once only: {exc}.") from exc
+    if len(parts) > 1:
+        link = ("--link",) if new.installation.major >= LINK_SINCE else ()
+        new.run("pg_combinebackup", "--no-sync", "--no-manifest", *link, *places, "-o", "data")
+        new.do("rm", "-rf", *places)
     new.do("tee", "data/recovery.signal")
     isolation.isolate(new)
     isolation.refuse_links(new, new.data_dir)
+
+
+def _needed_bytes(parts: Sequence[BaseBackup], new: Server) -> int:
+    """Return how much room a restore needs; where backups are combined without links, the full one lies there twice."""
+    twice = len(parts) > 1 and new.installation.major < LINK_SINCE
+    return sum(part.bytes for part in parts) + (parts[0].bytes if twice else 0)
 
 
 def _recovery_settings(source: Server, point: Point, *, running: bool) -> dict[str, str]:
@@ -269,6 +277,8 @@ def _recovery_settings(source: Server, point: Point, *, running: bool) -> dict[s
     )
     return {
         "hot_standby": "on",
+        # All files reach the disk before replay begins: at once, not one by one.
+        **({"recovery_init_sync_method": "syncfs"} if sys.platform.startswith("linux") else {}),
         "restore_command": command,
         **aim,
         "recovery_target_inclusive": "off" if point.lsn is not None else "on",

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pgrunbook.branches.frames import SUFFIX
 from pgrunbook.branches.recovery_target import lsn_number, lsn_text
 
 SEGMENT_BYTES = 16 * 1024 * 1024  # as initdb makes our servers
@@ -59,8 +60,8 @@ def timelines(*folders: Path) -> Timelines:
 
 
 def names(folder: Path) -> list[str]:
-    """Return the names of the segments in a folder, sorted."""
-    return sorted(path.name for path in folder.glob("*") if NAME.fullmatch(path.name))
+    """Return the names of the segments in a folder, compressed or not, sorted."""
+    return sorted({path.name[:24] for path in folder.glob("*") if NAME.fullmatch(path.name.removesuffix(SUFFIX))})
 
 
 def number(name: str) -> int:
