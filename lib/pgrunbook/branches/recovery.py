@@ -161,7 +161,7 @@ def _see_archived(source: Server, point: Point) -> bool:
             raise WrongInput(
                 f"{point} lies beyond the WAL",
                 detail=f'Server "{source.name}" has written up to {now}.',
-                hint=f"Name a point that is in the past; the nearest is lsn:{now}.",
+                hint=f"Name a point that is in the past; the nearest is {archive.timelines(source).told(now)}.",
             )
         _value(conn, "SELECT pg_catalog.pg_current_xact_id()")
         after = str(_value(conn, "SELECT pg_catalog.pg_current_wal_insert_lsn()"))
@@ -177,18 +177,20 @@ def _refuse_gaps(source: Server, point: Point, backup: BaseBackup) -> None:
     if not lacking or (aim is None and _ends_after(source, lacking[0], cast(datetime, point.time))):
         return
     first = wal_segments.number(lacking[0])
-    end_lsn, before = wal_segments.start_lsn(first), archive.timelines(source).name(first - 1)
+    past, end_lsn = archive.timelines(source), wal_segments.start_lsn(first)
     if any(wal_segments.number(name) > first for name in archive.archived(source)):
         raise Broken(
             f"could not reach {point}: WAL is missing before it",
             detail=f"The archive lacks {wal_segments.listed(lacking)}: replay from base backup {backup.id} would end "
             f"at {end_lsn}, and {aim or point.time} was asked for.",
-            hint=f"Put the missing WAL into the archive, or restore to a point before it; the last is lsn:{end_lsn}.",
+            hint=f"Put the missing WAL into the archive, or restore to a point before it; the last is "
+            f"{past.told(end_lsn)}.",
         )
     raise Broken(
         f"could not reach {point}: the WAL ends before it",
-        detail=f"The newest archived WAL is {before}, which ends at {end_lsn}; {aim or point.time} was asked for.",
-        hint=f"Restore to an earlier point: what was written lies before lsn:{end_lsn}.",
+        detail=f"The newest archived WAL is {past.name(first - 1)}, which ends at {end_lsn}; "
+        f"{aim or point.time} was asked for.",
+        hint=f"Restore to an earlier point: what was written lies before {past.told(end_lsn)}.",
     )
 
 
@@ -208,7 +210,8 @@ def _backup_before(source: Server, point: Point) -> BaseBackup:
     raise WrongInput(
         f'could not find a base backup of server "{source.name}" that ended before {point}',
         detail=f"The oldest ended at {oldest.ended_at}, LSN {oldest.stop_lsn}." if oldest else "It has none.",
-        hint=f"What lies before it cannot be restored; the nearest point is lsn:{oldest.stop_lsn}."
+        hint=f"What lies before it cannot be restored; the nearest point is "
+        f"{archive.timelines(source).told(oldest.stop_lsn)}."
         if oldest
         else "Take one, for what comes: pgrunbook backup create.",
     )
@@ -226,7 +229,8 @@ def _refuse_tablespaces(source: Server, point: Point, backup: BaseBackup) -> Non
     made = [(lsn, folder) for lsn, folder in tablespaces_made(source) if lsn_number(lsn) >= first]
     between = [(lsn, folder) for lsn, folder in made if aim is None or lsn_number(lsn) < lsn_number(aim)]
     if between:
-        raise recovery_failure.tablespace_made(point, [folder for _, folder in between], f"lsn:{between[0][0]}")
+        before = archive.timelines(source).told(between[0][0])
+        raise recovery_failure.tablespace_made(point, [folder for _, folder in between], before)
 
 
 def _copy(source: Server, parts: Sequence[BaseBackup], new: Server) -> None:
