@@ -37,7 +37,8 @@ def create(
     if as_json:
         _write(backup_report.report(target, server), as_json=True)
     else:
-        sys.stdout.write(f"{taken.id}: {taken.bytes / 1024 / 1024:,.0f} MB, up to LSN {taken.stop_lsn}\n")
+        size, stored = (f"{octets / 1024 / 1024:,.0f} MB" for octets in (taken.bytes, taken.stored_bytes))
+        sys.stdout.write(f"{taken.id}: {size}, on disk {stored}, up to LSN {taken.stop_lsn}\n")
 
 
 @app.command("list")
@@ -113,13 +114,14 @@ def _write(found: BackupReport, *, as_json: bool) -> None:
             one.id,
             f"{one.ended_at:%Y-%m-%d %H:%M:%SZ}",
             f"{one.bytes / 1024 / 1024:,.0f} MB",
+            f"{one.stored_bytes / 1024 / 1024:,.0f} MB",
             one.stop_lsn,
             one.server_version,
             f"incremental, on {one.onto}" if one.onto else "full",
         )
         for one in found.backups
     ]
-    headings = ["base backup", "ended", "size", "up to LSN", "PostgreSQL", "kind"]
+    headings = ["base backup", "ended", "size", "on disk", "up to LSN", "PostgreSQL", "kind"]
     sys.stdout.write(f"{Table(headings, rows, empty='No base backup.')!r}\n")
     for one in found.windows:
         form = "%Y-%m-%dT%H:%M:%SZ"
