@@ -43,14 +43,13 @@ def pytest_configure() -> None:
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    gc.disable()  # while all tests are collected: hardly anything of that is garbage
+    gc.disable()  # while all tests are collected
     settings.register_profile("tests", deadline=None)  # how long an example takes on a busy machine proves nothing
     settings.load_profile("tests")
 
 
 def pytest_collection_finish() -> None:
-    """Leave all that was collected out of the garbage collector's rounds."""
-    gc.collect()
+    """Leave all that was collected out of the garbage collector's rounds; hardly anything of that is garbage."""
     gc.freeze()
     gc.enable()
 
