@@ -70,9 +70,8 @@ SELECT EXISTS (SELECT
                                    SELECT p.relid FROM pg_catalog.pg_partition_tree(%(oid)s::oid) AS p)
                  AND t.tgconstrindid = 0
                  AND t.tgenabled <> 'D'
-                 AND t.tgfoid NOT IN (SELECT p.oid
-                                      FROM pg_catalog.pg_proc AS p
-                                      WHERE p.pronamespace = pg_catalog.to_regnamespace('pgrunbook')::oid)
+                 AND (SELECT p.pronamespace FROM pg_catalog.pg_proc AS p WHERE p.oid = t.tgfoid)
+                     IS DISTINCT FROM pg_catalog.to_regnamespace('pgrunbook')::oid
                  AND t.tgtype & 19 = 19) AS has_before_update,
        EXISTS (SELECT
                FROM pg_catalog.pg_constraint AS k
