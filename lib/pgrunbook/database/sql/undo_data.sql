@@ -329,7 +329,7 @@ JOIN pg_catalog.pg_trigger AS g ON g.tgfoid = p.oid
 -- a row is: whether all triggers by which captured rows follow are on a table, and none of them is switched off
 SELECT pg_catalog.count(*) FILTER (WHERE g.tgrelid = %(oid)s::oid AND g.tgenabled = 'A')
        = (SELECT CASE c.relkind WHEN 'p' THEN 3 ELSE 2 END FROM pg_catalog.pg_class AS c WHERE c.oid = %(oid)s::oid)
-       AND coalesce(pg_catalog.bool_and(g.tgenabled IN ('A', 'O')), false) AS are_at_work
+       AND coalesce(pg_catalog.bool_and(g.tgenabled = 'A'), false) AS are_at_work
 FROM pg_catalog.pg_trigger AS g
 JOIN pg_catalog.pg_proc AS p ON p.oid = g.tgfoid
 WHERE p.pronamespace = pg_catalog.to_regnamespace('pgrunbook')::oid
