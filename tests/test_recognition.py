@@ -105,6 +105,13 @@ def test_a_folder_is_known_by_what_its_tool_writes(tmp_path: Path, tool: str, nu
     assert caught.value.hint
 
 
+@pytest.mark.parametrize("name", ["0002_a.SQL", "2_A.Sql", "v3_a.sql", "0004-a.sql", "0005_a.UP.sql", "0006.sql"])
+def test_a_name_that_is_almost_another_tools_does_not_tell_the_tool(tmp_path: Path, name: str) -> None:
+    """No tool is asked to complain of a folder that is not its own."""
+    write(tmp_path, {"0001_a.sql": SQL, name: SQL})
+    assert find_folder(tmp_path, "auto").tool.name == "plain files"
+
+
 def test_each_known_tool_is_tried() -> None:
     """By its folder where that tells, and by its table."""
     assert set(FOLDERS) >= {tool.name for tool in OTHER_TOOLS if tool.files} - {"reshape"}
