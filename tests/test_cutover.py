@@ -236,6 +236,37 @@ def test_what_stands_in_the_way_is_said_before_the_fence(shop: Target, tmp_path:
     assert refused(2, carry="nothing")[0] == "there is no table nothing to salvage"
 
 
+@pytest.mark.slow
+def test_a_hook_that_fails_leaves_the_fence_up_and_what_was_taken_back_is_not_gone_on_with(
+    shop: Target, tmp_path: Path, command: Command
+) -> None:
+    """It is told where to; unfence leads back and lets everybody in; the broken run does not lead over what is old."""
+    looked = restored(shop)
+    declared, told = tmp_path / "targets.toml", tmp_path / "told"
+    hook = tmp_path / "hook"
+    hook.write_text(f"#!/bin/sh\necho $PGRUNBOOK_TO_HOST $PGRUNBOOK_DATABASE >> {told}\nexit 7\n")
+    hook.chmod(0o755)
+    declared.write_text(declared.read_text() + f'cutover_hook = ["{hook}"]\n')
+    made, code = run("restore", of_run=looked, compare="none", cut_over="true")
+    assert (code, made.status, cells(made)["cut-over"]) == (1, Status.FAILED, "failed")
+    new = Server(events(made, "promoted")[0]["server"])
+    says = error(made).splitlines()
+    assert says[0] == f"the cut-over hook of target demo failed: {hook}"
+    assert says[3].endswith(f"pgrunbook server unfence --run {made.run_id}")
+    hook.write_text(f"#!/bin/sh\necho $PGRUNBOOK_TO_HOST $PGRUNBOOK_DATABASE >> {told}\n")
+    code, _, _ = command("server", "unfence", "--run", made.run_id)
+    assert code == 0
+    places = [f"{Server(name).socket_dir} {shop.database}" for name in (new.name, str(shop.server))]
+    assert told.read_text().splitlines() == places
+    do(shop, "INSERT INTO orders (who) VALUES (9)")
+    made, code = runbook.resume(made.run_id)
+    assert (code, made.status, cells(made)["what-to-carry"]) == (3, Status.REFUSED, "failed")
+    assert error(made).splitlines()[0] == f"the cut-over of run {made.run_id} was taken back"
+    assert service_file.address(tmp_path / "pg_service.conf", "demo")["host"] == str(
+        Server(str(shop.server)).socket_dir
+    )
+
+
 def test_a_service_is_switched_alone_and_its_file_as_it_was(tmp_path: Path) -> None:
     """Every other line stays, comments too; what leads to the server before goes; twice does nothing."""
     file = tmp_path / "services"

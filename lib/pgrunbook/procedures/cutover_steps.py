@@ -43,6 +43,12 @@ def preview(here: Session) -> Table:
     here.subject = frozenset({_subject(here)}) if here.parameters.cut_over else frozenset()
     if not here.parameters.cut_over:
         return Table([], [], empty=NOT_ASKED)
+    if _told(here, "cut-over-taken-back-meant"):
+        raise Refused(
+            f"the cut-over of run {here.run.run_id} was taken back",
+            detail="Programs write in the old database again: what it had carried over is not all of it any more.",
+            hint=f"Start a new run: pgrunbook run restore --target {here.target.name} -p cut_over=true",
+        )
     if _meant(here):
         return Table([], [], empty="This run has begun to lead programs over: nothing is carried any more.")
     _refuse_without_way(here)
