@@ -29,9 +29,9 @@ LIBRARY = sorted((ROOT / "lib" / "pgrunbook").rglob("*.py"))
 SKELETON = ["**Purpose.**", "**When to use.**", "**What it changes.**", "**Parameters.**", "**Steps.**"]
 FORBIDDEN = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda, ast.For, ast.While, ast.Try, ast.With)
 CHANGES_STATE = {
-    "take_restore_point", "execute_plan", "take_back", "restore_to_branch", "salvage_rows", "remove_the_server",
-    "purge_it", "statistics_at_hand", "end_session", "repair_history", "remove_leftovers", "analyze_tables",
-    "reindex_indexes", "explain_queries",
+    "take_restore_point", "execute_plan", "take_back", "restore_to_branch", "salvage_rows", "fence", "cut_over",
+    "remove_the_server", "purge_it", "statistics_at_hand", "end_session", "repair_history", "remove_leftovers",
+    "analyze_tables", "reindex_indexes", "explain_queries",
 }  # fmt: skip
 LONGEST_CELL = 8
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import groupby
+from typing import NamedTuple
 
 from psycopg import sql
 
@@ -81,15 +82,14 @@ def run(
             if any(one.is_circular for one in together):
                 _circle(conn, target, together, run_id, silent=silent, on_batch=on_batch)
                 continue
-            after = 0
+            after, left = 0, _due(conn, together[0], run_id)
             while (bounds := _next(conn, together[0], run_id, after, target.batch_rows)) is not None:
                 obedience.now()
                 with _batch(conn, target.lock_timeout_ms, target.statement_timeout_ms):
                     _write(conn, together[0], run_id, bounds, silent=silent)
-                after = bounds[1]
-                left = _due(conn, together[0], run_id)
+                after, left = bounds.upto, left - bounds.rows
                 told.how_far(f"{together[0].label}, {left:,} rows left")
-                on_batch(SalvageBatch(together[0].label, bounds[1] - bounds[0], left))
+                on_batch(SalvageBatch(together[0].label, bounds.rows, left))
     for one in tables:
         _set_sequences_forward(conn, one, run_id, target.lock_timeout_ms)
     if silent:
@@ -129,14 +129,22 @@ def _batch(conn: Connection, lock_timeout_ms: int, statement_timeout_ms: int) ->
         yield
 
 
-def _next(conn: Connection, table: SalvagedTable, run_id: str, after: int, most: int) -> tuple[int, int] | None:
-    """Return after which number the next batch begins, and with which it ends; None where no row is due."""
+class _Bounds(NamedTuple):
+    """The rows of a batch by their numbers, after one and up to another, and how many of them are due."""
+
+    after: int
+    upto: int
+    rows: int
+
+
+def _next(conn: Connection, table: SalvagedTable, run_id: str, after: int, most: int) -> _Bounds | None:
+    """Return the next batch, None where no row is due."""
     query = sql.SQL(
-        "SELECT pg_catalog.max(n.number) FROM (SELECT s.number FROM {} AS s WHERE {} AND s.state = 'due'"
-        " AND s.number > {} ORDER BY s.number LIMIT {}) AS n"
+        "SELECT pg_catalog.max(n.number), pg_catalog.count(*) FROM (SELECT s.number FROM {} AS s WHERE {}"
+        " AND s.state = 'due' AND s.number > {} ORDER BY s.number LIMIT {}) AS n"
     ).format(STAGED, of_table(table, run_id, sql.SQL("true")), sql.Literal(after), sql.Literal(most))
-    (upto,) = conn.execute(query).fetchone() or (None,)
-    return None if upto is None else (after, int(str(upto)))
+    upto, rows = conn.execute(query).fetchone() or (None, 0)
+    return None if upto is None else _Bounds(after, int(str(upto)), int(str(rows)))
 
 
 def _due(conn: Connection, table: SalvagedTable, run_id: str) -> int:
@@ -175,20 +183,23 @@ def _circle(
                         hint="A row of today has a unique value of such a parent: settle that, then go on.",
                     )
     for one in tables:
-        on_batch(SalvageBatch(one.label, sum(ends[one.place] or (0, 0)), 0))
+        bounds = ends[one.place]
+        on_batch(SalvageBatch(one.label, bounds.rows if bounds is not None else 0, 0))
 
 
 def _write(
     conn: Connection,
     table: SalvagedTable,
     run_id: str,
-    bounds: tuple[int, int],
+    bounds: _Bounds,
     *,
     silent: bool,
     within: frozenset[int] | set[int] = frozenset(),
 ) -> None:
     """Write the rows of one batch, and note what became of each; ``within`` are the tables of its circle."""
-    due = sql.SQL("s.number > {} AND s.number <= {} AND s.state = 'due'").format(*map(sql.Literal, bounds))
+    due = sql.SQL("s.number > {} AND s.number <= {} AND s.state = 'due'").format(
+        sql.Literal(bounds.after), sql.Literal(bounds.upto)
+    )
     for key in table.foreign_keys:
         if key["objects"][2] in within:
             continue

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from pgrunbook.branches import archive, backup, points
 from pgrunbook.branches.recovery import Restored
@@ -20,8 +18,7 @@ from pgrunbook.database.connection import Connection, connect
 from pgrunbook.display.show import BAD, GOOD, QUIET, WARN, Banner, Card, Cell, Picture, Table, figure
 from pgrunbook.errors import Refused, WrongInput
 from pgrunbook.execute import permit, restoration
-from pgrunbook.procedures import restore_views, restored_server, salvage_steps, shared_steps
-from pgrunbook.record import run as runs
+from pgrunbook.procedures import cutover_steps, restore_views, restored_server, salvage_steps, shared_steps
 from pgrunbook.session import checks
 from pgrunbook.session import session as heres
 from pgrunbook.session.parameters import ALL, LAST, NEWEST, NONE, Restore
@@ -36,6 +33,12 @@ def begin(**given: object) -> Session:
     here = heres.begin("restore", Restore, given)
     if here.parameters.to.strip() not in ("", LAST, NEWEST):
         parse_point(here.parameters.to)
+    if here.parameters.cut_over and here.parameters.salvage:
+        raise WrongInput(
+            "salvage and cut_over exclude each other",
+            detail="Old rows come home to the database of today, or programs move to the restored one.",
+            hint="Choose one; rows that were written since are carried over with carry.",
+        )
     return here
 
 
@@ -69,7 +72,7 @@ def choose_the_point(here: Session) -> Card:
     """Resolve the point to restore to, and say what is lost after it. Raises WrongInput when there is no such point."""
     wanted, known = here.parameters.to.strip(), here.facts["points"]
     if here.parameters.of_run:
-        wanted = str(_told_by(here)["point"])
+        wanted = str(restored_server.told_by(here)["point"])
     if wanted == NEWEST:
         wanted = _newest(here) if here.facts["alive"] else LAST
     if not wanted:
@@ -114,7 +117,7 @@ def restore_to_branch(here: Session) -> Card:
     """
     checks.passed(here, "restore", "restore-to-branch")
     point: Point = here.facts["point"]
-    done, took_s = _known(here, point) or _restore(here, point)
+    done, took_s = restored_server.known(here, point) or _restore(here, point)
     here.facts["restored"] = done
     m = done.measures
     return Card(
@@ -222,19 +225,37 @@ def salvage_rows(here: Session) -> Table:
     return salvage_steps.write(here)
 
 
+@checks.check
+def what_to_carry(here: Session) -> Table:
+    """Show what was committed since the point, and what of it is carried over; nothing is written.
+
+    Raises WrongInput where nothing leads programs over, Refused where rows cannot be carried.
+    """
+    return cutover_steps.preview(here)
+
+
+@heres.step
+def fence(here: Session) -> Card:
+    """Let nobody into the database of today, end its sessions, and show a session that is refused.
+
+    Raises Refused when the check has not passed, Blocked where sessions do not end.
+    """
+    return cutover_steps.raise_fence(here)
+
+
+@heres.step
+def cut_over(here: Session) -> Table:
+    """Carry rows over, list what is left behind, and lead programs to the restored server.
+
+    Raises Refused without the fence, and whatever ends it, with the state and the way back.
+    """
+    return cutover_steps.cut_over(here)
+
+
 @heres.step
 def what_next(here: Session) -> Table:
     """Show the ways to go on from here, with what each does."""
-    server = here.facts["restored"].server
-    there = f'-h "{server.socket_dir}" -U postgres {here.target.database}'
-    rows = [
-        ("look", "Read the restored data beside the target", f"psql {there}"),
-        ("salvage", "Bring old rows of chosen tables back; what the application wrote since stays",
-         f"pgrunbook run restore --target {here.target.name} -p of_run={here.run.run_id} -p salvage=<table>"),
-        ("leave", "Stop the restored server; its files stay", f"pgrunbook server stop --name {server.name}"),
-        ("remove", "Remove the restored server and its files", f"pgrunbook server destroy --name {server.name}"),
-    ]  # fmt: skip
-    return Table(["way", "what it does", "command"], rows)
+    return restored_server.ways_on(here, is_led=bool(cutover_steps.ended(here)))
 
 
 @heres.step
@@ -242,16 +263,17 @@ def verdict(here: Session) -> Banner:
     """Say where the restored database is, and what was salvaged: else the target was only read."""
     done = here.facts["restored"]
     salvaged = salvage_steps.ended(here) or "The target was only read."
-    state = f"The database as it was at {done.point} runs as server {done.server.name}. {salvaged}"
+    led = cutover_steps.ended(here)
+    state = f"The database as it was at {done.point} runs as server {done.server.name}. {led or salvaged}"
     facts = [
         ("recovery time", f"{done.measures.copy_s + done.measures.replay_s:.2f} s"),
         ("reached", done.measures.end_lsn),
     ]
-    return here.verdict(
-        state,
-        facts,
-        then=f"pgrunbook server destroy --name {done.server.name}, when it is not needed any more",
-    )
+    then = f"pgrunbook server destroy --name {done.server.name}, when it is not needed any more"
+    if led:
+        facts.append(("back", f"pgrunbook server unfence --run {here.run.run_id}"))
+        then = f'server = "{done.server.name}" in targets.toml, then pgrunbook backup create'
+    return here.verdict(state, facts, then=then)
 
 
 def _chosen(here: Session, old: Connection) -> tuple[dict[Connection, list[checksums.TableName]], list[str]]:
@@ -313,33 +335,6 @@ def _restore(here: Session, point: Point) -> tuple[Restored, float]:
     here.journal("restored", name=name, to=str(point), point=point.spelled(), backup=done.backup.id,
                  recovery_time_s=round(took_s, 3), **asdict(done.measures))  # fmt: skip
     return done, took_s
-
-
-def _told_by(here: Session) -> Mapping[str, Any]:
-    """Return what the run that ``of_run`` names has restored last. Raises WrongInput where it has restored nothing."""
-    made = runs.find(here.parameters.of_run)
-    told = restored_server.told(made) if made.target == here.target.name else []
-    if not told:
-        raise WrongInput(
-            f"run {made.run_id} has restored nothing of this target",
-            hint="Leave of_run out, to restore now; pgrunbook runs lists the runs.",
-        )
-    return told[-1]
-
-
-def _known(here: Session, point: Point) -> tuple[Restored, float] | None:
-    """Return what this run has restored to the point before, or the run that ``of_run`` names; None where none runs."""
-    if not here.parameters.of_run:
-        return restored_server.running(here, here.run, to=str(point), name=here.parameters.name)
-    name, made = _told_by(here)["name"], runs.find(here.parameters.of_run)
-    found = restored_server.running(here, made, to=str(point), name=name)
-    if found is None:
-        raise WrongInput(
-            f'server "{name}", which run {made.run_id} has restored, does not run any more',
-            detail=f"It is {Server(name).status().state} now.",
-            hint="Leave of_run out, to restore again; or, where it was stopped: pgrunbook server start --name " + name,
-        )
-    return found
 
 
 def _newest(here: Session) -> str:

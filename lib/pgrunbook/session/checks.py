@@ -32,6 +32,8 @@ NEEDED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "restore": {
         "restore-to-branch": ("choose-the-point",),
         "salvage-rows": ("what-to-salvage", "try-salvage"),
+        "fence": ("what-to-carry",),
+        "cut-over": ("what-to-carry",),
     },
 }
 View = TypeVar("View")

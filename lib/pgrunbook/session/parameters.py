@@ -191,7 +191,8 @@ class Restore(Parameters):
     ``salvage`` names the tables whose old rows come back, ``salvage_where`` a condition for some of them.
     ``salvage_rows`` is "missing" for rows that are gone, "changed" to overwrite those that differ, too;
     ``salvage_triggers`` says whether triggers of the application stay silent or fire. It is tried ``with_data`` up to
-    ``most_mb``.
+    ``most_mb``. With ``cut_over`` people and programs are led to the restored server: ``carry`` names the tables whose
+    rows are brought there as they are today, or ``all``.
     """
 
     to: str = LAST
@@ -204,6 +205,8 @@ class Restore(Parameters):
     salvage_triggers: Literal["silent", "fire"] = "silent"
     with_data: bool = True
     most_mb: int = Field(default=5_000, ge=1)
+    cut_over: bool = False
+    carry: Names = ()
 
 
 class Drill(Parameters):
