@@ -297,11 +297,14 @@ def _restore(here: Session, point: Point) -> tuple[Restored, float]:
     name = here.parameters.name or _free_name(here)
     here.journal("restore-started", name=name, to=str(point))
     started = time.monotonic()
-    done = restoration.restore(_source(here), point, permitted, name=name)
-    took_s = time.monotonic() - started
-    here.journal("restored", name=name, to=str(point), backup=done.backup.id, recovery_time_s=round(took_s, 3),
-                 **asdict(done.measures))  # fmt: skip
-    return done, took_s
+
+    def told(done: Restored) -> None:
+        """Note the server while it still counts as half restored: one that nobody has noted is made anew."""
+        here.journal("restored", name=name, to=str(point), backup=done.backup.id,
+                     recovery_time_s=round(time.monotonic() - started, 3), **asdict(done.measures))  # fmt: skip
+
+    done = restoration.restore(_source(here), point, permitted, name=name, told=told)
+    return done, time.monotonic() - started
 
 
 def _restored_before(here: Session, point: Point) -> tuple[Restored, float] | None:
