@@ -19,6 +19,8 @@ from pgrunbook.branches import archive, backup_files, datadir, free_space, lock_
 from pgrunbook.branches.backup_files import StoredFile
 from pgrunbook.branches.recovery_target import lsn_number
 from pgrunbook.branches.server import Server
+from pgrunbook.config.targets import Target
+from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.queries import load
 from pgrunbook.display import progress
 from pgrunbook.display.progress import Stage
@@ -71,52 +73,65 @@ class Window:
     missing: tuple[str, ...] = ()
 
 
-def take_base_backup(server: Server, onto: BaseBackup | None = None) -> BaseBackup:
+def take_base_backup(server: Server, onto: BaseBackup | None = None, *, of: Target | None = None) -> BaseBackup:
     """Copy the running server with pg_basebackup into its backups, compressed; or what changed since one.
 
-    What comes is compared with its manifest. A slot keeps the WAL until that is copied, too.
+    ``of`` is another one, of which ``server`` only has the backups and the WAL (``branches.received``). What comes is
+    compared with its manifest. A slot keeps the WAL until that is copied, too.
 
     Raises Unreachable when it does not run, Refused when it has tablespaces or the disk has no room, Blocked while
     others are removed, RunbookError when it fails; a backup that failed is removed.
     Source: https://www.postgresql.org/docs/current/app-pgbasebackup.html
     """
-    size = _copy_bytes(server)
-    started_at = datetime.now(UTC)
-    backup_id = f"{started_at:%Y%m%dT%H%M%S}{started_at.microsecond // 1000:03d}Z"
-    half, ready = f"backups/{backup_id}.new", f"backups/{backup_id}"
-    _remove_leftovers(server)
-    with lock(server, shared=True):
-        free_space.check("a base backup", size)
-        log.info('taking base backup %s of server "%s"', backup_id, server.name)
-        try:
-            with server.connect(purpose="base backup") as conn:
-                conn.execute(
-                    load("server_copy", server.installation.major)["keep_wal"], {"name": f"b{backup_id.lower()}"}
-                )
-                command = _command(server, backup_id, onto)
-                backup_files.pack(server, command, half, told=partial(_tell, progress.current(), size))
-            if datadir.fsync() == "on":
-                server.do("sync", *(("-f", half) if sys.platform.startswith("linux") else ()))
-            server.do("mv", half, ready)
-        except BaseException as exc:
-            lack = free_space.lack(str(exc)) if isinstance(exc, RunbookError) else ""
-            shutil.rmtree(server.dir / half, ignore_errors=True)
-            if lack:
-                raise free_space.full("take a base backup", lack, size) from exc
-            raise
-        taken = facts(server.dir / ready, started_at, datetime.now(UTC), server.installation.version)
-        taken = replace(taken, onto=onto.id if onto else None, compression=ZSTD, stored_bytes=_stored_bytes(taken.path))
-        times = {key: getattr(taken, key).isoformat() for key in ("started_at", "ended_at")}
-        server.write(f"{ready}.json", json.dumps({**asdict(taken), "path": None, **times}, indent=1))
+    with session(server, of) as conn:
+        size = _copy_bytes(server, conn)
+        started_at = datetime.now(UTC)
+        backup_id = f"{started_at:%Y%m%dT%H%M%S}{started_at.microsecond // 1000:03d}Z"
+        half, ready = f"backups/{backup_id}.new", f"backups/{backup_id}"
+        major, version = conn.info.server_version // 10_000, _version(conn)
+        _remove_leftovers(server)
+        with lock(server, shared=True):
+            free_space.check("a base backup", size)
+            log.info('taking base backup %s of server "%s"', backup_id, server.name)
+            try:
+                conn.execute(load("server_copy", major)["keep_wal"], {"name": f"b{backup_id.lower()}"})
+                command, told = _command(server, backup_id, onto), partial(_tell, progress.current(), size)
+                backup_files.pack(server, command, half, environment=own_environment(conn), told=told)
+                if datadir.fsync() == "on":
+                    server.do("sync", *(("-f", half) if sys.platform.startswith("linux") else ()))
+                server.do("mv", half, ready)
+            except BaseException as exc:
+                lack = free_space.lack(str(exc)) if isinstance(exc, RunbookError) else ""
+                shutil.rmtree(server.dir / half, ignore_errors=True)
+                if lack:
+                    raise free_space.full("take a base backup", lack, size) from exc
+                raise
+            taken = facts(server.dir / ready, started_at, datetime.now(UTC), version)
+            onto_id, stored_bytes = onto.id if onto else None, _stored_bytes(taken.path)
+            taken = replace(taken, onto=onto_id, compression=ZSTD, stored_bytes=stored_bytes)
+            times = {key: getattr(taken, key).isoformat() for key in ("started_at", "ended_at")}
+            server.write(f"{ready}.json", json.dumps({**asdict(taken), "path": None, **times}, indent=1))
     return taken
+
+
+def session(server: Server, of: Target | None) -> Connection:
+    """Open a session of a server, or of the one whose backups it has. Raises Unreachable."""
+    return connect(of, purpose="base backup") if of else server.connect(purpose="base backup")
+
+
+def own_environment(conn: Connection) -> dict[str, str]:
+    """Return the environment of a program that connects as a session does, with what that has read from files."""
+    told = {one.envvar.decode(): one.val.decode() for one in conn.pgconn.info if one.envvar and one.val}
+    left_out = {"PGDATABASE", "PGSERVICE", "PGAPPNAME", "PGOPTIONS"}
+    password = {"PGPASSWORD": conn.info.password} if conn.info.password else {}
+    return {name: value for name, value in told.items() if name not in left_out} | password
 
 
 def _command(server: Server, backup_id: str, onto: BaseBackup | None) -> list[str]:
     """Return the program that writes a backup to its output, as tar."""
-    program, where = str(server.program("pg_basebackup")), ("-h", str(server.socket_dir), "-U", "postgres")
-    how = ("-F", "tar", "-D", "-", "-X", "fetch", "-c", "fast", "--manifest-checksums=CRC32C")
+    how = ("-F", "tar", "-D", "-", "-X", "fetch", "-c", "fast", "--manifest-checksums=CRC32C", "--no-password")
     changes = () if onto is None else (f"--incremental=backups/{onto.id}/{manifest.FILE}",)
-    return [program, *where, *how, "-l", f"pgrunbook {backup_id}", *changes]
+    return [str(server.program("pg_basebackup")), *how, "-l", f"pgrunbook {backup_id}", *changes]
 
 
 def _remove_leftovers(server: Server) -> None:
@@ -243,6 +258,10 @@ def _read(path: Path) -> BaseBackup:
     return found
 
 
+def _version(conn: Connection) -> str:
+    return f"{conn.info.server_version // 10_000}.{conn.info.server_version % 10_000}"
+
+
 def _tell(stage: Stage, of: int, read: int) -> None:
     stage.how_far(f"{human(read)} of {human(of)}")
 
@@ -251,13 +270,12 @@ def _stored_bytes(path: Path) -> int:
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
-def _copy_bytes(server: Server) -> int:
+def _copy_bytes(server: Server, conn: Connection) -> int:
     """Return how large a copy of the server is. Raises Refused when it has tablespaces."""
     names = "SELECT s.spcname FROM pg_catalog.pg_tablespace AS s WHERE s.spcname NOT IN ('pg_default', 'pg_global')"
     size = "SELECT pg_catalog.sum(pg_catalog.pg_tablespace_size(s.oid))::bigint FROM pg_catalog.pg_tablespace AS s"
-    with server.connect(purpose="base backup") as conn:
-        found = [str(row[0]) for row in conn.execute(names)]
-        (size_bytes,) = conn.execute(size).fetchone() or (0,)
+    found = [str(row[0]) for row in conn.execute(names)]
+    (size_bytes,) = conn.execute(size).fetchone() or (0,)
     if found:
         raise Refused(
             f'cannot take a base backup of server "{server.name}": it has tablespaces',

@@ -10,7 +10,7 @@ import tarfile
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -21,10 +21,10 @@ from typing import IO
 from crc32c import crc32c
 
 from pgrunbook.branches import frames, manifest, wal_segments
-from pgrunbook.branches.binaries import piped
 from pgrunbook.branches.frames import FRAME_BYTES, SUFFIX, WORKERS, DamagedFrame
 from pgrunbook.branches.manifest import ManifestFile
 from pgrunbook.branches.server import Server
+from pgrunbook.branches.streams import piped
 from pgrunbook.errors import Broken
 
 BLOCK_BYTES = 512
@@ -89,7 +89,14 @@ def beyond_manifest(folder: Path, files: Sequence[StoredFile]) -> list[str]:
     return [name for name in _names(folder) if folder / name not in known]
 
 
-def pack(server: Server, command: Sequence[str], folder: str, *, told: Callable[[int], None]) -> None:
+def pack(
+    server: Server,
+    command: Sequence[str],
+    folder: str,
+    *,
+    environment: Mapping[str, str],
+    told: Callable[[int], None],
+) -> None:
     """Write what a program sends as tar into a new folder of the server's, compressed; ``told`` hears the bytes read.
 
     Raises RunbookError when the program or tar fails, Broken where what came is not what the manifest says.
@@ -98,7 +105,7 @@ def pack(server: Server, command: Sequence[str], folder: str, *, told: Callable[
     server.do("mkdir", folder)
     with (
         piped(account, ["tar", "-xpf", "-", "-C", folder], cwd=server.dir) as tar,
-        piped(account, command, cwd=server.dir) as source,
+        piped(account, command, cwd=server.dir, environment=environment) as source,
         ThreadPoolExecutor(WORKERS) as pool,
     ):
         assert tar.stdin and source.stdout  # noqa: S101, PT018 - both are pipes

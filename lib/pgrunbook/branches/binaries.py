@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import importlib.util
@@ -13,7 +12,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -183,7 +182,7 @@ def run_as(
 
     Raises OSError when it cannot be executed.
     """
-    whole, who = _told_as(account, command, environment)
+    whole, who = told_as(account, command, environment)
     done = subprocess.run(
         whole,
         cwd=cwd,
@@ -201,38 +200,7 @@ def run_as(
     return done
 
 
-@contextlib.contextmanager
-def piped(account: ServerAccount | None, command: Sequence[str], *, cwd: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a program as :func:`run_as` does while the body writes its input and reads its output; it is ended with it.
-
-    Raises RunbookError with the end of its stderr when it fails; that comes before an error of the broken pipe.
-    """
-    whole, who = _told_as(account, command)
-    with tempfile.TemporaryFile() as told:
-        with subprocess.Popen(
-            whole, cwd=cwd, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=told, **who
-        ) as done:
-            assert done.stdin is not None  # noqa: S101 - it is a pipe
-            try:
-                yield done
-                done.stdin.close()
-            except BrokenPipeError:
-                log.info("%s has closed its input", command[0])  # its exit code and its words follow
-            except BaseException:
-                done.kill()
-                raise
-            finally:
-                with contextlib.suppress(BrokenPipeError):
-                    done.stdin.close()
-        if done.returncode != 0:
-            told.seek(0)
-            raise RunbookError(
-                f"could not run {Path(command[0]).name}: exit code {done.returncode}",
-                detail=last_lines(told.read().decode("utf-8", "replace")),
-            )
-
-
-def _told_as(
+def told_as(
     account: ServerAccount | None, command: Sequence[str], environment: Mapping[str, str] | None = None
 ) -> tuple[list[str], dict[str, Any]]:
     """Return the words and the options with which a program runs as the account, in an environment of few words."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import LiteralString, cast
@@ -84,6 +84,7 @@ def restore(
     name: str,
     backup: BaseBackup | None = None,
     timeout_s: int = 3600,
+    told: Callable[[Restored], None] | None = None,
 ) -> Restored:
     """Restore the source's past into the new server ``name``, and start it; the source is only read.
 
@@ -94,7 +95,8 @@ def restore(
     4. Replay the archived WAL, pause at the point, and read the LSN at which replay stands.
     5. Promote it: from there on it is a server of its own, with its own archive.
 
-    A mark says what the new server is until all of it is done. One that a killed restore has left is made anew.
+    A mark says what the new server is until all of it is done, and ``told`` has noted it: a server that a killed
+    restore has left counts as half restored, and is made anew.
 
     Raises Refused when the name is taken, when a tablespace was made between the backup and the point or when the
     disk has no room; WrongInput when the point lies outside of what can be restored, Blocked when the WAL cannot be
@@ -124,6 +126,9 @@ def restore(
             copy_s = time.monotonic() - began
             with progress.doing("replaying the WAL") as stage:
                 measures = _replay(source, point, chosen, new, stage, running=running, timeout_s=timeout_s)
+            done = Restored(new, source.name, point, chosen, replace(measures, copy_s=copy_s))
+            if told is not None:
+                told(done)
             new.do("rm", half_restored.MARK)
         except BaseException as exc:
             is_plain = type(exc) is RunbookError and exc.state != REMOVED
@@ -132,7 +137,7 @@ def restore(
             if lack:
                 raise free_space.full(f"restore to {point}", lack, needed_bytes, state=REMOVED) from exc
             raise
-    return Restored(new, source.name, point, chosen, replace(measures, copy_s=copy_s))
+    return done
 
 
 def _refuse_existing(new: Server) -> None:
