@@ -73,6 +73,7 @@ def prepared(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     heres._end_earlier()
 
 
+@pytest.mark.slow
 def test_what_cannot_be_read_is_one_error_with_file_and_line(
     prepared: Callable[[], Session], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
