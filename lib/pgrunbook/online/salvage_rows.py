@@ -28,7 +28,9 @@ from pgrunbook.sql.condition import HINT
 from pgrunbook.undo_data.tables import as_text
 
 STAGED = sql.Identifier("pgrunbook", "salvaged_row")
-FOR_A_LOOK = sql.Identifier("pg_temp", "salvaged_row")
+# Most of what is read may turn out to be the same: it is compared where nothing is written into the WAL.
+FOUND = sql.Identifier("pg_temp", "salvaged_row")
+COLUMNS = "run_id text, place integer, number bigint, fate text, state text, row_values text[], was text[]"
 STATEMENT_TIMEOUT_MS = 3_600_000
 SAMPLES = 5
 
@@ -51,10 +53,8 @@ def look(
     Raises as :func:`stage`.
     """
     with conn.transaction(force_rollback=True):
-        columns = "run_id text, place integer, number bigint, fate text, state text, row_values text[], was text[]"
         conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-        conn.execute(f"CREATE TEMPORARY TABLE salvaged_row ({columns})".encode())
-        return _fill(old, conn, tables, choice, FOR_A_LOOK, "", where_ms)
+        return _fill(old, conn, tables, choice, "", where_ms)
 
 
 def stage(
@@ -80,11 +80,15 @@ def stage(
             own_schema.hide(conn, "salvage", "salvaged_row")
     with conn.transaction():
         conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        conn.execute(f"SET LOCAL statement_timeout = {STATEMENT_TIMEOUT_MS}".encode())
         conn.execute(load("salvage")["forget_old"].encode(), {"days": keep_days})
         for one in tables:
             about = {"schema": one.name.schema, "name": one.name.name, "columns": list(one.columns)}
             conn.execute(load("salvage")["begin"].encode(), {"run_id": run_id, "place": one.place, **about})
-        return _fill(old, conn, tables, choice, STAGED, run_id, where_ms)
+        found = _fill(old, conn, tables, choice, run_id, where_ms)
+        conn.execute(sql.SQL("INSERT INTO {} SELECT s.* FROM {} AS s").format(STAGED, FOUND))
+        conn.execute(sql.SQL("DROP TABLE {}").format(FOUND))
+        return found
 
 
 def is_there(conn: Connection) -> bool:
@@ -168,30 +172,27 @@ def _fill(
     conn: Connection,
     tables: Sequence[SalvagedTable],
     choice: SalvageChoice,
-    staged: sql.Identifier,
     run_id: str,
     where_ms: int,
 ) -> dict[str, SalvageCounts]:
+    """Find the rows that are to be salvaged, in a temporary table of the open transaction."""
     found = {}
+    conn.execute(f"CREATE TEMPORARY TABLE salvaged_row ({COLUMNS})".encode())
     with (
         progress.doing("comparing old rows with those of today") as told,
         snapshot_cursor(conn, statement_timeout_ms=STATEMENT_TIMEOUT_MS) as cursor,
     ):
         for number, one in enumerate(tables, 1):
             told.how_far(f"rows of {one.label}, table {number} of {len(tables)}")
-            before = _size(cursor, staged)
-            _carry(old, cursor, one, staged, run_id, where_ms)
-            found[one.label] = _judged(cursor, one, choice, staged, run_id, before)
+            _carry(old, cursor, one, run_id, where_ms)
+            found[one.label] = _judged(cursor, one, choice, run_id)
         for one in tables:
             for key in one.foreign_keys:
-                _refuse_orphans(cursor, one, key, tables, staged, run_id)
+                _refuse_orphans(cursor, one, key, tables, run_id)
     return found
 
 
-def _carry(
-    old: Connection, cursor: psycopg.Cursor[TupleRow], table: SalvagedTable, staged: sql.Identifier, run_id: str,
-    where_ms: int,
-) -> None:  # fmt: skip
+def _carry(old: Connection, cursor: psycopg.Cursor[TupleRow], table: SalvagedTable, run_id: str, where_ms: int) -> None:
     """Copy the old rows that may be missing or changed."""
     timeout_ms = where_ms if table.condition else STATEMENT_TIMEOUT_MS
     with snapshot_cursor(old, statement_timeout_ms=timeout_ms) as source:
@@ -210,7 +211,7 @@ def _carry(
             table.source,
             chosen,
         )
-        into = sql.SQL("COPY {} (run_id, place, number, fate, state, row_values) FROM STDIN").format(staged)
+        into = sql.SQL("COPY {} (run_id, place, number, fate, state, row_values) FROM STDIN").format(FOUND)
         try:
             with source.copy(query) as reading, cursor.copy(into) as writing:
                 for block in reading:
@@ -237,9 +238,7 @@ def _judged(
     cursor: psycopg.Cursor[TupleRow],
     table: SalvagedTable,
     choice: SalvageChoice,
-    staged: sql.Identifier,
     run_id: str,
-    bytes_before: int,
 ) -> SalvageCounts:
     """Write down the fate of each row, and leave out those that are not to be salvaged."""
     rows_of = of_table(table, run_id, sql.SQL("true"))
@@ -247,10 +246,10 @@ def _judged(
         sql.SQL(
             "UPDATE {} AS s SET fate = CASE WHEN {} IS DISTINCT FROM s.row_values THEN 'changed' ELSE 'same' END"
             " FROM {} AS t WHERE {} AND {}"
-        ).format(staged, texts(table), table.source, rows_of, matches(table))
+        ).format(FOUND, texts(table), table.source, rows_of, matches(table))
     )
     cursor.execute(
-        sql.SQL("SELECT s.fate, pg_catalog.count(*) FROM {} AS s WHERE {} GROUP BY 1").format(staged, rows_of)
+        sql.SQL("SELECT s.fate, pg_catalog.count(*) FROM {} AS s WHERE {} GROUP BY 1").format(FOUND, rows_of)
     )
     counts: Mapping[str, int] = dict(cursor.fetchall())
     key = sql.SQL(", ").join(
@@ -258,15 +257,17 @@ def _judged(
     )
     cursor.execute(
         sql.SQL("SELECT s.fate || ': ' || pg_catalog.concat_ws(', ', {}) FROM {} AS s WHERE {} AND s.fate <> 'same'"
-                " ORDER BY s.fate DESC, s.number LIMIT {}").format(key, staged, rows_of, sql.Literal(SAMPLES))
+                " ORDER BY s.fate DESC, s.number LIMIT {}").format(key, FOUND, rows_of, sql.Literal(SAMPLES))
     )  # fmt: skip
     samples = tuple(str(row[0]) for row in cursor.fetchall())
     left_out = ["same"] if choice.rows == "changed" else ["same", "changed"]
     cursor.execute(
-        sql.SQL("DELETE FROM {} AS s WHERE {} AND s.fate = ANY ({})").format(staged, rows_of, sql.Literal(left_out))
+        sql.SQL("DELETE FROM {} AS s WHERE {} AND s.fate = ANY ({})").format(FOUND, rows_of, sql.Literal(left_out))
     )
-    size = max(0, _size(cursor, staged) - bytes_before)
-    return SalvageCounts(counts.get("missing", 0), counts.get("changed", 0), samples, size)
+    size = sql.SQL("SELECT coalesce(pg_catalog.sum(pg_catalog.pg_column_size(s.*)), 0) FROM {} AS s WHERE {}")
+    cursor.execute(size.format(FOUND, rows_of))
+    (size_bytes,) = cursor.fetchone() or (0,)
+    return SalvageCounts(counts.get("missing", 0), counts.get("changed", 0), samples, int(size_bytes))
 
 
 def _refuse_orphans(
@@ -274,14 +275,13 @@ def _refuse_orphans(
     table: SalvagedTable,
     key: Key,
     tables: Sequence[SalvagedTable],
-    staged: sql.Identifier,
     run_id: str,
 ) -> None:
     """Refuse rows that would refer to a row that is missing today, and is not salvaged."""
-    lacking = without_parent(key, typed(table, staged, run_id, sql.SQL("true")))
+    lacking = without_parent(key, typed(table, FOUND, run_id, sql.SQL("true")))
     above = next((one for one in tables if one.oid == key["objects"][2]), None)
     if above is not None:
-        back = typed(above, staged, run_id, sql.SQL("s.fate = 'missing'"))
+        back = typed(above, FOUND, run_id, sql.SQL("s.fate = 'missing'"))
         lacking = sql.SQL("SELECT c.* FROM ({}) AS c WHERE NOT EXISTS (SELECT FROM ({}) AS p WHERE {})").format(
             lacking, back, pairs_of(key)
         )
@@ -304,9 +304,3 @@ def _refuse_orphans(
 def choice_names(tables: Sequence[SalvagedTable]) -> list[str]:
     """Return the names of tables as a parameter spells them."""
     return [one.label for one in tables]
-
-
-def _size(cursor: psycopg.Cursor[TupleRow], staged: sql.Identifier) -> int:
-    cursor.execute("SELECT pg_catalog.pg_total_relation_size(pg_catalog.to_regclass(%s))", [staged.as_string(None)])
-    (size,) = cursor.fetchone() or (0,)
-    return int(size or 0)

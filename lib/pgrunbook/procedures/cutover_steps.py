@@ -131,10 +131,9 @@ def ended(here: Session) -> str:
     if not _told(here, "cut-over"):
         return ""
     left = _told(here, "left-behind")[-1]["rows"]
-    return (
-        f"Programs are led there; database {_database(here)} of server {here.target.server} is kept, and lets nobody "
-        f"in. {counted(left, 'row')} left behind ({LEFT_FILE})."
-    )
+    lines = f"{counted(left, 'row')} left behind ({LEFT_FILE})" if left else "No row is left behind"
+    kept = f"database {_database(here)} of server {here.target.server} is kept, and lets nobody in"
+    return f"Programs are led there; {kept}. {lines}."
 
 
 def _carry(here: Session) -> None:
