@@ -37,7 +37,10 @@ def source() -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def taken(source: Server) -> BaseBackup:
-    return take_base_backup(source)
+    """A backup, with a file that is not held in memory."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backup_files, "HELD_BYTES", 1_000_000)
+        return take_base_backup(source)
 
 
 def test_what_is_unpacked_is_what_postgresql_sent(source: Server, taken: BaseBackup) -> None:

@@ -160,6 +160,20 @@ def test_a_slot_that_was_lost_is_told(hosted: Server) -> None:
     assert "pgrunbook backup create --target hosted" in told[-1]
 
 
+def test_a_role_without_the_rights_is_told_them(hosted: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is copied; with them it goes on to the next thing."""
+    ask(hosted, "CREATE ROLE keeper LOGIN")
+    monkeypatch.setenv("HOSTED_URL", f"postgresql://keeper@/postgres?host={hosted.socket_dir}")
+    with pytest.raises(Refused) as refused:
+        backup.take_base_backup(received.home(target()), of=target())
+    message, detail, _, hint = refused.value.lines()
+    assert message == 'could not back up server "received-hosted": role "keeper" lacks a right'
+    assert detail.startswith("Detail: permission denied")
+    for statement in hint.removeprefix("Hint: Let a superuser give both: ").rstrip(".").split("; "):
+        ask(hosted, statement)
+    assert backup.take_base_backup(received.home(target()), of=target()).stop_lsn
+
+
 @pytest.mark.slow
 def test_an_incremental_backup_comes_over_the_connection_too(hosted: Server) -> None:
     """Where the server summarizes its WAL; else the reason is told."""

@@ -15,6 +15,8 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+import psycopg
+
 from pgrunbook.branches import archive, backup_files, datadir, free_space, lock_file, manifest, wal_segments
 from pgrunbook.branches.backup_files import StoredFile
 from pgrunbook.branches.recovery_target import lsn_number
@@ -25,7 +27,7 @@ from pgrunbook.database.queries import load
 from pgrunbook.display import progress
 from pgrunbook.display.progress import Stage
 from pgrunbook.display.units import human
-from pgrunbook.errors import Blocked, Broken, Refused, RunbookError
+from pgrunbook.errors import Blocked, Broken, Refused, RunbookError, StatementFailed
 
 log = logging.getLogger(__name__)
 
@@ -114,9 +116,26 @@ def take_base_backup(server: Server, onto: BaseBackup | None = None, *, of: Targ
     return taken
 
 
-def session(server: Server, of: Target | None) -> Connection:
-    """Open a session of a server, or of the one whose backups it has. Raises Unreachable."""
-    return connect(of, purpose="base backup") if of else server.connect(purpose="base backup")
+@contextmanager
+def session(server: Server, of: Target | None) -> Iterator[Connection]:
+    """Give a session of a server, or of the one whose backups it has.
+
+    Raises Unreachable, Refused where the role lacks a right, StatementFailed when the server refuses a statement.
+    """
+    with connect(of, purpose="base backup") if of else server.connect(purpose="base backup") as conn:
+        try:
+            yield conn
+        except psycopg.errors.InsufficientPrivilege as exc:
+            raise Refused(
+                f'could not back up server "{server.name}": role "{conn.info.user}" lacks a right',
+                detail=str(exc.diag.message_primary),
+                hint=f'Let a superuser give both: ALTER ROLE "{conn.info.user}" REPLICATION; '
+                f'GRANT pg_monitor TO "{conn.info.user}".',
+            ) from exc
+        except psycopg.Error as exc:
+            raise StatementFailed(
+                f'could not back up server "{server.name}"', detail=str(exc.diag.message_primary)
+            ) from exc
 
 
 def own_environment(conn: Connection) -> dict[str, str]:

@@ -21,6 +21,7 @@ from typing import IO
 from crc32c import crc32c
 
 from pgrunbook.branches import frames, manifest, wal_segments
+from pgrunbook.branches.binaries import state_folder
 from pgrunbook.branches.frames import FRAME_BYTES, SUFFIX, WORKERS, DamagedFrame
 from pgrunbook.branches.manifest import ManifestFile
 from pgrunbook.branches.server import Server
@@ -28,7 +29,7 @@ from pgrunbook.branches.streams import piped
 from pgrunbook.errors import Broken
 
 BLOCK_BYTES = 512
-HELD_BYTES = 32 * 1024 * 1024
+HELD_BYTES = 128 * 1024 * 1024  # of one compressed file; a larger one is held on the disk
 PLAIN = frozenset({manifest.FILE, "backup_label", "tablespace_map"})
 WAL = "pg_wal/"  # which the manifest leaves out
 WHOLE_SEGMENT = ManifestFile(wal_segments.SEGMENT_BYTES, None)
@@ -111,7 +112,7 @@ def pack(
         assert tar.stdin and source.stdout  # noqa: S101, PT018 - both are pipes
         for info in _members(source.stdout):
             name = info.name.removeprefix("./")
-            with tempfile.SpooledTemporaryFile(HELD_BYTES) as held:
+            with tempfile.SpooledTemporaryFile(HELD_BYTES, dir=str(state_folder("servers"))) as held:
                 if info.isreg():
                     came[name] = _held(source.stdout, info.size, held, pool, is_plain=name in PLAIN)
                     info.name, info.size = name + ("" if name in PLAIN else SUFFIX), held.tell()
