@@ -131,13 +131,17 @@ def restore(
                 told(done)
             new.do("rm", half_restored.MARK)
         except BaseException as exc:
-            is_plain = type(exc) is RunbookError and exc.state != REMOVED
-            lack = free_space.lack(str(exc)) if is_plain else ""
             _remove(new)
-            if lack:
+            if lack := _lack(exc):
                 raise free_space.full(f"restore to {point}", lack, needed_bytes, state=REMOVED) from exc
             raise
     return done
+
+
+def _lack(exc: BaseException) -> str:
+    """Return what a program said of a full disk, "" where an error says something else."""
+    is_plain = type(exc) is RunbookError and exc.state != REMOVED
+    return free_space.lack(str(exc)) if is_plain else ""
 
 
 def _refuse_existing(new: Server) -> None:
