@@ -24,7 +24,6 @@ pytestmark = pytest.mark.newest
 
 TARGETS = (
     '[shop]\nserver = "source"\nkeep_backups = 1\nkeep_days = 1\n[other]\nserver = "elsewhere"\nkeep_backups = 9\n'
-    '[hosted]\nservice = "hosted"\n'
 )
 
 
@@ -150,12 +149,17 @@ def test_nothing_is_removed_while_what_would_stay_is_damaged(fresh: Server, comm
     assert len(backup.list_base_backups(fresh)) == 2
 
 
-@pytest.mark.parametrize("word", ["create", "list", "verify", "expire"])
-def test_backups_are_those_of_a_target_on_a_server_of_ours(source: Server, command: Command, word: str) -> None:
-    """Another database has its provider's."""
+@pytest.mark.parametrize("word", ["create", "list", "verify", "expire", "receive"])
+def test_a_target_must_be_named(source: Server, command: Command, word: str) -> None:
+    """The hint shows how."""
     assert source
     code, _, err = command("backup", word)
     assert (code, err.splitlines()[0]) == (WrongInput.exit_code, "a target must be named")
     assert err.splitlines()[-1] == f"Hint: For example: pgrunbook backup {word} --target demo"
-    code, _, err = command("backup", word, "--target", "hosted")
-    assert (code, err.splitlines()[0]) == (3, 'target "hosted" has no base backups here')
+
+
+def test_a_server_of_ours_needs_nobody_to_receive_its_wal(source: Server, command: Command) -> None:
+    """It archives by itself."""
+    assert source
+    code, _, err = command("backup", "receive", "--target", "shop")
+    assert (code, err.splitlines()[0]) == (3, 'target "shop" needs nobody to receive its WAL')

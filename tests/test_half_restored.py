@@ -37,6 +37,9 @@ from pgrunbook.branches.recovery_target import Point
 from pgrunbook.branches.server import Server
 restore(Server("source"), Point(name="here"), name="new")
 """
+KILLED_BEFORE_IT_IS_NOTED = RESTORE.replace(
+    'name="new"', 'name="new", told=lambda _: __import__("os").kill(__import__("os").getpid(), 9)'
+)
 pytestmark = pytest.mark.newest
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a small disk")
 
@@ -113,6 +116,18 @@ def test_a_killed_restore_says_what_it_is_and_is_made_anew(ground: Ground, new: 
     assert done.server.status().state is ServerState.RUNNING
     assert count(new) == ground.rows
     assert not list(new.dir.parent.glob("*.gone"))
+
+
+def test_a_server_that_nobody_has_noted_is_made_anew(ground: Ground, new: Server) -> None:
+    """Killed behind the promotion, before the journal had its line: nobody would know of it."""
+    child = subprocess.run([sys.executable, "-c", KILLED_BEFORE_IT_IS_NOTED], env=os.environ, check=False)
+    assert child.returncode == -signal.SIGKILL
+    assert "archive recovery complete" in logged(new)
+    assert new.status().state is ServerState.HALF_RESTORED
+    noted: list[str] = []
+    restore(ground.source, Point(name="here"), name="new", told=lambda done: noted.append(done.server.status().state))
+    assert (noted, new.status().state) == ([ServerState.HALF_RESTORED], ServerState.RUNNING)
+    assert count(new) == ground.rows
 
 
 @pytest.mark.slow

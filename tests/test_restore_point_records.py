@@ -14,7 +14,6 @@ import pytest
 from own_state import own_source
 from pgrunbook.branches import archive, restore_point_index, restore_point_records, wal_segments
 from pgrunbook.branches.archive import create_restore_point, wait_archived
-from pgrunbook.branches.crc32c import crc32c
 from pgrunbook.branches.recovery_target import lsn_number
 from pgrunbook.branches.server import Server
 
@@ -110,9 +109,3 @@ def test_archived_wal_is_read_once(source: Server, monkeypatch: pytest.MonkeyPat
     assert behind in places
     aside.rename(source.archive_dir / names[1])
     assert restore_point_index.archived(source, chain) == expected
-
-
-def test_the_checksum_is_that_of_the_standard() -> None:
-    """RFC 3720, B.4."""
-    assert crc32c(b"123456789") == 0xE3069283
-    assert crc32c(bytes(32)) == 0x8A9136AA

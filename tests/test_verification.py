@@ -13,7 +13,7 @@ import pytest
 
 from own_state import own_source
 from pgrunbook.branches import backup as backups
-from pgrunbook.branches import verification, wal_segments
+from pgrunbook.branches import frames, verification, wal_segments
 from pgrunbook.branches.archive import archived, create_restore_point, timelines, wait_archived
 from pgrunbook.branches.backup import BaseBackup, take_base_backup
 from pgrunbook.branches.recovery import restore
@@ -74,27 +74,50 @@ def flip(path: Path, offset: int) -> None:
     path.write_bytes(octets)
 
 
+def frame_of_another(path: Path) -> None:
+    """Put something else that was compressed well in the place of a file."""
+    octets = b"".join(frames.pieces(path))
+    path.write_bytes(frames.compressed(octets[:-1] + bytes([octets[-1] ^ 1])))
+
+
+TORN = "cannot be decompressed"
 # kind, which file of the backup, what is done to it, what the error says of it
 DAMAGES: list[tuple[str, Callable[[Ground], str], Callable[[Path], None], str]] = [
-    ("a row", lambda g: g.heap, lambda path: flip(path, 8100), "checksum mismatch"),
-    ("a page header", lambda g: g.heap, lambda path: flip(path, 4), "checksum mismatch"),
-    ("a file's end", lambda g: g.heap, lambda path: path.write_bytes(path.read_bytes()[:-1]), "has size"),
+    ("rows", lambda g: g.heap, lambda path: flip(path, path.stat().st_size // 2), TORN),
+    ("a frame's header", lambda g: g.heap, lambda path: flip(path, 1), TORN),
+    ("a frame's length", lambda g: g.heap, lambda path: flip(path, 6), TORN),
+    ("a frame's checksum", lambda g: g.heap, lambda path: flip(path, -1), TORN),
+    ("a row, compressed anew", lambda g: g.heap, frame_of_another, "checksum mismatch"),
+    ("a file's end", lambda g: g.heap, lambda path: path.write_bytes(path.read_bytes()[:-1]), TORN),
+    ("a file without a frame", lambda g: g.heap, lambda path: path.write_bytes(b""), "has size 0 instead of"),
     ("a file that is gone", lambda g: g.heap, Path.unlink, "not on disk"),
-    ("the manifest", lambda _: "backup_manifest", lambda path: flip(path, 60), "manifest"),
-    ("the manifest's checksum", lambda _: "backup_manifest", lambda path: flip(path, -10), "manifest"),
+    ("the manifest", lambda _: "backup_manifest", lambda path: flip(path, 60), "checksum"),
+    ("the manifest's form", lambda _: "backup_manifest", lambda path: flip(path, 0), "cannot be read"),
+    ("the manifest's checksum", lambda _: "backup_manifest", lambda path: flip(path, -10), "checksum"),
     ("the manifest that is gone", lambda _: "backup_manifest", Path.unlink, "could not open file"),
     ("the label", lambda _: "backup_label", lambda path: flip(path, 30), "checksum mismatch"),
-    ("the control file", lambda _: "global/pg_control", lambda path: flip(path, 100), ""),
-    ("settings", lambda _: "postgresql.conf", lambda path: flip(path, 5), "checksum mismatch"),
-    ("ALTER SYSTEM's settings", lambda _: "postgresql.auto.conf", lambda path: flip(path, 95), "checksum"),
+    ("the control file", lambda _: "global/pg_control", lambda path: flip(path, 40), TORN),
+    ("settings", lambda _: "postgresql.conf", lambda path: flip(path, 50), TORN),
+    (
+        "ALTER SYSTEM's settings",
+        lambda _: "postgresql.auto.conf",
+        lambda path: flip(path, 60),
+        TORN,
+    ),
     ("ALTER SYSTEM's settings that are gone", lambda _: "postgresql.auto.conf", Path.unlink, "not on disk"),
-    ("its WAL", lambda g: f"pg_wal/{own_wal(g)}", lambda path: flip(path, 60), ""),
+    ("its WAL", lambda g: f"pg_wal/{own_wal(g)}", lambda path: flip(path, 60), TORN),
+    ("its WAL that is cut off", lambda g: f"pg_wal/{own_wal(g)}", lambda path: path.write_bytes(b""), "has size 0"),
     ("its WAL that is gone", lambda g: f"pg_wal/{own_wal(g)}", Path.unlink, "not on disk"),
 ]
 
 
 def own_wal(ground: Ground) -> str:
     return wal_segments.names(ground.backup.path / "pg_wal")[0]
+
+
+def stored(backup: BaseBackup, name: str) -> Path:
+    """Return where a file of a backup lies."""
+    return next(file.path for file in backup.files() if file.name == name)
 
 
 @pytest.mark.first_case
@@ -104,7 +127,7 @@ def test_a_damaged_base_backup_is_not_restored(
 ) -> None:
     """The error names the file; nothing of the new server stays."""
     file = named(ground)
-    with kept(ground.backup.path / file) as path:
+    with kept(stored(ground.backup, file)) as path:
         damage(path)
         with pytest.raises(Broken) as failed:
             restore(ground.source, ground.points[0], name="damaged")
@@ -118,12 +141,12 @@ def test_a_damaged_base_backup_is_not_restored(
 
 def test_every_damaged_file_is_named(ground: Ground) -> None:
     """Not the first one only."""
-    with kept(ground.backup.path / ground.heap) as heap, kept(ground.backup.path / "backup_label") as label:
-        flip(heap, 8100)
+    with kept(stored(ground.backup, ground.heap)) as heap, kept(stored(ground.backup, "backup_label")) as label:
+        flip(heap, 100)
         flip(label, 30)
-        found = verification.damage_of_backup(ground.source, ground.backup)
+        found = verification.damage_of_backup(ground.backup)
     assert {one.file for one in found} == {ground.heap, "backup_label"}
-    assert verification.damage_of_backup(ground.source, ground.backup) == []
+    assert verification.damage_of_backup(ground.backup) == []
 
 
 def test_facts_beside_a_backup_that_are_not_its_own_are_named(ground: Ground) -> None:
@@ -131,7 +154,7 @@ def test_facts_beside_a_backup_that_are_not_its_own_are_named(ground: Ground) ->
     with kept(ground.backup.path.with_suffix(".json")) as path:
         path.write_text(path.read_text().replace(ground.backup.stop_lsn, "0/2000001"))
         (changed,) = backups.list_base_backups(ground.source)
-        (found,) = verification.damage_of_backup(ground.source, changed)
+        (found,) = verification.damage_of_backup(changed)
         assert str(found) == f"{path.name}: stop_lsn are not those of the backup"
         path.write_text("{")
         with pytest.raises(Broken, match=f"could not read the facts of base backup {ground.backup.id}") as failed:

@@ -18,6 +18,7 @@ import inverses
 import keeping
 import peers as all_peers
 import planning
+import restoring
 import rounds
 import schema_500
 import sums
@@ -50,6 +51,8 @@ def main() -> None:
     told.add_argument(
         "--keeps", type=int, default=2, help="rounds of keeping what an UPDATE of a million rows destroys"
     )
+    told.add_argument("--restore-mb", type=int, default=2000, help="the database that is restored, and the WAL")
+    told.add_argument("--restores", type=int, default=5, help="rounds of backups and of restores")
     asked = told.parse_args()
     began = datetime.now(UTC)
     load = os.getloadavg()[0]
@@ -67,6 +70,8 @@ def main() -> None:
             server = site.server.installation.version
     parts.append(planning.locks(asked.demos))
     say("locks: measured")
+    parts.append(restoring.restoring(asked.restore_mb, asked.restore_mb, asked.restores))
+    say("backup and restore: measured")
     parts.append(demo(asked.demos))
     lines = [*head(began, load, server), *(line for part in parts for line in ["", *part])]
     WRITTEN.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -85,6 +90,7 @@ def on_one_server(site: Ground, plain: Path, asked: argparse.Namespace) -> list[
         "what people wait for": lambda: waiting.waiting(site, asked.keeps),
         "keeping": lambda: keeping.keep(site, asked.keeps, KEPT_ROWS),
         "writing": lambda: keeping.write(site, asked.keeps, KEPT_ROWS),
+        "writing inserted rows": lambda: keeping.write_inserted(site, asked.keeps, KEPT_ROWS),
         "a look of the monitor": lambda: watching.watching(site),
         "traffic": lambda: traffic.traffic(site),
     }

@@ -1,4 +1,4 @@
-"""The commands ``pgrunbook backup``: base backups of an embedded server, taken, listed, verified and removed."""
+"""The commands ``pgrunbook backup``: base backups taken, listed, verified and removed, and WAL received."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pgrunbook.errors import Refused
 if TYPE_CHECKING:
     from pgrunbook.branches.backup_report import BackupReport
     from pgrunbook.branches.server import Server
+    from pgrunbook.config.targets import Target
 
 app = typer.Typer(no_args_is_help=True, help="Base backups: what a restore begins with.")
 
@@ -32,12 +33,14 @@ def create(
     """Take a base backup of the target's server, and verify it."""
     from pgrunbook.branches import backup, backup_report, incremental
 
-    server = _server(target, "create")
-    taken = incremental.take(server) if of_changes else backup.take_base_backup(server)
+    chosen, server = _chosen(target, "create")
+    of = None if chosen.server else chosen
+    taken = incremental.take(server, of=of) if of_changes else backup.take_base_backup(server, of=of)
     if as_json:
         _write(backup_report.report(target, server), as_json=True)
     else:
-        sys.stdout.write(f"{taken.id}: {taken.bytes / 1024 / 1024:,.0f} MB, up to LSN {taken.stop_lsn}\n")
+        size, stored = (f"{octets / 1024 / 1024:,.0f} MB" for octets in (taken.bytes, taken.stored_bytes))
+        sys.stdout.write(f"{taken.id}: {size}, on disk {stored}, up to LSN {taken.stop_lsn}\n")
 
 
 @app.command("list")
@@ -45,7 +48,7 @@ def list_(target: TargetName = "", as_json: AsJson = False) -> None:
     """List the base backups, and the ranges of time that can be restored."""
     from pgrunbook.branches import backup_report
 
-    _write(backup_report.report(target, _server(target, "list")), as_json=as_json)
+    _write(backup_report.report(target, _chosen(target, "list")[1]), as_json=as_json)
 
 
 @app.command()
@@ -56,7 +59,7 @@ def verify(target: TargetName = "", as_json: AsJson = False) -> None:
     """
     from pgrunbook.branches import backup_report
 
-    server = _server(target, "verify")
+    _, server = _chosen(target, "verify")
     found = backup_report.verified(backup_report.report(target, server), server)
     _write(found, as_json=as_json)
     if found.damage:
@@ -72,8 +75,8 @@ def expire(target: TargetName = "", as_json: AsJson = False) -> None:
     from pgrunbook.branches import backup_report, retention, wal_segments
     from pgrunbook.config import targets
 
-    server = _server(target, "expire")
-    on_it = [one for one in targets.load_all().values() if one.server == server.name]
+    chosen, server = _chosen(target, "expire")
+    on_it = [one for one in targets.load_all().values() if one.server == server.name] or [chosen]
     gone = retention.expire(server, on_it)
     removed = {
         "removed_backups": tuple(one.id for one in gone.backups),
@@ -88,17 +91,39 @@ def expire(target: TargetName = "", as_json: AsJson = False) -> None:
             )
 
 
-def _server(target: str, command: str) -> Server:
-    from pgrunbook.branches.server import Server
+@app.command()
+def receive(
+    target: TargetName = "",
+    drop: Annotated[
+        bool, typer.Option("--drop", help="Drop the slot instead: its server keeps no WAL for us.")
+    ] = False,
+) -> None:
+    """Receive the WAL of a target that is not on a server of ours, until it is stopped (for a systemd service).
+
+    A replication slot keeps what is not received yet, up to the server's max_slot_wal_keep_size.
+    """
+    from pgrunbook.branches import received
+
+    chosen = terminal.chosen(target, "backup receive")
+    if chosen.server is not None:
+        raise Refused(
+            f'target "{target}" needs nobody to receive its WAL',
+            detail=f'Server "{chosen.server}" archives it by itself.',
+            hint=f"pgrunbook backup list --target {target} shows what can be restored.",
+        )
+    if not drop:
+        received.receive(chosen)
+    elif received.stop_for_good(chosen):
+        sys.stdout.write(f"dropped replication slot {received.slot(chosen)}\n")
+    else:
+        sys.stdout.write(f"there is no replication slot {received.slot(chosen)}\n")
+
+
+def _chosen(target: str, command: str) -> tuple[Target, Server]:
+    from pgrunbook.branches import received
 
     chosen = terminal.chosen(target, f"backup {command}")
-    if chosen.server is None:
-        raise Refused(
-            f'target "{target}" has no base backups here',
-            detail="Only an embedded server has base backups and an archive that we can read.",
-            hint="Use your provider's backups; pgrunbook cannot read them yet.",
-        )
-    return Server(chosen.server)
+    return chosen, received.home(chosen)
 
 
 def _write(found: BackupReport, *, as_json: bool) -> None:
@@ -113,13 +138,14 @@ def _write(found: BackupReport, *, as_json: bool) -> None:
             one.id,
             f"{one.ended_at:%Y-%m-%d %H:%M:%SZ}",
             f"{one.bytes / 1024 / 1024:,.0f} MB",
+            f"{one.stored_bytes / 1024 / 1024:,.0f} MB",
             one.stop_lsn,
             one.server_version,
             f"incremental, on {one.onto}" if one.onto else "full",
         )
         for one in found.backups
     ]
-    headings = ["base backup", "ended", "size", "up to LSN", "PostgreSQL", "kind"]
+    headings = ["base backup", "ended", "size", "on disk", "up to LSN", "PostgreSQL", "kind"]
     sys.stdout.write(f"{Table(headings, rows, empty='No base backup.')!r}\n")
     for one in found.windows:
         form = "%Y-%m-%dT%H:%M:%SZ"

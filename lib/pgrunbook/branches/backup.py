@@ -12,17 +12,26 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
-from pgrunbook.branches import archive, datadir, free_space, lock_file, wal_segments
+import psycopg
+
+from pgrunbook.branches import archive, backup_files, datadir, free_space, lock_file, manifest, wal_segments
+from pgrunbook.branches.backup_files import StoredFile
 from pgrunbook.branches.recovery_target import lsn_number
 from pgrunbook.branches.server import Server
-from pgrunbook.errors import Blocked, Broken, Refused, RunbookError
+from pgrunbook.config.targets import Target
+from pgrunbook.database.connection import Connection, connect
+from pgrunbook.database.queries import load
+from pgrunbook.display import progress
+from pgrunbook.display.progress import Stage
+from pgrunbook.display.units import human
+from pgrunbook.errors import Blocked, Broken, Refused, RunbookError, StatementFailed
 
 log = logging.getLogger(__name__)
 
-SYNCFS_SINCE = 17
-MANIFEST = "backup_manifest"
+ZSTD = "zstd"
 LOCK_TIMEOUT_S = 60
 
 
@@ -30,7 +39,8 @@ LOCK_TIMEOUT_S = 60
 class BaseBackup:
     """A copy of a whole server, from which WAL leads to any later point; ``stop_lsn`` is the earliest.
 
-    An incremental one holds what changed since another, which ``onto`` names.
+    An incremental one holds what changed since another, which ``onto`` names. ``bytes`` is what it holds,
+    ``stored_bytes`` its size on the disk; it is compressed with ``compression``, or not where that is "".
     """
 
     id: str
@@ -42,6 +52,12 @@ class BaseBackup:
     bytes: int
     server_version: str
     onto: str | None = None
+    compression: str = ""
+    stored_bytes: int = 0
+
+    def files(self) -> list[StoredFile]:
+        """Return its files. Raises DamagedManifest."""
+        return backup_files.stored(self.path, is_compressed=self.compression == ZSTD)
 
 
 @dataclass(frozen=True)
@@ -59,40 +75,82 @@ class Window:
     missing: tuple[str, ...] = ()
 
 
-def take_base_backup(server: Server, onto: BaseBackup | None = None) -> BaseBackup:
-    """Copy the running server with pg_basebackup into its backups, and verify the copy; or what changed since one.
+def take_base_backup(server: Server, onto: BaseBackup | None = None, *, of: Target | None = None) -> BaseBackup:
+    """Copy the running server with pg_basebackup into its backups, compressed; or what changed since one.
+
+    ``of`` is another one, of which ``server`` only has the backups and the WAL (``branches.received``). What comes is
+    compared with its manifest. A slot keeps the WAL until that is copied, too.
 
     Raises Unreachable when it does not run, Refused when it has tablespaces or the disk has no room, Blocked while
     others are removed, RunbookError when it fails; a backup that failed is removed.
     Source: https://www.postgresql.org/docs/current/app-pgbasebackup.html
     """
-    size = _copy_bytes(server)
-    started_at = datetime.now(UTC)
-    backup_id = f"{started_at:%Y%m%dT%H%M%S}{started_at.microsecond // 1000:03d}Z"
-    half, ready = f"backups/{backup_id}.new", f"backups/{backup_id}"
-    options = ("-c", "fast", "-X", "stream", "-l", f"pgrunbook {backup_id}", *_sync(server))
-    if onto is not None:
-        options = (*options, f"--incremental=backups/{onto.id}/{MANIFEST}")
-    _remove_leftovers(server)
-    with lock(server, shared=True):
-        free_space.check("a base backup", size)
-        log.info('taking base backup %s of server "%s"', backup_id, server.name)
-        try:
-            server.run("pg_basebackup", "-h", str(server.socket_dir), "-U", "postgres", "-D", half, *options)
-            if (server.installation.bindir / "pg_verifybackup").is_file():
-                server.run("pg_verifybackup", "-q", half)
-            server.do("mv", half, ready)
-        except BaseException as exc:
-            lack = free_space.lack(str(exc)) if isinstance(exc, RunbookError) else ""
-            shutil.rmtree(server.dir / half, ignore_errors=True)
-            if lack:
-                raise free_space.full("take a base backup", lack, size) from exc
-            raise
-        taken = facts(server.dir / ready, started_at, datetime.now(UTC), server.installation.version)
-        taken = replace(taken, onto=onto.id if onto else None)
-        times = {key: getattr(taken, key).isoformat() for key in ("started_at", "ended_at")}
-        server.write(f"{ready}.json", json.dumps({**asdict(taken), "path": None, **times}, indent=1))
+    with session(server, of) as conn:
+        size = _copy_bytes(server, conn)
+        started_at = datetime.now(UTC)
+        backup_id = f"{started_at:%Y%m%dT%H%M%S}{started_at.microsecond // 1000:03d}Z"
+        half, ready = f"backups/{backup_id}.new", f"backups/{backup_id}"
+        major, version = conn.info.server_version // 10_000, _version(conn)
+        _remove_leftovers(server)
+        with lock(server, shared=True):
+            free_space.check("a base backup", size)
+            log.info('taking base backup %s of server "%s"', backup_id, server.name)
+            try:
+                conn.execute(load("server_copy", major)["keep_wal"], {"name": f"b{backup_id.lower()}"})
+                command, told = _command(server, backup_id, onto), partial(_tell, progress.current(), size)
+                backup_files.pack(server, command, half, environment=own_environment(conn), told=told)
+                if datadir.fsync() == "on":
+                    server.do("sync", *(("-f", half) if sys.platform.startswith("linux") else ()))
+                server.do("mv", half, ready)
+            except BaseException as exc:
+                lack = free_space.lack(str(exc)) if isinstance(exc, RunbookError) else ""
+                shutil.rmtree(server.dir / half, ignore_errors=True)
+                if lack:
+                    raise free_space.full("take a base backup", lack, size) from exc
+                raise
+            taken = facts(server.dir / ready, started_at, datetime.now(UTC), version)
+            onto_id, stored_bytes = onto.id if onto else None, _stored_bytes(taken.path)
+            taken = replace(taken, onto=onto_id, compression=ZSTD, stored_bytes=stored_bytes)
+            times = {key: getattr(taken, key).isoformat() for key in ("started_at", "ended_at")}
+            server.write(f"{ready}.json", json.dumps({**asdict(taken), "path": None, **times}, indent=1))
     return taken
+
+
+@contextmanager
+def session(server: Server, of: Target | None) -> Iterator[Connection]:
+    """Give a session of a server, or of the one whose backups it has.
+
+    Raises Unreachable, Refused where the role lacks a right, StatementFailed when the server refuses a statement.
+    """
+    with connect(of, purpose="base backup") if of else server.connect(purpose="base backup") as conn:
+        try:
+            yield conn
+        except psycopg.errors.InsufficientPrivilege as exc:
+            raise Refused(
+                f'could not back up server "{server.name}": role "{conn.info.user}" lacks a right',
+                detail=str(exc.diag.message_primary),
+                hint=f'Let a superuser give both: ALTER ROLE "{conn.info.user}" REPLICATION; '
+                f'GRANT pg_monitor TO "{conn.info.user}".',
+            ) from exc
+        except psycopg.Error as exc:
+            raise StatementFailed(
+                f'could not back up server "{server.name}"', detail=str(exc.diag.message_primary)
+            ) from exc
+
+
+def own_environment(conn: Connection) -> dict[str, str]:
+    """Return the environment of a program that connects as a session does, with what that has read from files."""
+    told = {one.envvar.decode(): one.val.decode() for one in conn.pgconn.info if one.envvar and one.val}
+    left_out = {"PGDATABASE", "PGSERVICE", "PGAPPNAME", "PGOPTIONS"}
+    password = {"PGPASSWORD": conn.info.password} if conn.info.password else {}
+    return {name: value for name, value in told.items() if name not in left_out} | password
+
+
+def _command(server: Server, backup_id: str, onto: BaseBackup | None) -> list[str]:
+    """Return the program that writes a backup to its output, as tar."""
+    how = ("-F", "tar", "-D", "-", "-X", "fetch", "-c", "fast", "--manifest-checksums=CRC32C", "--no-password")
+    changes = () if onto is None else (f"--incremental=backups/{onto.id}/{manifest.FILE}",)
+    return [str(server.program("pg_basebackup")), *how, "-l", f"pgrunbook {backup_id}", *changes]
 
 
 def _remove_leftovers(server: Server) -> None:
@@ -191,15 +249,15 @@ def facts(path: Path, started_at: datetime, ended_at: datetime, server_version: 
     """Return what a finished base backup says of itself."""
     label = (path / "backup_label").read_text(encoding="utf-8")
     start = re.search(r"START WAL LOCATION: (\S+)", label)
-    manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    there = manifest.read(path)
     return BaseBackup(
         id=path.name,
         path=path,
         started_at=started_at,
         ended_at=ended_at,
-        start_lsn=start[1] if start else manifest["WAL-Ranges"][0]["Start-LSN"],
-        stop_lsn=manifest["WAL-Ranges"][-1]["End-LSN"],
-        bytes=sum(file["Size"] for file in manifest["Files"]),
+        start_lsn=start[1] if start else there.wal[0].start_lsn,
+        stop_lsn=there.wal[-1].end_lsn,
+        bytes=sum(file.bytes for file in there.files.values()),
         server_version=server_version,
     )
 
@@ -208,7 +266,7 @@ def _read(path: Path) -> BaseBackup:
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
         times = {key: datetime.fromisoformat(told[key]) for key in ("started_at", "ended_at")}
-        found = BaseBackup(**{**told, **times, "path": path.with_suffix("")})
+        found = BaseBackup(**{"stored_bytes": told["bytes"], **told, **times, "path": path.with_suffix("")})
         lsn_number(found.start_lsn), lsn_number(found.stop_lsn)
     except (ValueError, TypeError, KeyError, AttributeError) as exc:
         raise Broken(
@@ -219,21 +277,24 @@ def _read(path: Path) -> BaseBackup:
     return found
 
 
-def _sync(server: Server) -> tuple[str, ...]:
-    """Return how the copy reaches the disk: with its whole file system, as 13,000 files one by one take 5 s."""
-    if datadir.fsync() != "on":
-        return ("--no-sync",)
-    can = sys.platform.startswith("linux") and server.installation.major >= SYNCFS_SINCE
-    return ("--sync-method=syncfs",) if can else ()
+def _version(conn: Connection) -> str:
+    return f"{conn.info.server_version // 10_000}.{conn.info.server_version % 10_000}"
 
 
-def _copy_bytes(server: Server) -> int:
+def _tell(stage: Stage, of: int, read: int) -> None:
+    stage.how_far(f"{human(read)} of {human(of)}")
+
+
+def _stored_bytes(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def _copy_bytes(server: Server, conn: Connection) -> int:
     """Return how large a copy of the server is. Raises Refused when it has tablespaces."""
     names = "SELECT s.spcname FROM pg_catalog.pg_tablespace AS s WHERE s.spcname NOT IN ('pg_default', 'pg_global')"
     size = "SELECT pg_catalog.sum(pg_catalog.pg_tablespace_size(s.oid))::bigint FROM pg_catalog.pg_tablespace AS s"
-    with server.connect(purpose="base backup") as conn:
-        found = [str(row[0]) for row in conn.execute(names)]
-        (size_bytes,) = conn.execute(size).fetchone() or (0,)
+    found = [str(row[0]) for row in conn.execute(names)]
+    (size_bytes,) = conn.execute(size).fetchone() or (0,)
     if found:
         raise Refused(
             f'cannot take a base backup of server "{server.name}": it has tablespaces',

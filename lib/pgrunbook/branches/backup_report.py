@@ -44,9 +44,7 @@ def verified(found: BackupReport, server: Server) -> BackupReport:
 
     Raises WrongInput where PostgreSQL's programs for it are missing.
     """
-    damage = [
-        f"base backup {one.id}: {said}" for one in found.backups for said in verification.damage_of_backup(server, one)
-    ]
+    damage = [f"base backup {one.id}: {said}" for one in found.backups for said in verification.damage_of_backup(one)]
     chain, archived = archive.timelines(server), archive.archived(server)
     first = wal_segments.number_at(found.backups[0].start_lsn) if found.backups else None
     for stretch in wal_segments.stretches(archived, chain) if first is not None else []:

@@ -182,14 +182,7 @@ def run_as(
 
     Raises OSError when it cannot be executed.
     """
-    who: dict[str, Any] = {}
-    whole = list(command)
-    if account and SETPRIV.is_file():  # Python would copy itself first, which takes longer than most of what is run
-        whole = [str(SETPRIV), f"--reuid={account.uid}", f"--regid={account.gid}", "--clear-groups", "--"]
-        # The first one still has root's capabilities when it starts a program: that reaches every file.
-        whole += [str(SETPRIV), "--pdeathsig=clear", "--", *command]
-    elif account:
-        who = {"user": account.uid, "group": account.gid, "extra_groups": []}
+    whole, who = told_as(account, command, environment)
     done = subprocess.run(
         whole,
         cwd=cwd,
@@ -197,8 +190,6 @@ def run_as(
         capture_output=True,
         text=True,
         errors="replace",
-        env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC", **(environment or {})},
-        umask=0o077,
         check=False,
         **who,
     )
@@ -207,6 +198,24 @@ def run_as(
         number = next((number for number in errno.errorcode if os.strerror(number) == refused[1]), 0)
         raise OSError(number, refused[1], command[0])
     return done
+
+
+def told_as(
+    account: ServerAccount | None, command: Sequence[str], environment: Mapping[str, str] | None = None
+) -> tuple[list[str], dict[str, Any]]:
+    """Return the words and the options with which a program runs as the account, in an environment of few words."""
+    who: dict[str, Any] = {
+        "env": {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC", **(environment or {})},
+        "umask": 0o077,
+    }
+    whole = list(command)
+    if account and SETPRIV.is_file():  # Python would copy itself first, which takes longer than most of what is run
+        whole = [str(SETPRIV), f"--reuid={account.uid}", f"--regid={account.gid}", "--clear-groups", "--"]
+        # The first one still has root's capabilities when it starts a program: that reaches every file.
+        whole += [str(SETPRIV), "--pdeathsig=clear", "--", *command]
+    elif account:
+        who |= {"user": account.uid, "group": account.gid, "extra_groups": []}
+    return whole, who
 
 
 def run_checked(

@@ -18,8 +18,11 @@ SHOWN = 5
 def located(source: Server, point: Point) -> Point:
     """Return the point with the LSN of its name, searched in the WAL where it is not given; no segment is ended.
 
-    Raises WrongInput for a name that the WAL does not hold, or holds more than once.
+    Raises WrongInput for a name that the WAL does not hold, or holds more than once, and for an LSN of another
+    timeline, or one that means several places.
     """
+    if point.lsn is not None:
+        _refuse_other_timeline(source, point.lsn, point.timeline)
     if point.name is None:
         return point
     archive.flush(source)
@@ -31,11 +34,34 @@ def located(source: Server, point: Point) -> Point:
         raise WrongInput(
             f'{point} of server "{source.name}" exists {len(found)} times',
             detail=f"Its records begin at {', '.join(found)}.",
-            hint="Name one of these LSNs instead, as lsn:0/3000060.",
+            hint=f"Name one of these LSNs instead, as {archive.timelines(source).told(found[-1])}.",
         )
     if not found:
         raise unknown(point.name, f'in the WAL of server "{source.name}"', there)
     return point if point.at_lsn else replace(point, at_lsn=found[0])
+
+
+def _refuse_other_timeline(source: Server, lsn: str, timeline: int | None) -> None:
+    past = archive.timelines(source)
+    if past.is_one_place(lsn) if timeline is None else past.holds(lsn, timeline):
+        return
+    left = ", ".join(
+        f"timeline {one} at {recovery_target.lsn_text(end)}"
+        for (one, _), end in zip(past.switches, past.left_at, strict=False)
+    )
+    now = f'Server "{source.name}" is on timeline {past.newest}' + (f"; it left {left}." if left else ".")
+    if timeline is None:
+        raise WrongInput(
+            f"LSN {lsn} is a place on more than one timeline",
+            detail=now,
+            hint=f"If it was read on timeline {past.at(lsn)}, write lsn:{lsn}@{past.at(lsn)}.",
+        )
+    raise WrongInput(
+        f'LSN {lsn} of timeline {timeline} does not lie in the past of server "{source.name}"',
+        detail=now,
+        hint=f"What the server has at that number is {past.told(lsn)}"
+        + (": another place; a restore point or a time can be named, too." if past.at(lsn) != timeline else "."),
+    )
 
 
 def unknown(name: str, where: str, known: Sequence[WalRestorePoint]) -> WrongInput:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
+import sys
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import LiteralString, cast
@@ -15,6 +14,7 @@ import psycopg
 
 from pgrunbook.branches import (
     archive,
+    backup_files,
     destruction,
     free_space,
     half_restored,
@@ -27,7 +27,9 @@ from pgrunbook.branches import (
 )
 from pgrunbook.branches.archive import tablespaces_made, wait_archived
 from pgrunbook.branches.backup import BaseBackup, chain, list_base_backups, lock, missing_wal
+from pgrunbook.branches.backup_files import DamagedFile
 from pgrunbook.branches.binaries import last_lines
+from pgrunbook.branches.manifest import DamagedManifest
 from pgrunbook.branches.recovery_failure import REMOVED
 from pgrunbook.branches.recovery_target import Point, lsn_number
 from pgrunbook.branches.server import Server
@@ -43,6 +45,7 @@ POLL_S = 0.05
 ARCHIVE_TIMEOUT_S = 60
 # A restore point's record is about 100 bytes long; a page header may stand beside it.
 RECORD_MAX_BYTES = 512
+LINK_SINCE = 18  # pg_combinebackup --link
 LOCK_TIMEOUT_S = 2.0
 
 
@@ -81,6 +84,7 @@ def restore(
     name: str,
     backup: BaseBackup | None = None,
     timeout_s: int = 3600,
+    told: Callable[[Restored], None] | None = None,
 ) -> Restored:
     """Restore the source's past into the new server ``name``, and start it; the source is only read.
 
@@ -91,7 +95,8 @@ def restore(
     4. Replay the archived WAL, pause at the point, and read the LSN at which replay stands.
     5. Promote it: from there on it is a server of its own, with its own archive.
 
-    A mark says what the new server is until all of it is done. One that a killed restore has left is made anew.
+    A mark says what the new server is until all of it is done, and ``told`` has noted it: a server that a killed
+    restore has left counts as half restored, and is made anew.
 
     Raises Refused when the name is taken, when a tablespace was made between the backup and the point or when the
     disk has no room; WrongInput when the point lies outside of what can be restored, Blocked when the WAL cannot be
@@ -111,7 +116,7 @@ def restore(
             _refuse_gaps(source, point, chosen)
             _refuse_tablespaces(source, point, chosen)
             parts = chain(list_base_backups(source), chosen)
-            needed_bytes = sum(part.bytes for part in parts)
+            needed_bytes = _needed_bytes(parts, new)
             free_space.check("the restored server", needed_bytes)
             began = time.monotonic()
             new.make_folders(new.dir)
@@ -121,15 +126,22 @@ def restore(
             copy_s = time.monotonic() - began
             with progress.doing("replaying the WAL") as stage:
                 measures = _replay(source, point, chosen, new, stage, running=running, timeout_s=timeout_s)
+            done = Restored(new, source.name, point, chosen, replace(measures, copy_s=copy_s))
+            if told is not None:
+                told(done)
             new.do("rm", half_restored.MARK)
         except BaseException as exc:
-            is_plain = type(exc) is RunbookError and exc.state != REMOVED
-            lack = free_space.lack(str(exc)) if is_plain else ""
             _remove(new)
-            if lack:
+            if lack := _lack(exc):
                 raise free_space.full(f"restore to {point}", lack, needed_bytes, state=REMOVED) from exc
             raise
-    return Restored(new, source.name, point, chosen, replace(measures, copy_s=copy_s))
+    return done
+
+
+def _lack(exc: BaseException) -> str:
+    """Return what a program said of a full disk, "" where an error says something else."""
+    is_plain = type(exc) is RunbookError and exc.state != REMOVED
+    return free_space.lack(str(exc)) if is_plain else ""
 
 
 def _refuse_existing(new: Server) -> None:
@@ -158,7 +170,7 @@ def _see_archived(source: Server, point: Point) -> bool:
             raise WrongInput(
                 f"{point} lies beyond the WAL",
                 detail=f'Server "{source.name}" has written up to {now}.',
-                hint=f"Name a point that is in the past; the nearest is lsn:{now}.",
+                hint=f"Name a point that is in the past; the nearest is {archive.timelines(source).told(now)}.",
             )
         _value(conn, "SELECT pg_catalog.pg_current_xact_id()")
         after = str(_value(conn, "SELECT pg_catalog.pg_current_wal_insert_lsn()"))
@@ -174,18 +186,20 @@ def _refuse_gaps(source: Server, point: Point, backup: BaseBackup) -> None:
     if not lacking or (aim is None and _ends_after(source, lacking[0], cast(datetime, point.time))):
         return
     first = wal_segments.number(lacking[0])
-    end_lsn, before = wal_segments.start_lsn(first), archive.timelines(source).name(first - 1)
+    past, end_lsn = archive.timelines(source), wal_segments.start_lsn(first)
     if any(wal_segments.number(name) > first for name in archive.archived(source)):
         raise Broken(
             f"could not reach {point}: WAL is missing before it",
             detail=f"The archive lacks {wal_segments.listed(lacking)}: replay from base backup {backup.id} would end "
             f"at {end_lsn}, and {aim or point.time} was asked for.",
-            hint=f"Put the missing WAL into the archive, or restore to a point before it; the last is lsn:{end_lsn}.",
+            hint=f"Put the missing WAL into the archive, or restore to a point before it; the last is "
+            f"{past.told(end_lsn)}.",
         )
     raise Broken(
         f"could not reach {point}: the WAL ends before it",
-        detail=f"The newest archived WAL is {before}, which ends at {end_lsn}; {aim or point.time} was asked for.",
-        hint=f"Restore to an earlier point: what was written lies before lsn:{end_lsn}.",
+        detail=f"The newest archived WAL is {past.name(first - 1)}, which ends at {end_lsn}; "
+        f"{aim or point.time} was asked for.",
+        hint=f"Restore to an earlier point: what was written lies before {past.told(end_lsn)}.",
     )
 
 
@@ -205,7 +219,8 @@ def _backup_before(source: Server, point: Point) -> BaseBackup:
     raise WrongInput(
         f'could not find a base backup of server "{source.name}" that ended before {point}',
         detail=f"The oldest ended at {oldest.ended_at}, LSN {oldest.stop_lsn}." if oldest else "It has none.",
-        hint=f"What lies before it cannot be restored; the nearest point is lsn:{oldest.stop_lsn}."
+        hint=f"What lies before it cannot be restored; the nearest point is "
+        f"{archive.timelines(source).told(oldest.stop_lsn)}."
         if oldest
         else "Take one, for what comes: pgrunbook backup create.",
     )
@@ -223,7 +238,8 @@ def _refuse_tablespaces(source: Server, point: Point, backup: BaseBackup) -> Non
     made = [(lsn, folder) for lsn, folder in tablespaces_made(source) if lsn_number(lsn) >= first]
     between = [(lsn, folder) for lsn, folder in made if aim is None or lsn_number(lsn) < lsn_number(aim)]
     if between:
-        raise recovery_failure.tablespace_made(point, [folder for _, folder in between], f"lsn:{between[0][0]}")
+        before = archive.timelines(source).told(between[0][0])
+        raise recovery_failure.tablespace_made(point, [folder for _, folder in between], before)
 
 
 def _copy(source: Server, parts: Sequence[BaseBackup], new: Server) -> None:
@@ -231,23 +247,28 @@ def _copy(source: Server, parts: Sequence[BaseBackup], new: Server) -> None:
 
     Each is compared with its manifest meanwhile.
     """
-    log.info('copying base backup %s for server "%s"', parts[-1].id, new.name)
-    places = [os.path.relpath(part.path, new.dir) for part in parts]
-    copy = ("cp", "-a", "--reflink=auto") if os.uname().sysname == "Linux" else ("cp", "-Rp")
-    with ThreadPoolExecutor(1) as beside:
-        checked = beside.submit(verification.check_backups, source, parts)
-        try:
-            if len(parts) > 1:
-                new.run("pg_combinebackup", "--no-sync", "--no-manifest", *places, "-o", "data")
-            else:
-                new.do(*copy, *places, "data")
-        except RunbookError:
-            checked.result()  # what keeps a damaged file from being copied is told as the damage
-            raise
-        checked.result()
+    log.info('unpacking base backup %s for server "%s"', parts[-1].id, new.name)
+    places = [f"part-{number}" for number, _ in enumerate(parts)] if len(parts) > 1 else ["data"]
+    verification.check_backups(source, parts, contents=False)
+    try:
+        for part, place in zip(parts, places, strict=True):
+            backup_files.unpack(new, part.path, part.files(), place)
+    except (DamagedFile, DamagedManifest) as exc:
+        verification.check_backups(source, parts)  # names all of the damage
+        raise RunbookError(f"could not read base backup {parts[-1].id}", detail=f"Once only: {exc}.") from exc
+    if len(parts) > 1:
+        link = ("--link",) if new.installation.major >= LINK_SINCE else ()
+        new.run("pg_combinebackup", "--no-sync", "--no-manifest", *link, *places, "-o", "data")
+        new.do("rm", "-rf", *places)
     new.do("tee", "data/recovery.signal")
     isolation.isolate(new)
     isolation.refuse_links(new, new.data_dir)
+
+
+def _needed_bytes(parts: Sequence[BaseBackup], new: Server) -> int:
+    """Return how much room a restore needs; where backups are combined without links, the full one lies there twice."""
+    twice = len(parts) > 1 and new.installation.major < LINK_SINCE
+    return sum(part.bytes for part in parts) + (parts[0].bytes if twice else 0)
 
 
 def _recovery_settings(source: Server, point: Point, *, running: bool) -> dict[str, str]:
@@ -269,6 +290,8 @@ def _recovery_settings(source: Server, point: Point, *, running: bool) -> dict[s
     )
     return {
         "hot_standby": "on",
+        # All files reach the disk before replay begins: at once, not one by one.
+        **({"recovery_init_sync_method": "syncfs"} if sys.platform.startswith("linux") else {}),
         "restore_command": command,
         **aim,
         "recovery_target_inclusive": "off" if point.lsn is not None else "on",

@@ -38,10 +38,10 @@ def explained(source: Server, point: Point, backup: BaseBackup, new: Server, exc
         needed_bytes = sum(part.bytes for part in chain(list_base_backups(source), backup))
         return free_space.full(f"restore to {point}", lack, needed_bytes, state=REMOVED)
     if made := TABLESPACE.search(told):
-        return tablespace_made(point, [made[2]], f"lsn:{made[1]}", state=REMOVED)
+        return tablespace_made(point, [made[2]], archive.timelines(source).told(made[1]), state=REMOVED)
     if wrong := WRONG_SIZE.search(told):
         before = wal_segments.start_lsn(wal_segments.number(wrong[1]))
-        return _damaged(point, backup, verification.Damage(wrong[1], wrong[0]), before)
+        return _damaged(source, point, backup, verification.Damage(wrong[1], wrong[0]), before)
     if any(text in told for text in TOO_EARLY):
         return _too_early(source, point, backup, told)
     return Unreachable(
@@ -72,7 +72,7 @@ def _too_early(source: Server, point: Point, backup: BaseBackup, told: str) -> R
     end = next(number for number in range(last, last + len(numbers) + 2) if number not in numbers) - 1
     found = verification.damage_of_wal(source, max(first, min(numbers, default=first)), end) if end >= last else None
     if found is not None:
-        return _damaged(point, backup, found, reached)
+        return _damaged(source, point, backup, found, reached)
     last_commit = _last(LAST_COMMIT, told)
     newest = timelines.name(end) if end in numbers else "none"
     return Broken(
@@ -80,18 +80,21 @@ def _too_early(source: Server, point: Point, backup: BaseBackup, told: str) -> R
         detail=f"Replay reached {reached}, and {_asked_for(point)} was asked for. The newest segment without a gap is "
         f"{newest}; the last transaction in it was at {last_commit or 'an unknown time'}.",
         state=REMOVED,
-        hint=f"Restore to an earlier point; the nearest is lsn:{reached}."
+        hint=f"Restore to an earlier point; the nearest is {timelines.told(reached)}."
         + (f" Or put {timelines.name(end + 1)} into the archive." if any(one > end for one in numbers) else ""),
     )
 
 
-def _damaged(point: Point, backup: BaseBackup, found: verification.Damage, reached: str) -> RunbookError:
+def _damaged(
+    source: Server, point: Point, backup: BaseBackup, found: verification.Damage, reached: str
+) -> RunbookError:
     return Broken(
         f"could not reach {point}: WAL segment {found.file} is damaged",
         detail=f"{found.says}. Replay from base backup {backup.id} reached {reached}, "
         f"and {_asked_for(point)} was asked for.",
         state=REMOVED,
-        hint=f"Put another copy of the segment into the archive, or restore to a point before it: lsn:{reached}.",
+        hint=f"Put another copy of the segment into the archive, or restore to a point before it: "
+        f"{archive.timelines(source).told(reached)}.",
     )
 
 

@@ -11,8 +11,8 @@ from pgrunbook.errors import WrongInput
 
 NAME_MAX_BYTES = 63  # MAXFNAMELEN - 1, as pg_create_restore_point has it
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:+-]*")
-LSN = re.compile(r"[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}")
-LIKE_AN_LSN = re.compile(r"[0-9A-Fa-f]+/[0-9A-Fa-f]+")
+LSN = re.compile(r"([0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8})(?:@([1-9][0-9]{0,8}))?")
+LIKE_AN_LSN = re.compile(r"[0-9A-Fa-f]+/[0-9A-Fa-f]+(@.*)?")
 DAY_FIRST = re.compile(r"(\d{1,2})[./](\d{1,2})[./](\d{4})(?:[ T]+(\S+))?$")
 # What PostgreSQL takes for a time: https://www.postgresql.org/docs/current/datatype-datetime.html
 WORDS = frozenset({"now", "today", "tomorrow", "yesterday", "epoch", "infinity", "-infinity", "allballs"})
@@ -26,13 +26,14 @@ class Point:
     """A place in the WAL: exactly one of ``name``, ``lsn`` and ``time``.
 
     ``at_lsn`` may stand beside a name: what pg_create_restore_point returned. It saves searching the WAL
-    for the name, and the restore is then checked to have ended there.
+    for the name, and the restore is then checked to have ended there. ``timeline`` may stand beside an LSN.
     """
 
     name: str | None = None
     lsn: str | None = None
     time: datetime | None = None
     at_lsn: str | None = None
+    timeline: int | None = None
 
     def __post_init__(self) -> None:
         if sum(value is not None for value in (self.name, self.lsn, self.time)) != 1:
@@ -41,7 +42,8 @@ class Point:
     def __str__(self) -> str:
         if self.name is not None:
             return f'restore point "{self.name}"'
-        return f"LSN {self.lsn}" if self.lsn is not None else f"time {self.time}"
+        of = f" of timeline {self.timeline}" if self.timeline else ""
+        return f"LSN {self.lsn}{of}" if self.lsn is not None else f"time {self.time}"
 
     def spelled(self) -> str:
         """Return the text that :func:`parse_point` reads as this point."""
@@ -51,14 +53,14 @@ class Point:
 
 
 def parse_point(text: str) -> Point:
-    """Return the point that the text names: ``lsn:0/3000060``, ``0/3000060``, a time with zone, or a name.
+    """Return the point that the text names: ``lsn:0/3000060``, ``0/3000060@2``, a time with zone, or a name.
 
     Raises WrongInput for a time without zone or in the future, and for what can be none of the three.
     """
     text = text.strip()
     lsn = text.removeprefix("lsn:")
-    if LSN.fullmatch(lsn):
-        return Point(lsn=lsn_text(lsn_number(lsn)))
+    if match := LSN.fullmatch(lsn):
+        return Point(lsn=lsn_text(lsn_number(match[1])), timeline=int(match[2]) if match[2] else None)
     if text.startswith("lsn:") or LIKE_AN_LSN.fullmatch(text):
         raise WrongInput(
             f'"{lsn}" is not an LSN',

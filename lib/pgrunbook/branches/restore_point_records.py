@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from crc32c import crc32c
+
 from pgrunbook.branches import wal_segments
-from pgrunbook.branches.crc32c import crc32c
 from pgrunbook.branches.recovery_target import lsn_text
 from pgrunbook.branches.wal_segments import SEGMENT_BYTES
 

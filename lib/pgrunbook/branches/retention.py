@@ -77,7 +77,7 @@ def choose(server: Server, keep: int, days: int) -> Expiry:
 def _refuse_damaged(server: Server, found: Expiry) -> None:
     going = {one.id for one in found.backups}
     for one in backup.list_base_backups(server):
-        damage = verification.damage_of_backup(server, one) if one.id not in going else []
+        damage = verification.damage_of_backup(one) if one.id not in going else []
         if damage:
             raise Broken(
                 f"refused to remove older base backups: {one.id}, which would stay, is damaged",

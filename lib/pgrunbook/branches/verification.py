@@ -6,27 +6,22 @@ record, each with its checksum.
 
 from __future__ import annotations
 
-import json
-import logging
 import re
-import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from pgrunbook.branches import archive, wal_segments
-from pgrunbook.branches.backup import MANIFEST, BaseBackup, facts
+from pgrunbook.branches import archive, backup_files, frames, manifest, wal_segments
+from pgrunbook.branches.backup import BaseBackup, facts
+from pgrunbook.branches.backup_files import DamagedFile, StoredFile
 from pgrunbook.branches.binaries import run_as
-from pgrunbook.branches.crc32c import crc32c
+from pgrunbook.branches.manifest import DamagedManifest
 from pgrunbook.branches.server import Server
 from pgrunbook.branches.wal_segments import SEGMENT_BYTES, Timelines
-from pgrunbook.errors import Broken, RunbookError
+from pgrunbook.errors import Broken
 
-log = logging.getLogger(__name__)
-
-# pg_verifybackup passes it over, because it may be changed before a start; ours never is.
-PASSED_OVER = "postgresql.auto.conf"
-PROGRAM = re.compile(r"^(pg_verifybackup|pg_waldump): (error|warning|detail|hint): ")
+PROGRAM = re.compile(r"^pg_waldump: (error|warning|detail|hint): ")
 SEGMENT = re.compile(r"\b[0-9A-F]{24}\b")
 LSN = re.compile(r"\b[0-9A-F]{1,8}/[0-9A-F]{1,8}\b")
 
@@ -42,48 +37,35 @@ class Damage:
         return f"{self.file}: {self.says}"
 
 
-def check_backup(server: Server, backup: BaseBackup) -> None:
-    """Compare a base backup with its manifest. Raises Broken, with the files that are damaged.
+def check_backups(server: Server, backups: Sequence[BaseBackup], *, contents: bool = True) -> None:
+    """Compare a full backup and the incremental ones on it with their manifests; without ``contents`` reads no file.
 
-    A PostgreSQL that was fetched for rehearsals has no program for it: then that is noted, and nothing compared.
+    Raises Broken for the first that is damaged, with its files that are.
     """
-    if not (server.installation.bindir / "pg_verifybackup").is_file():
-        log.warning("base backup %s is not verified: %s has no pg_verifybackup", backup.id, server.installation.bindir)
-        return
-    found = damage_of_backup(server, backup)
-    if found:
-        raise Broken(
-            f'base backup {backup.id} of server "{server.name}" is damaged',
-            detail="; ".join(map(str, found)),
-            hint=f"Move it away, so that an older one is used: mv {backup.path}.json {backup.path}.json.damaged. "
-            "pgrunbook backup verify shows which backups are whole; take a new one: pgrunbook backup create.",
-        )
-
-
-def check_backups(server: Server, backups: Sequence[BaseBackup]) -> None:
-    """Compare a full backup and the incremental ones on it with their manifests, as :func:`check_backup` does."""
     for one in backups:
-        check_backup(server, one)
+        found = damage_of_backup(one, contents=contents)
+        if found:
+            raise Broken(
+                f'base backup {one.id} of server "{server.name}" is damaged',
+                detail="; ".join(map(str, found)),
+                hint=f"Move it away, so that an older one is used: mv {one.path}.json {one.path}.json.damaged. "
+                "pgrunbook backup verify shows which backups are whole; take a new one: pgrunbook backup create.",
+            )
 
 
-def damage_of_backup(server: Server, backup: BaseBackup) -> list[Damage]:
-    """Return what is damaged in a base backup, [] where it is whole.
-
-    Raises WrongInput where the server's PostgreSQL has no pg_verifybackup.
-    Source: https://www.postgresql.org/docs/current/app-pgverifybackup.html
-    """
-    told = run_as(server.installation.account, [str(server.program("pg_verifybackup")), "-q", "."], cwd=backup.path)
-    lines = [line for line in told.stderr.splitlines() if line.strip()]
-    if told.returncode and not lines:
-        raise RunbookError(f"could not verify base backup {backup.id}", detail=f"Exit code {told.returncode}.")
-    found = [_damage(line) for line in lines if not _is_of_wal(line)]
-    if any(one.file == MANIFEST for one in found):
-        return found
-    in_wal = [line for line in lines if _is_of_wal(line)]
+def damage_of_backup(backup: BaseBackup, *, contents: bool = True) -> list[Damage]:
+    """Return what is damaged in a base backup, [] where it is whole; reads all of it where not told otherwise."""
+    try:
+        files = backup.files()
+    except DamagedManifest as exc:
+        return [Damage(manifest.FILE, str(exc))]
+    with ThreadPoolExecutor(frames.WORKERS) as pool:
+        found = [one for one in pool.map(_damage_of_file, files if contents else ()) if one]
+    beyond = backup_files.beyond_manifest(backup.path, files)
     return [
         *found,
-        *(_damage_of_own_wal(backup, in_wal[0]) if in_wal else []),
-        *_damage_of_settings(backup.path),
+        *(Damage(name, "it is on disk but not in the manifest") for name in beyond),
+        *_missing_wal(backup),
         *_damage_of_facts(backup),
     ]
 
@@ -126,40 +108,22 @@ def segment_of(told: str, chain: Timelines) -> str | None:
     return chain.name(wal_segments.number_at(lsns[-1])) if lsns else None
 
 
-def _damage(line: str) -> Damage:
-    """Return the damage that a line of pg_verifybackup tells of a file."""
-    says = PROGRAM.sub("", line.strip())
-    named = re.match(r"\./(\S+): ", says) or re.search(r'file "([^"]+)"', says) or re.match(r'"([^"]+)" ', says)
-    return Damage(named[1].removeprefix("./") if named else MANIFEST, says)
+def _damage_of_file(file: StoredFile) -> Damage | None:
+    try:
+        for _ in file.contents():
+            pass
+    except DamagedFile as exc:
+        return Damage(file.name, str(exc))
+    return None
 
 
-def _is_of_wal(line: str) -> bool:
-    return line.startswith("pg_waldump") or "WAL parsing failed" in line
-
-
-def _damage_of_own_wal(backup: BaseBackup, line: str) -> list[Damage]:
-    """Return what is damaged in the WAL that lies in a base backup: segments that are gone, else what is told."""
-    spans = json.loads((backup.path / MANIFEST).read_text(encoding="utf-8"))["WAL-Ranges"]
-    chain = Timelines(tuple((span["Timeline"], wal_segments.number_at(span["Start-LSN"])) for span in spans))
+def _missing_wal(backup: BaseBackup) -> list[Damage]:
+    """Return the segments that a backup needs to be of one moment, and that are not in it."""
+    spans = manifest.read(backup.path).wal
+    chain = Timelines(tuple((span.timeline, wal_segments.number_at(span.start_lsn)) for span in spans))
     first, last = wal_segments.number_at(backup.start_lsn), wal_segments.number_at(backup.stop_lsn, end=True)
     gone = wal_segments.missing(wal_segments.names(backup.path / "pg_wal"), chain, first, last)
-    if gone:
-        return [Damage(f"pg_wal/{name}", "it is not on disk") for name in gone]
-    says = PROGRAM.sub("", line.strip())
-    return [Damage(f"pg_wal/{segment_of(says, chain) or chain.name(first)}", says)]
-
-
-def _damage_of_settings(folder: Path) -> list[Damage]:
-    entries = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["Files"]
-    for entry in entries:
-        if entry.get("Path") == PASSED_OVER and entry.get("Checksum-Algorithm") == "CRC32C":
-            told = int.from_bytes(bytes.fromhex(entry["Checksum"]), sys.byteorder)
-            file = folder / PASSED_OVER
-            if not file.is_file():
-                return [Damage(PASSED_OVER, "it is in the manifest but not on disk")]
-            if crc32c(file.read_bytes()) != told:
-                return [Damage(PASSED_OVER, "its checksum is not the one in the manifest")]
-    return []
+    return [Damage(f"pg_wal/{name}", "it is not on disk") for name in gone]
 
 
 def _damage_of_facts(backup: BaseBackup) -> list[Damage]:

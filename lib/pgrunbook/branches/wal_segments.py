@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pgrunbook.branches.frames import SUFFIX
 from pgrunbook.branches.recovery_target import lsn_number, lsn_text
 
 SEGMENT_BYTES = 16 * 1024 * 1024  # as initdb makes our servers
@@ -26,9 +27,37 @@ class WalStretch:
 
 @dataclass(frozen=True)
 class Timelines:
-    """The timelines that a restore follows: pairs of timeline and its first segment, the oldest first."""
+    """The timelines that a restore follows: pairs of timeline and its first segment, the oldest first.
+
+    ``left_at`` are the LSNs at which each but the newest was left. Behind the first of these an LSN alone means
+    another place on each timeline.
+    """
 
     switches: tuple[tuple[int, int], ...] = ((1, 0),)
+    left_at: tuple[int, ...] = ()
+
+    def at(self, lsn: str) -> int:
+        """Return the timeline on which an LSN was reached."""
+        older = zip(self.switches, self.left_at, strict=False)
+        return next((one for (one, _), end in older if lsn_number(lsn) <= end), self.newest)
+
+    @property
+    def newest(self) -> int:
+        """The timeline that goes on."""
+        return self.switches[-1][0]
+
+    def holds(self, lsn: str, timeline: int) -> bool:
+        """Tell whether an LSN of a timeline lies in this past."""
+        known = [one for one, _ in self.switches]
+        return timeline in known and known.index(timeline) >= known.index(self.at(lsn))
+
+    def is_one_place(self, lsn: str) -> bool:
+        """Tell whether an LSN means the same place on every timeline."""
+        return not self.left_at or lsn_number(lsn) <= self.left_at[0]
+
+    def told(self, lsn: str) -> str:
+        """Return an LSN as a person names it for a restore: with its timeline, where it needs one."""
+        return f"lsn:{lsn}" if self.is_one_place(lsn) else f"lsn:{lsn}@{self.at(lsn)}"
 
     def name(self, number: int) -> str:
         """Return the name of the segment's file."""
@@ -54,13 +83,14 @@ def timelines(*folders: Path) -> Timelines:
         return Timelines()
     newest, path = max(found)
     switches = [(int(one), lsn_number(lsn)) for one, lsn in SWITCH.findall(path.read_text(encoding="utf-8"))]
-    begins = [0, *(lsn // SEGMENT_BYTES for _, lsn in switches)]
-    return Timelines(tuple(zip([*(one for one, _ in switches), newest], begins, strict=True)))
+    left_at = tuple(lsn for _, lsn in switches)
+    begins = [0, *(lsn // SEGMENT_BYTES for lsn in left_at)]
+    return Timelines(tuple(zip([*(one for one, _ in switches), newest], begins, strict=True)), left_at)
 
 
 def names(folder: Path) -> list[str]:
-    """Return the names of the segments in a folder, sorted."""
-    return sorted(path.name for path in folder.glob("*") if NAME.fullmatch(path.name))
+    """Return the names of the segments in a folder, compressed or not, sorted."""
+    return sorted({path.name[:24] for path in folder.glob("*") if NAME.fullmatch(path.name.removesuffix(SUFFIX))})
 
 
 def number(name: str) -> int:

@@ -1,0 +1,54 @@
+"""Compressed files of backups and archives: zstd frames of a few MB each, every one with a checksum of its own."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+SUFFIX = ".zst"
+FRAME_BYTES = 4 * 1024 * 1024
+# What a frame may grow to where nothing can be compressed, as ZSTD_compressBound has it, and more.
+MOST_BYTES = FRAME_BYTES + FRAME_BYTES // 64
+# A higher level takes twice as long for some percent less.
+LEVEL = 1
+WORKERS = min(4, os.cpu_count() or 1)
+
+
+class DamagedFrame(Exception):
+    """What was read is not what was compressed."""
+
+
+def compressed(octets: bytes) -> bytes:
+    """Return the octets, FRAME_BYTES at most, as a frame with its length and checksum."""
+    options: dict[int, int] = {
+        zstd.CompressionParameter.compression_level: LEVEL,
+        zstd.CompressionParameter.checksum_flag: 1,
+    }
+    return zstd.compress(octets, options=options)
+
+
+def pieces(path: Path) -> Iterator[bytes]:
+    """Yield the contents of a file, FRAME_BYTES at most at once, decompressed where its name ends with SUFFIX.
+
+    Raises DamagedFrame where a frame is damaged or cut off.
+    """
+    with path.open("rb", buffering=0) as file:
+        if path.suffix != SUFFIX:
+            while octets := file.read(FRAME_BYTES):
+                yield octets
+            return
+        held = file.read(MOST_BYTES)
+        while held:
+            try:
+                size = zstd.get_frame_size(held)
+                yield zstd.decompress(held[:size])
+            except (zstd.ZstdError, EOFError) as exc:
+                raise DamagedFrame(str(exc)) from exc
+            held = held[size:] + file.read(size)

@@ -1,0 +1,112 @@
+"""The backups and the WAL of a server that is not ours, which come over a replication connection.
+
+They lie in a folder as a server of ours has it, without data: so they are listed, verified, expired and restored from
+in the same way. ``pgrunbook backup receive`` fills its archive.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from pgrunbook.branches import backup, streams, wal_segments
+from pgrunbook.branches.binaries import state_folder
+from pgrunbook.branches.server import Server
+from pgrunbook.config.targets import Target
+from pgrunbook.database.connection import Connection
+from pgrunbook.database.queries import load
+from pgrunbook.errors import Refused
+
+log = logging.getLogger(__name__)
+
+SLOT_MAX_CHARS = 63
+
+
+def home(target: Target) -> Server:
+    """Return what has the backups and the WAL of a target: its server where it is ours, else the folder of them."""
+    if target.server is not None:
+        return Server(target.server)
+    kept = Server(f"received-{target.name.lower()}")
+    if not kept.backups_dir.is_dir():
+        state_folder("servers")
+        kept.make_folders(kept.dir)
+    return kept
+
+
+def slot(target: Target) -> str:
+    """Return the name of the replication slot that keeps the target's WAL until it is received."""
+    return f"pgrunbook_{target.name.lower().replace('-', '_')}"[:SLOT_MAX_CHARS]
+
+
+def receive(target: Target) -> None:
+    """Receive the target's WAL from now on; this process becomes pg_receivewal, and never returns.
+
+    The slot is made where it is missing. What it may keep while nobody receives is bounded by the server's
+    max_slot_wal_keep_size; the slot of a reader that stays away longer is lost.
+
+    Raises Refused where that has no bound, where the slot was lost, another process reads it, or segments do not
+    have the usual size.
+    Source: https://www.postgresql.org/docs/current/app-pgreceivewal.html
+    """
+    kept, name = home(target), slot(target)
+    with backup.session(kept, target) as conn:
+        _refuse_unfit(target, conn)
+        if not _row(conn, "slot", name):
+            log.info('making replication slot "%s" of target "%s"', name, target.name)
+            conn.execute("SELECT pg_catalog.pg_create_physical_replication_slot(%s, true)", (name,))
+        environment = backup.own_environment(conn)
+    words = [str(kept.program("pg_receivewal")), "-D", "archive", "--slot", name, "--no-loop", "--no-password", "-v"]
+    streams.become(kept.installation.account, words, cwd=kept.dir, environment=environment)
+
+
+def stop_for_good(target: Target) -> bool:
+    """Drop the target's slot, so that its server keeps no WAL for us any more; return False where there is none.
+
+    Raises Refused while it is read.
+    """
+    with backup.session(home(target), target) as conn:
+        row = _row(conn, "slot", slot(target))
+        if not row:
+            return False
+        if row[0]:
+            raise Refused(
+                f'refused to drop replication slot "{slot(target)}": it is being read',
+                detail=f"Process {row[0]} of the server sends WAL to a reader.",
+                hint="Stop the service that runs pgrunbook backup receive, then do this again.",
+            )
+        conn.execute("SELECT pg_catalog.pg_drop_replication_slot(%s)", (slot(target),))
+    return True
+
+
+def _refuse_unfit(target: Target, conn: Connection) -> None:
+    bound, segment_bytes = _row(conn, "settings", slot(target))
+    if bound == "-1":
+        raise Refused(
+            f'refused to make a replication slot of target "{target.name}": it would keep WAL without a bound',
+            detail="max_slot_wal_keep_size is -1: while nobody receives, the slot could fill the server's disk.",
+            hint="Let a superuser bound it there: ALTER SYSTEM SET max_slot_wal_keep_size = '10GB'; "
+            "SELECT pg_reload_conf().",
+        )
+    if segment_bytes != wal_segments.SEGMENT_BYTES:
+        raise Refused(
+            f'cannot receive the WAL of target "{target.name}": its segments have another size',
+            detail=f"They have {segment_bytes:,} bytes instead of {wal_segments.SEGMENT_BYTES:,}.",
+            hint="Use another tool for its backups.",
+        )
+    row = _row(conn, "slot", slot(target))
+    if row and row[0]:
+        raise Refused(
+            f'refused to receive the WAL of target "{target.name}" twice',
+            detail=f'Process {row[0]} of the server sends it to the reader of slot "{slot(target)}".',
+            hint="Stop that one first, if this one is to receive.",
+        )
+    if row and row[1] == "lost":
+        raise Refused(
+            f'cannot go on receiving the WAL of target "{target.name}": its slot was lost',
+            detail=f'Nobody has read "{slot(target)}" for longer than max_slot_wal_keep_size ({bound}) of WAL.',
+            hint=f"pgrunbook backup receive --target {target.name} --drop; then receive again, and take a base backup: "
+            f"pgrunbook backup create --target {target.name}.",
+        )
+
+
+def _row(conn: Connection, query: str, name: str) -> tuple[object, ...]:
+    return conn.execute(load("received")[query].encode(), {"name": name}).fetchone() or ()

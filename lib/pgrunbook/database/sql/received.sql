@@ -1,0 +1,15 @@
+-- name: settings
+-- a row is: how much WAL a slot may keep, and the size of a segment
+SELECT
+    pg_catalog.current_setting('max_slot_wal_keep_size') AS bound,
+    s.setting::bigint AS segment_bytes
+FROM pg_catalog.pg_settings AS s
+WHERE s.name = 'wal_segment_size'
+
+-- name: slot
+-- a row is: the process that sends what a slot keeps, and whether its WAL is still there
+SELECT
+    s.active_pid,
+    s.wal_status
+FROM pg_catalog.pg_replication_slots AS s
+WHERE s.slot_name = %(name)s
