@@ -43,14 +43,13 @@ def pytest_configure() -> None:
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    gc.disable()  # while all tests are collected: hardly anything of that is garbage
+    gc.disable()  # while all tests are collected
     settings.register_profile("tests", deadline=None)  # how long an example takes on a busy machine proves nothing
     settings.load_profile("tests")
 
 
 def pytest_collection_finish() -> None:
-    """Leave all that was collected out of the garbage collector's rounds."""
-    gc.collect()
+    """Leave all that was collected out of the garbage collector's rounds; hardly anything of that is garbage."""
     gc.freeze()
     gc.enable()
 
@@ -66,19 +65,20 @@ def pytest_report_header() -> str:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark as slow what another case stands for in `make test`.
 
-    On an older version that is every case but a test's first, unless what it asks differs by version.
+    On an older version that is every case but a module's first, unless what it asks differs by version.
     """
     represented = set()
     for item in items:
         version = getattr(item, "callspec", None) and item.callspec.params.get("version")
+        test = (item.path, item.originalname, version)
         if version in (None, VERSIONS[-1]):
             repeated = item.get_closest_marker("first_case") is not None
         elif item.get_closest_marker("first_case") or item.get_closest_marker("newest"):
-            represented.add((item.path, item.originalname, version))  # by the newest version's
+            represented.add(test)  # by the newest version's
             repeated = True
         else:
             repeated = not (item.get_closest_marker("every_version") or NOT_NULL in item.name)
-        test = (item.path, item.originalname, version)
+            test = (item.path, "", version) if repeated else test
         if repeated and test in represented:
             item.add_marker("slow")
         represented.add(test)

@@ -17,7 +17,15 @@ from pgrunbook.errors import Refused
 from pgrunbook.inverse.inverter import Inverter
 from pgrunbook.online.batches import BatchProgress, run_batches
 from pgrunbook.sql.secrets import spans
-from pgrunbook.undo_data import CannotCaptureError, Site, StepKey, capture_statement
+from pgrunbook.undo_data import (
+    CannotCaptureError,
+    Site,
+    StepKey,
+    capture_statement,
+    gone_to_nobody,
+    list_entries,
+    unclaimed,
+)
 from pgrunbook.undo_data.size_estimate import estimate_of
 from servers import Server
 from undo_data_stage import Conn, Way, database, do, give_back_migration, statement, texts, value
@@ -314,7 +322,13 @@ def test_old_values_come_back_only_where_the_new_ones_still_stand(conn: Conn, ba
     conn.execute("UPDATE times SET at = '2030-01-01' WHERE id = 3; INSERT INTO times VALUES (99, '2031-01-01')")
     conn.execute("UPDATE times SET at = at WHERE id = 4; UPDATE times SET id = 77 WHERE id = 5")
     conn.execute("SET TimeZone = 'Asia/Tokyo'; SET DateStyle = 'German'")
+    (entry,) = list_entries(conn)
+    before = unclaimed(conn, entry, has_new_type=True)
     way.back()
+    behind = unclaimed(conn, entry)
+    assert before == behind
+    assert (behind.values, behind.written, [line.partition(":")[0] for line in behind.samples]) == (1, 1, ["id 3"])
+    assert [left for _, left in gone_to_nobody(conn, ["0001_x"], "up")] == [1]
     conn.execute("RESET TimeZone; RESET DateStyle")
     found = dict(conn.execute("SELECT id, at FROM times").fetchall())
     wanted[3] = value(conn, "SELECT '2030-01-01'::timestamptz")

@@ -372,7 +372,8 @@ def test_a_server_is_restored_after_its_point_was_chosen_and_once(
         return order == (*chosen, "restore-to-branch")
 
     scene = opened(target, restore, allowed)
-    scene.walk(scene.cells, most)
+    idle = {*NEEDED["restore"], *itertools.chain(*NEEDED["restore"].values())} - {*chosen, "restore-to-branch"}
+    scene.walk([cell for cell in scene.cells if most == 1 or cell not in idle], most)  # not asked for: they do nothing
     assert [scene.call(cell) for cell in (*chosen, "restore-to-branch")] == [True] * 4
     (made,) = set(server_names()) - scene.seen.servers
     try:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from psycopg import sql
+from psycopg import errors, sql
 
 from conftest import Site, connect, do, rows
 from pgrunbook.branches import branch_server, data_branch
@@ -22,6 +22,7 @@ from pgrunbook.database.checksums import TableName, TableSum, checksums
 from pgrunbook.errors import Refused, Unreachable
 from scenes import error_of, session
 from servers import DEBIAN
+from servers import Server as ServerOf
 
 # ruff: noqa: E501 - one statement on a line, whatever its length
 
@@ -254,6 +255,47 @@ def test_there_is_no_twin_where_the_disk_has_room_for_two_copies_only(
     with data_branch.with_data(target, most_bytes=ENOUGH, twin=True) as copy:
         assert copy.twin is None
         assert branches() == [copy.server.name]
+
+
+ORPHANS = (
+    'CREATE TABLE p (id int PRIMARY KEY); CREATE TABLE c (p int CONSTRAINT "K ey" REFERENCES p, q int REFERENCES p);'
+    " COMMENT ON CONSTRAINT \"K ey\" ON c IS 'it''s'; CREATE TABLE o (p int REFERENCES p);"
+    " SET session_replication_role = replica; INSERT INTO c VALUES (1, NULL), (2, NULL); INSERT INTO o VALUES (7)"
+)
+ORPHANS_IN_PARTITIONS = (
+    "CREATE TABLE p (id int PRIMARY KEY); CREATE TABLE o (p int REFERENCES p) PARTITION BY LIST (p);"
+    " CREATE TABLE o1 PARTITION OF o DEFAULT; SET session_replication_role = replica; INSERT INTO o VALUES (7)"
+)
+KEYS = (
+    "SELECT conname, convalidated, pg_get_constraintdef(oid), obj_description(oid) FROM pg_constraint"
+    " WHERE contype = 'f' ORDER BY conname, conrelid"
+)
+
+
+@pytest.mark.every_version
+@pytest.mark.parametrize("made", [ORPHANS, pytest.param(ORPHANS_IN_PARTITIONS, marks=pytest.mark.slow)])
+def test_rows_that_reference_nothing_are_copied_by_a_dump(
+    project: Project, server: ServerOf, database: Callable[..., str], monkeypatch: pytest.MonkeyPatch, made: str
+) -> None:
+    """As the target has them: its foreign key says that it is validated, with its comment.
+
+    Before 18 none of a partitioned table can be made without a look at the rows: then it is said what is wrong.
+    """
+    project()
+    monkeypatch.setenv("ADDRESS", f"host={server.socket_dir} user=postgres dbname={database(made)}")
+    far = Target(name="far", url_from="ADDRESS")
+    if made == ORPHANS_IN_PARTITIONS and server.version < 18:
+        error = error_of(lambda: data_branch.with_data(far, most_bytes=ENOUGH).__enter__())
+        assert isinstance(error, Unreachable)
+        assert "NOT VALID foreign key" in error.detail
+        assert "rows that reference nothing" in error.hint
+        return
+    with data_branch.with_data(far, most_bytes=ENOUGH) as copy:
+        assert sums(copy.safe) == sums(far)
+        assert rows(copy.safe, KEYS) == rows(far, KEYS)
+        assert len(rows(copy.safe, KEYS)) > 1
+        with pytest.raises(errors.ForeignKeyViolation):
+            do(copy.safe, "INSERT INTO o VALUES (8)")
 
 
 @pytest.mark.slow

@@ -25,6 +25,13 @@ INSERT INTO p SELECT i, 'u' || i FROM generate_series(1, 9) AS i;
 """
 UNIQUE = "CREATE UNIQUE INDEX ON t (u)"
 UPDATE, DELETE = "UPDATE t SET u = 'new' || id WHERE id < 4", "DELETE FROM t WHERE id < 4"
+DEFERRED = "ALTER TABLE t ALTER CONSTRAINT t_parent_fkey DEFERRABLE INITIALLY DEFERRED"
+UNCHECKED = "UPDATE t SET a = 99 WHERE id = 2; ALTER TABLE t ADD FOREIGN KEY (a) REFERENCES parent NOT VALID"
+TRIGGER = (
+    "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';"
+    "CREATE TRIGGER g BEFORE UPDATE ON t FOR EACH ROW EXECUTE FUNCTION f()"
+)
+OWN = "ALTER TABLE t ADD UNIQUE (a); UPDATE t SET b = greatest(id - 1, 1); ALTER TABLE t ADD FOREIGN KEY (b) REFERENCES t (a)"
 # What is unique, what the step does, what somebody writes then, and the keys of the rows that cannot be as before.
 CASES = {
     "a value that is taken": (UNIQUE, UPDATE, "INSERT INTO t VALUES (20, 'u2')", ["2"]),
@@ -45,6 +52,17 @@ CASES = {
     "children whose parents come back": ("UPDATE t SET parent = NULL", "DELETE FROM parent WHERE id < 4", "SELECT", []),
     "a child whose value is taken": ("UPDATE t SET parent = NULL", "DELETE FROM parent WHERE id < 4", "INSERT INTO child VALUES (20, 9, 'g2')", ["2"]),
     "a parent whose value is taken": ("UPDATE t SET parent = NULL", "DELETE FROM parent WHERE id < 4", "INSERT INTO parent VALUES (20, 'c2')", ["2"]),
+    "a row whose parent is gone behind a key that waits": (DEFERRED, "UPDATE t SET parent = 9 WHERE id < 4", "DELETE FROM parent WHERE id = 2", ["2"]),
+    "a deleted row whose parent is gone behind a key that waits": (DEFERRED, DELETE, "DELETE FROM child WHERE parent = 2; DELETE FROM parent WHERE id = 2", ["2"]),
+    "a row whose parent was not there behind a key that is not valid": (UNCHECKED, "UPDATE t SET a = 9, b = 9 WHERE id < 4", "SELECT", ["2"]),
+    "another column behind a key that is not valid": (UNCHECKED, "UPDATE t SET u = u || 'x' WHERE id < 4", "SELECT", []),
+    "all columns behind a key that is not valid": (f"{UNCHECKED}; {TRIGGER}", "UPDATE t SET u = u || 'x' WHERE id < 4", "SELECT", []),
+    "a deleted row behind a key that is not valid": (UNCHECKED, DELETE, "SELECT", ["2"]),
+    "a row of its own table": (OWN, "UPDATE t SET b = 9 WHERE id = 4; UPDATE t SET b = 9 WHERE id = 3", "DELETE FROM t WHERE id = 2", ["3"]),
+    "deleted rows of its own table": (OWN, "DELETE FROM t WHERE id > 5", "SELECT", []),
+    "a deleted row whose parent in its own table is gone": (OWN, "DELETE FROM t WHERE id = 9", "DELETE FROM t WHERE id = 8", ["9"]),
+    "deleted rows of its own table behind a key that waits": (f"{OWN} DEFERRABLE INITIALLY DEFERRED", "DELETE FROM t WHERE id > 5", "UPDATE t SET a = 55, b = 1 WHERE id = 5; INSERT INTO t (id, a, b) VALUES (20, 7, 1)", ["6", "7"]),
+    "a parent in its own table that got another key": (OWN, "UPDATE t SET b = 9 WHERE id = 3", "UPDATE t SET a = 22 WHERE id = 2", ["3"]),
     "rows of one statement that are captured as a whole": (UNIQUE, "LOCK TABLE t IN SHARE ROW EXCLUSIVE MODE;\nMERGE INTO t USING (VALUES (1), (2)) AS s (id) ON s.id = t.id WHEN MATCHED AND t.id = 1 THEN DELETE WHEN MATCHED THEN UPDATE SET u = 'u1'", "SELECT", []),
 }  # fmt: skip
 

@@ -17,6 +17,7 @@ from pgrunbook.online.batches import run_batches
 from pgrunbook.plan.plan import Plan
 from pgrunbook.plan.step import RANGE, Batches
 from pgrunbook.undo_data import (
+    CannotCaptureError,
     StepKey,
     capture_batches,
     capture_statement,
@@ -391,6 +392,8 @@ DETACHED = {
     "its row comes to a new one, where another has its key": ("{new}; ALTER TABLE t DETACH PARTITION t_5; DELETE FROM t_5; INSERT INTO t_5 (id, n) VALUES (25000, -1); {attach_new}", {}, {}, 25000),
     "its row comes to a new one, where another has its key and moves": ("{new}; ALTER TABLE t DETACH PARTITION t_5; DELETE FROM t_5; INSERT INTO t_5 (id, n) VALUES (25000, -1); {attach_new}; UPDATE t SET id = 1500 WHERE id = 25000", {}, {}, 25000),
     "its row comes to a new one": ("{new}", {25000: 1500}, {}, None),
+    "its row comes to a newer one, which is truncated": ("{new}; TRUNCATE t_5; INSERT INTO t VALUES (25000, -1)", {}, {}, 25000),
+    "its row comes to one of a newer one, which is truncated": ("{attach}; CREATE TABLE t_5 PARTITION OF t FOR VALUES FROM (20000) TO (30000) PARTITION BY LIST (id); CREATE TABLE t_6 PARTITION OF t_5 DEFAULT; UPDATE t SET id = 25000 WHERE id = 1500; TRUNCATE t_5; INSERT INTO t VALUES (25000, -1)", {}, {}, 25000),
     "two rows exchange their keys": ("INSERT INTO t_2 (id, n) VALUES (1501, -1); UPDATE t_2 SET id = id + 100; UPDATE t_2 SET id = CASE id WHEN 1600 THEN 1501 ELSE 1500 END; {attach}", {}, {}, 1500),
 }  # fmt: skip
 
@@ -432,6 +435,27 @@ def test_rows_behind_a_detached_partition_are_not_those_of_then(own: Conn, case:
     assert {key: found[key] for key in wanted} == {key: (n, n * 10) for key, n in wanted.items()}
     assert {found[id_][1] for id_ in found if id_ >= 1000 and id_ not in wanted} <= {*empty}
     assert {id_ for id_, (n, a) in found.items() if id_ < 1000 and a != n * 10} == set()
+
+
+@pytest.mark.parametrize("table", ["t", "t_1"])
+@pytest.mark.parametrize("way", ["column", "rows"])
+def test_rows_that_somebody_has_written_with_triggers_off_are_told(own: Conn, table: str, way: str) -> None:
+    """Of a partition, too, and where they are on again: as a load of data leaves them."""
+    dropped = Way(own, "ALTER TABLE t DROP COLUMN a")
+    if way == "column":
+        dropped.there()
+    else:
+        with own.transaction():
+            own.execute(capture_statement(own, "UPDATE t SET a = 0", StepKey("r", "m", "up", 1)).encode())
+    writes = "DELETE FROM t WHERE id = 5; INSERT INTO t VALUES (5, -1)"
+    own.execute(f"ALTER TABLE {table} DISABLE TRIGGER ALL; {writes}".encode())
+    own.execute(f"ALTER TABLE {table} ENABLE TRIGGER ALL".encode())
+    if way == "rows":
+        (entry,) = list_entries(own)
+        assert conflicts(own, entry).rows == 200
+        return
+    with pytest.raises(CannotCaptureError, match=r"switched triggers of pgrunbook off"):
+        dropped.back()
 
 
 @pytest.mark.newest
@@ -705,3 +729,37 @@ def _killed(target: Target, plan: Plan) -> None:
                 assert process.wait() == -9, step
             until(gone(target))
     scenes.execute(target, plan)
+
+
+KEYED = {
+    "one": "id integer PRIMARY KEY",
+    "deferrable": "id integer PRIMARY KEY DEFERRABLE",
+    "of a type of the application": "id word PRIMARY KEY",
+}
+SCANS = "SELECT sum(seq_scan)::integer, count(*) FROM pg_stat_xact_user_tables WHERE schemaname = 'pgrunbook' AND relname ~ '^kept_'"
+
+
+@pytest.mark.parametrize("key", [*KEYED, "partitioned"])
+@pytest.mark.parametrize("captured", ["column", "rows"])
+def test_no_row_that_is_written_has_all_that_was_captured_read(
+    own: Conn, server: Server, key: str, captured: str
+) -> None:
+    """Whatever happens to it: its key finds what was captured of it by an index."""
+    table, value = ("t", "id") if key == "partitioned" else ("plain", "id::text::word" if "type" in key else "id")
+    if table == "plain":
+        own.execute(f"CREATE DOMAIN word AS text; CREATE TABLE plain ({KEYED[key]}, n integer, a integer)".encode())
+    own.execute(f"INSERT INTO {table} SELECT {value} FROM generate_series(2001, 6000) AS id".encode())
+    if captured == "column":
+        Way(own, f"ALTER TABLE {table} DROP COLUMN a").there()
+    else:
+        with own.transaction():
+            own.execute(capture_statement(own, f"UPDATE {table} SET a = 1", StepKey("r", "m", "up", 1)).encode())
+    chosen = "id IN ('3000', '3001', '3002')" if "type" in key else "id IN (3000, 3001, 3002)"
+    moved = "id || 'x'" if "type" in key else "id + 10000"
+    inserted = f"INSERT INTO {table} SELECT {value} FROM generate_series(3000, 3002) AS id"
+    with server.connect("own_followers") as client, client.transaction():
+        client.execute(
+            f"UPDATE {table} SET n = 1 WHERE {chosen}; UPDATE {table} SET id = {moved} WHERE {chosen}".encode()
+        )
+        client.execute(f"DELETE FROM {table} WHERE n = 1; {inserted}".encode())
+        assert client.execute(SCANS).fetchall() == [(0, 1)]

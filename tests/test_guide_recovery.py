@@ -26,8 +26,8 @@ GUIDES_MOMENT = "2024-01-15 10:30:00"
 
 def typed() -> list[str]:
     """Return the lines of the chapter's blocks, without what is said beside them."""
-    blocks = re.findall(r"^```\n(.*?)^```$", CHAPTER, re.M | re.S)
-    return [line.partition("#")[0].strip() for block in blocks for line in block.splitlines()]
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", CHAPTER, re.M | re.S)
+    return [line.partition("#")[0].strip() for kind, block in blocks if not kind for line in block.splitlines()]
 
 
 def test_the_moment_of_the_guide_is_none() -> None:
@@ -63,7 +63,7 @@ def test_each_line_does_what_it_says(project: Callable[..., Target], site: Site,
         assert rows(target.model_copy(update={"server": "before-it"}), "SELECT id FROM projects") == [(1,)]
         made = newest_run()
         assert made is not None
-        assert "psql" in outputs(made, "what-next")
+        assert "psql" in outputs(made, "what-next", 0)
         (destroy,) = re.findall(r"`pgrunbook (server destroy [^`]+)`", CHAPTER)
         assert command(*shlex.split(destroy))[0] == 0
     finally:

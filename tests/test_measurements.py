@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import re
+from collections.abc import Callable, Collection
+from typing import Any
 
+import psycopg
 import pytest
 
 from conftest import do
 from pgrunbook.config.targets import Target
 from pgrunbook.database import connection, measurements
 from pgrunbook.database.measurements import Measurements, TableSize
+from pgrunbook.database.queries import load, snapshot_cursor
 from pgrunbook.database.query_plans import HeavyQuery, MeasuredQuery, QueryPlan
+from pgrunbook.display.show import QUIET, Cell
 from pgrunbook.procedures import measured_views, query_views
 from scenes import session
 
@@ -27,11 +33,12 @@ def target(project: Project) -> Target:
     return target
 
 
-def taken(target: Target, *, checksum_bytes: int = 1 << 30) -> Measurements:
+def taken(target: Target, *, checksum_bytes: int = 1 << 30, changed: Collection[str] = ()) -> Measurements:
     with connection.connect(target) as conn:
         return measurements.take(
-            conn, {"q": "SELECT 1"}, leave_out="public.history", checksum_bytes=checksum_bytes, check_timeout_ms=5_000
-        )
+            conn, {"q": "SELECT 1"}, leave_out="public.history", checksum_bytes=checksum_bytes, check_timeout_ms=5_000,
+            changed=changed,
+        )  # fmt: skip
 
 
 def again(target: Target, before: Measurements) -> dict[str, bool]:
@@ -48,6 +55,43 @@ def test_the_smallest_tables_are_summed_up_to_a_limit(target: Target) -> None:
     assert found.sizes["public.big"].index_bytes > 0
     assert (found.queries_ms["q"] is not None, found.breaches) == (True, {})
     assert set(taken(target, checksum_bytes=100_000).sums) == {'public."A b"'}
+
+
+def test_of_large_tables_those_are_checked_that_the_plan_changes(target: Target) -> None:
+    """A key of another one is named as not checked; validate then does not know whether it was broken before."""
+    do(target, "ALTER TABLE big DROP CONSTRAINT big_pkey; CREATE UNIQUE INDEX k ON big (id);"
+       " UPDATE pg_index SET indisunique = false WHERE indexrelid = 'k'::regclass; INSERT INTO big VALUES (7, 'x');"
+       " UPDATE pg_index SET indisunique = true WHERE indexrelid = 'k'::regclass")  # fmt: skip
+    key = "duplicates: public.k of public.big"
+    assert taken(target).breaches == {key: 1}
+    assert taken(target, checksum_bytes=100_000).breaches == {key: None}
+    assert taken(target, checksum_bytes=100_000, changed={"big"}).breaches == {key: 1}
+    ((_, _, now),) = measured_views.before(taken(target, checksum_bytes=100_000)).rows[-1:]
+    assert now == Cell("against the schema", QUIET)
+
+
+def test_many_small_tables_are_measured_together(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty tables more take a statement or two more; their columns are found by index, not by comparing all."""
+    asked: list[str] = []
+    execute = psycopg.Cursor.execute
+
+    def counted(self: Any, query: Any, *args: Any, **kwargs: Any) -> Any:
+        asked.append(query if isinstance(query, str) else str(query))
+        return execute(self, query, *args, **kwargs)
+
+    monkeypatch.setattr(psycopg.Cursor, "execute", counted)
+    few = taken(target).sums
+    before = len(asked)
+    do(target, "".join(f"CREATE TABLE t{n} (id int PRIMARY KEY, d int);" for n in range(20)))
+    asked.clear()
+    many = taken(target).sums
+    assert (len(many) - len(few), len(asked) - before < 6) == (20, True)
+    with connection.connect(target) as conn, snapshot_cursor(conn) as cursor:
+        names = json.dumps([{"schema": was.schema, "name": was.name} for was in many.values()])
+        query = f"EXPLAIN (ANALYZE, FORMAT JSON, TIMING off) {load('checksums')['columns'].rstrip(';')}"
+        plan = cursor.execute(query.encode(), {"tables": names}).fetchone()
+    thrown = [int(n) for n in re.findall(r"Rows Removed by Join Filter.: (\d+)", json.dumps(plan))]
+    assert sum(thrown) < 10 * len(many)
 
 
 def test_the_values_of_the_same_columns_are_compared(target: Target) -> None:

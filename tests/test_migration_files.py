@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,6 +64,24 @@ def test_what_is_no_file_of_the_folder_is_refused_by_name(tmp_path: Path, kind: 
     assert caught.value.message == f"cannot read {path}"
     assert why in caught.value.detail
     assert SECRET not in str(caught.value)
+
+
+def test_a_file_that_this_user_may_not_read_is_told_with_the_way() -> None:
+    """It is the right that lacks, and not the file that is in the wrong place."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    (folder / "0001_a.sql").touch(mode=0o000)
+    is_root = os.geteuid() == 0
+    if is_root:
+        os.seteuid(65534)
+    try:
+        with pytest.raises(WrongInput) as caught:
+            read_bytes(folder / "0001_a.sql", folder)
+    finally:
+        if is_root:
+            os.seteuid(0)
+        shutil.rmtree(folder)
+    assert (caught.value.detail, caught.value.hint) == ("Permission denied.", "Make it readable for this user.")
 
 
 def test_a_link_within_the_folder_is_read(tmp_path: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import tomllib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
@@ -27,8 +29,9 @@ LIBRARY = sorted((ROOT / "lib" / "pgrunbook").rglob("*.py"))
 SKELETON = ["**Purpose.**", "**When to use.**", "**What it changes.**", "**Parameters.**", "**Steps.**"]
 FORBIDDEN = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda, ast.For, ast.While, ast.Try, ast.With)
 CHANGES_STATE = {
-    "take_restore_point", "execute_plan", "take_back", "restore_to_branch", "purge_it", "statistics_at_hand",
-    "end_session", "repair_history", "remove_leftovers", "analyze_tables", "reindex_indexes", "explain_queries",
+    "take_restore_point", "execute_plan", "take_back", "restore_to_branch", "salvage_rows", "fence", "cut_over",
+    "remove_the_server", "purge_it", "statistics_at_hand", "end_session", "repair_history", "remove_leftovers",
+    "analyze_tables", "reindex_indexes", "explain_queries",
 }  # fmt: skip
 LONGEST_CELL = 8
 
@@ -167,25 +170,15 @@ def test_the_readme_names_every_command_target_option_and_runbook() -> None:
 
 def test_no_error_is_passed_over_in_silence() -> None:
     """`except: pass` is nowhere, nor an except without a kind of error."""
-    for path in LIBRARY:
-        for node in ast.walk(ast.parse(path.read_text())):
-            if not isinstance(node, ast.ExceptHandler):
-                continue
-            where = f"{path.name}, line {node.lineno}"
-            assert node.type is not None, where
-            everything = isinstance(node.type, ast.Name) and node.type.id in ("Exception", "BaseException")
-            silent = all(isinstance(line, ast.Pass) for line in node.body)
-            assert not (everything and silent), where
+    for path, facts in library().items():
+        assert not facts.silent, f"{path.name}, line {facts.silent}"
 
 
 def test_modules_are_small_and_imports_of_procedures_do_not_cross() -> None:
     """A module has 400 lines at most, a function 60; a procedure never imports another."""
-    for path in LIBRARY:
-        text = path.read_text()
-        assert len(text.splitlines()) <= 400, path
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.FunctionDef):
-                assert int(str(node.end_lineno)) - node.lineno < 60, f"{path.name}: {node.name}"
+    for path, facts in library().items():
+        assert facts.lines <= 400, path
+        assert not facts.long_functions, f"{path.name}: {facts.long_functions}"
     for name in parameters.OF:
         text = (ROOT / "lib" / "pgrunbook" / "procedures" / f"{name}.py").read_text()
         for other in parameters.OF.keys() - {name}:
@@ -211,10 +204,9 @@ def test_the_figure_of_the_house_is_the_house() -> None:
 def test_a_class_name_stands_once_in_the_library() -> None:
     """Two classes of one name are a sign that one thing is described twice; a snapshot's rows are no second model."""
     found: dict[str, set[str]] = {}
-    for path in LIBRARY:
-        for node in ast.parse(path.read_text()).body:
-            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                found.setdefault(node.name, set()).add(f"{path.parent.name}/{path.stem}")
+    for path, facts in library().items():
+        for name in facts.public_classes:
+            found.setdefault(name, set()).add(f"{path.parent.name}/{path.stem}")
     twice = {name: places for name, places in found.items() if len(places) > 1}
     rows = {"database/relations", "database/schema"}  # a snapshot's file names its rows' classes
     shown = {"database/catalog", "display/show", "history/table"}
@@ -227,6 +219,40 @@ def test_no_path_of_a_machine_is_in_a_file() -> None:
         for path in (ROOT / folder).rglob("*"):
             if path.suffix in (".py", ".ipynb", ".yaml", ".sql"):
                 assert str(ROOT) not in path.read_text(), path
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is to be known of a module: its trees of syntax together are half a gigabyte."""
+
+    lines: int
+    silent: list[int]
+    long_functions: list[str]
+    public_classes: list[str]
+
+
+@functools.cache
+def library() -> dict[Path, Facts]:
+    """Read every module of the library once."""
+    found = {}
+    for path in LIBRARY:
+        text = path.read_text()
+        tree = ast.parse(text)
+        nodes = list(ast.walk(tree))
+        found[path] = Facts(
+            len(text.splitlines()),
+            [node.lineno for node in nodes if isinstance(node, ast.ExceptHandler) and is_silent(node)],
+            [node.name for node in nodes
+             if isinstance(node, ast.FunctionDef) and int(str(node.end_lineno)) - node.lineno >= 60],
+            [node.name for node in tree.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")],
+        )  # fmt: skip
+    return found
+
+
+def is_silent(node: ast.ExceptHandler) -> bool:
+    """Tell whether an except has no kind of error, or takes every kind and does nothing."""
+    everything = isinstance(node.type, ast.Name) and node.type.id in ("Exception", "BaseException")
+    return node.type is None or (everything and all(isinstance(line, ast.Pass) for line in node.body))
 
 
 def code_cells(path: Path) -> list[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import timedelta
 
 import psycopg
@@ -19,7 +20,7 @@ from pgrunbook.config.targets import Target
 from pgrunbook.database import connection, inverse_log, own_schema, step_log
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.queries import load
-from pgrunbook.errors import Refused, RunbookError
+from pgrunbook.errors import Broken, Refused, RunbookError
 from pgrunbook.record.run import Status
 from pgrunbook.undo_data import registry
 from scenes import error_of
@@ -510,6 +511,13 @@ def test_default_privileges_open_our_schema_to_nobody(target: Target, mallory: s
     assert rows(target, ours.format("pg_class", "relacl", "relnamespace = 'pgrunbook'::regnamespace")) == []
 
 
+def create_in_an_aborted_transaction(conn: Connection) -> None:
+    """Of whose abort only COMMIT tells."""
+    with connection.transaction(conn, lock_timeout_ms=1_000, statement_timeout_ms=1_000):
+        step_log.create(conn)
+        conn.pgconn.exec_(b"SELECT 1 / 0")
+
+
 def test_a_connection_looks_once(target: Target) -> None:
     """Where the schema is ours; where it does not exist yet, or a transaction may take it back, it looks again."""
     with connection.connect(target) as conn:
@@ -519,5 +527,19 @@ def test_a_connection_looks_once(target: Target) -> None:
             step_log.create(conn)
             assert conn.is_schema_ours
         assert not conn.is_schema_ours
-        step_log.create(conn)
+        with suppress(psycopg.errors.DivisionByZero), conn.transaction():
+            step_log.create(conn)
+            conn.execute("SELECT 1 / 0")
+        assert not conn.is_schema_ours
+        with conn.transaction():
+            with conn.transaction(force_rollback=True):
+                step_log.create(conn)
+            assert not conn.is_schema_ours
+            step_log.create(conn)
+            raise psycopg.Rollback
+        assert not conn.is_schema_ours
+        assert isinstance(error_of(lambda: create_in_an_aborted_transaction(conn)), Broken)
+        assert not conn.is_schema_ours
+        with conn.transaction(), conn.transaction():
+            step_log.create(conn)
         assert conn.is_schema_ours

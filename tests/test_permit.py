@@ -443,6 +443,29 @@ def test_only_the_point_that_was_chosen_is_restored_to() -> None:
     assert not never.dir.exists()
 
 
+@pytest.mark.usefixtures("target")
+def test_nothing_is_salvaged_and_no_fence_raised_before_their_checks(target: Target) -> None:
+    """Each names the first cell to run; without cell "fence" the database lets everybody in."""
+    here = restore.begin(target="demo", salvage=["a"])
+    with connect(target) as conn:
+        told = error_of(lambda: permit.of_salvage(here, "salvage 1", conn))
+        assert told.hint == 'Run cell "what-to-salvage" first, then this cell again.'
+        assert error_of(lambda: restore.salvage_rows(here)).hint == told.hint
+        here.journal("check-begun", run=here.run.run_id, cell="what-to-salvage")
+        for cell in ("what-to-salvage", "try-salvage", "what-to-carry"):
+            here.journal("check-passed", run=here.run.run_id, cell=cell, of=["salvage 1"])
+        assert permit.of_salvage(here, "salvage 1", conn).of == {"salvage 1"}
+        assert error_of(lambda: permit.of_salvage(here, "salvage 2", conn)).detail.startswith('Cell "what-to-salvage"')
+        told = error_of(lambda: permit.of_cutover(here, "cut-over 1", "fence"))
+        assert told.detail.startswith('Cell "what-to-carry"')
+    here = restore.begin(target="demo", cut_over=True)
+    here.facts["restored"] = None
+    told = error_of(lambda: permit.of_cutover(here, "cut-over 1", "cut-over"))
+    assert told.hint == 'Run cell "what-to-carry" first, then this cell again.'
+    heres._end_earlier()
+    assert is_untouched(target)
+
+
 def test_a_rehearsal_is_permitted_on_a_branch_only(site: Site, target: Target) -> None:
     """A system identifier and a database's name prove nothing, nor do the address, the name or the mark of a server."""
     plan = plan_of(target)

@@ -105,6 +105,31 @@ def test_a_folder_is_known_by_what_its_tool_writes(tmp_path: Path, tool: str, nu
     assert caught.value.hint
 
 
+def test_files_of_numbers_alone_may_be_anybodys(tmp_path: Path) -> None:
+    """One tool more would take them: that is no reason to take the folder for its own."""
+    write(tmp_path, {"000001.sql": SQL, "000002.sql": SQL})
+    with pytest.raises(WrongInput, match="cannot tell which tool's migrations are in") as caught:
+        find_folder(tmp_path, "auto")
+    assert caught.value.detail.startswith("They may be node-pg-migrate's: it has 000001.sql.")
+    assert find_folder(tmp_path, "auto", frozenset({"node-pg-migrate"})).tool.name == "node-pg-migrate"
+
+
+def test_a_review_is_advised_where_there_is_sql() -> None:
+    """The files of a tool that runs programs cannot be reviewed, and its team is not sent there."""
+    for tool in OTHER_TOOLS:
+        if tool.files:
+            names = [name for layout in FOLDERS[tool.name] for name in layout] if tool.name in FOLDERS else []
+            has_sql = any(name.endswith(".sql") for name in names)
+            assert has_sql or "pgrunbook review" not in tool.way, tool.name
+
+
+@pytest.mark.parametrize("name", ["0002_a.SQL", "2_A.Sql", "v3_a.sql", "0004-a.sql", "0005_a.UP.sql", "0006.sql"])
+def test_a_name_that_is_almost_another_tools_does_not_tell_the_tool(tmp_path: Path, name: str) -> None:
+    """No tool is asked to complain of a folder that is not its own."""
+    write(tmp_path, {"0001_a.sql": SQL, name: SQL})
+    assert find_folder(tmp_path, "auto").tool.name == "plain files"
+
+
 def test_each_known_tool_is_tried() -> None:
     """By its folder where that tells, and by its table."""
     assert set(FOLDERS) >= {tool.name for tool in OTHER_TOOLS if tool.files} - {"reshape"}

@@ -14,7 +14,7 @@ from pgrunbook.config.targets import Target
 from pgrunbook.errors import WrongInput
 from pgrunbook.review.hazards import RULES
 from pgrunbook.review.hazards.design import SQUAWK
-from pgrunbook.review.review import Finding, as_text, fails, review, run
+from pgrunbook.review.review import Finding, Form, as_text, fails, review, run
 from pgrunbook.review.statement_scenes import script
 from pgrunbook.sql import statements
 from returning import rehearsed
@@ -382,6 +382,33 @@ def test_code_that_a_statement_runs_is_reviewed(
     found = json.loads(run([file], target="demo", fail_on="warning", form="json")[0])
     told = {h["id"] for each in found for h in each["hazards"] if h["severity"] != "note"}
     assert ids <= told if ids else told <= {"drop-table-empty"}
+
+
+ABOUT_SECRETS = """
+CREATE FUNCTION login(p_email text, p_password text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE v_token text := encode(gen_random_bytes(16), 'hex'); v_secret text; BEGIN
+  v_token := md5(random()::text); v_secret := current_setting('app.jwt_secret');
+  UPDATE sessions SET token = v_token, secret = v_secret; RETURN v_token; END $$;
+CREATE INDEX ON sessions (token);
+ALTER TABLE sessions ALTER COLUMN token TYPE varchar(100);
+UPDATE sessions SET token = encode(digest(token, 'sha256'), 'hex');
+DO $$ DECLARE v_token text; BEGIN v_token := gen_random_uuid(); UPDATE sessions SET token = v_token; END $$;
+SELECT login('a@b', '{}');
+UPDATE users SET api_key = api_key_old;
+"""
+
+
+@pytest.mark.parametrize("form", ["text", "json", "sarif"])
+def test_code_about_secrets_is_shown_as_it_is(tmp_path: Path, form: Form) -> None:
+    """Columns, variables and calls are code; what is masked is a value, also where a statement goes on to repeat it."""
+    file = tmp_path / "0001_a.sql"
+    file.write_text(ABOUT_SECRETS.format(""))
+    text, _ = run([file], target=None, fail_on="error", form=form, with_squawk=False)
+    assert "***" not in text
+    file.write_text(ABOUT_SECRETS.format("swordfish") + "UPDATE users SET password = 'hunter2x';")
+    text, _ = run([file], target=None, fail_on="error", form=form, with_squawk=False)
+    assert "***" in text
+    assert not any(word in text for word in ("swordfish", "hunter2x"))
 
 
 BAD_INPUT = {

@@ -65,15 +65,61 @@ KINDS = (
 )  # fmt: skip
 
 
+def calls(*files: str) -> int:
+    """Return how many functions are called to review these files."""
+    with cProfile.Profile() as profile:
+        review([(f"{number}.sql", sql) for number, sql in enumerate(files)], with_squawk=False)
+    return int(pstats.Stats(profile).total_calls)  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("kind", ["SET a.b = '{}'", *(pytest.param(each, marks=pytest.mark.slow) for each in KINDS)])
 def test_twice_as_many_statements_take_twice_the_work(kind: str) -> None:
     """Counted in calls of functions: a rule that looks at all others for each statement ends at ten thousand."""
 
-    def calls(numbers: range) -> int:
-        sql = ";\n".join(kind.format(number) for number in numbers)
-        with cProfile.Profile() as profile:
-            review([("a.sql", sql)], with_squawk=False)
-        return int(pstats.Stats(profile).total_calls)  # type: ignore[attr-defined]
+    def of(numbers: range) -> int:
+        return calls(";\n".join(kind.format(number) for number in numbers))
 
-    calls(range(5))  # what is read once
-    assert calls(range(1_000, 1_400)) < 2.3 * calls(range(2_000, 2_200))
+    of(range(5))  # what is read once
+    assert of(range(1_000, 1_400)) < 2.3 * of(range(2_000, 2_200))
+
+
+BODY = """
+SELECT count(*) INTO v FROM audit WHERE at > now() AND what = 'step {0}';
+IF v > {0} THEN PERFORM note_{1}('{0}'); UPDATE audit SET what = 'late {0}' WHERE what IS NULL; END IF;
+"""
+
+
+def in_plpgsql(number: int, steps: int, writes: int = 3) -> str:
+    """Return a file that makes a table with a trigger, and writes to it."""
+    body = "".join(BODY.format(step, number) for step in range(steps))
+    return (
+        f"""
+    CREATE TABLE IF NOT EXISTS audit (at timestamptz, what text);
+    CREATE TABLE t_{number} (id integer, a text);
+    CREATE FUNCTION note_{number}(what text) RETURNS void LANGUAGE plpgsql AS $$
+    BEGIN INSERT INTO audit VALUES (now(), what); END $$;
+    CREATE FUNCTION work_{number}() RETURNS trigger LANGUAGE plpgsql AS $$
+    DECLARE v integer; BEGIN {body} RETURN NEW; END $$;
+    CREATE TRIGGER work BEFORE INSERT ON t_{number} FOR EACH ROW EXECUTE FUNCTION work_{number}();
+    """
+        + f"INSERT INTO t_{number} VALUES (1, 'a');\n" * writes
+    )
+
+
+def test_a_body_is_judged_once_however_often_it_runs() -> None:
+    """A folder of files takes as many times the work of one; a body of twice the size takes twice; a write no more."""
+    calls(in_plpgsql(0, 2))
+    one = calls(in_plpgsql(1, 8))
+    assert calls(*(in_plpgsql(10 + number, 8) for number in range(2))) < 2.2 * one
+    assert calls(in_plpgsql(20, 16)) < 2.2 * one
+    assert calls(in_plpgsql(21, 8, writes=12)) < 1.8 * one
+
+
+def test_what_a_routine_does_is_told_where_it_runs_first() -> None:
+    """The second write would run it again: a reviewer reads of it once, by the line of the first."""
+    make = in_plpgsql(0, 1, writes=0).replace("CREATE TABLE IF NOT EXISTS audit (at timestamptz, what text);", "")
+    bulk = make.replace("WHERE what IS NULL", "")
+    found = review([("a.sql", bulk + "INSERT INTO t_0 VALUES (1);\nINSERT INTO t_0 VALUES (2);")], with_squawk=False)
+    told = [(f.statement, h.id) for f in found for h in f.hazards if h.effect.startswith("Inside work_0")]
+    assert ("INSERT INTO t_0 VALUES (1)", "update-unbatched") in told
+    assert {statement for statement, _ in told} == {"INSERT INTO t_0 VALUES (1)"}

@@ -238,16 +238,18 @@ def test_what_the_server_passes_over_is_not_told_as_done(
     role = "only_analyzes"
     name = database(
         f"DROP ROLE IF EXISTS {role}", f"CREATE ROLE {role} LOGIN", "CREATE TABLE t (id int)",
+        "CREATE TABLE own (id int)", f"ALTER TABLE own OWNER TO {role}",
         f"CREATE SCHEMA pgrunbook AUTHORIZATION {role}",
     )  # fmt: skip
     monkeypatch.setenv("ANALYZES", f"host={server.socket_dir} user={role} dbname={name}")
     project(folder={"0001_a.sql": "SELECT 1;"}, server=None, database=None, url_from="ANALYZES")
-    made, _ = run("troubleshoot", analyze="public.t")
+    made, code = run("troubleshoot", analyze="public.t,public.own")
     told_why = outputs(made, "analyze-tables")
     assert "no: permission denied to analyze" in told_why or "owner can analyze it" in told_why
     (told,) = events(made, "analyzed")
-    assert (told["tables"], list(told["refused"])) == ([], ["public.t"])
-    assert made.parts[-1].says == "Nothing changed in the database: it was only looked at."
+    assert (told["tables"], list(told["refused"])) == (["public.own"], ["public.t"])
+    assert code == 1
+    assert "Done before: ANALYZE public.own. Nothing else changed in the database." in told_why
     with server.connect(name) as admin:
         admin.execute(f"DROP OWNED BY {role}")
         admin.execute(f"DROP ROLE {role}")

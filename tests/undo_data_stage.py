@@ -88,7 +88,7 @@ class Way:
         for step in self.undo.steps:
             found = [self.keeps[self.undo.keeps.index(keep)] for keep in step.fills]
             for keep in found:
-                for settles in undo_data.discard_changed(here, keep):
+                for settles in undo_data.note_written(here, keep):
                     do(here, settles, site, 1, self.run_id)
             here.execute(step.sql.encode())
             between()

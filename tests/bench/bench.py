@@ -90,6 +90,7 @@ def on_one_server(site: Ground, plain: Path, asked: argparse.Namespace) -> list[
         "what people wait for": lambda: waiting.waiting(site, asked.keeps),
         "keeping": lambda: keeping.keep(site, asked.keeps, KEPT_ROWS),
         "writing": lambda: keeping.write(site, asked.keeps, KEPT_ROWS),
+        "writing inserted rows": lambda: keeping.write_inserted(site, asked.keeps, KEPT_ROWS),
         "a look of the monitor": lambda: watching.watching(site),
         "traffic": lambda: traffic.traffic(site),
     }

@@ -58,6 +58,12 @@ class Ground:
                 conn.execute("ALTER SYSTEM RESET autovacuum")
                 conn.execute("SELECT pg_reload_conf()")
 
+    def checkpoint(self) -> None:
+        """Let the server write to the disk what it has in memory."""
+        with self.server.connect(purpose="bench") as conn:
+            conn.execute("SET statement_timeout = '600s'")
+            conn.execute("CHECKPOINT")
+
     def settle(self) -> None:
         """Give the database the statistics that autovacuum would give it in time."""
         with self.session() as conn:

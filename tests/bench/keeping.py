@@ -1,6 +1,7 @@
 """An UPDATE of many rows in batches, beside the same that keeps before-images, and giving those back.
 
-And what a writer of the application pays for our triggers, while a column is copied and after it was dropped.
+And what a writer of the application pays for our triggers: while a column is copied, after it was dropped, and on rows
+that a migration has inserted.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from ground import DATABASE, Ground, ground, temporary
 from pgrunbook.database.connection import Connection
 from pgrunbook.online.batches import run_batches
 from pgrunbook.plan.step import Batches, Keep
-from pgrunbook.undo_data import StepKey, capture_batches, entries_of_migration, revert
+from pgrunbook.undo_data import StepKey, capture_batches, capture_statement, entries_of_migration, revert
 from pgrunbook.undo_data.capture_columns import column_capture
 from pgrunbook.undo_data.registry import create
 
@@ -22,6 +23,8 @@ ROWS, BATCH_ROWS = 1_000_000, 1_000
 KEEPING_GOAL, UNDO_GOAL = 1.6, 2.0
 # A write while its column is copied, and one while captured values follow their rows, to the same without us.
 COPYING_GOAL, FOLLOWING_GOAL = 3.0, 2.0
+# A write to rows that a migration has inserted, to the same without us.
+INSERTED_GOAL = 3.0
 WRITTEN_ROWS = 50_000
 LAYOUT = """
 CREATE TABLE kept_bench (
@@ -32,6 +35,18 @@ SELECT n, n % 1000, n, 'text ' || n, 'd', now(), n / 7.0, true, n, 'some more te
 FROM generate_series(1, {rows}) AS n;
 CREATE INDEX ON kept_bench (a)
 """
+INSERT = f"""
+INSERT INTO public.kept_bench
+SELECT id + {{beyond}}, a, b, c, d, e, f, g, h, i FROM public.kept_bench WHERE id <= {WRITTEN_ROWS}
+"""
+# What a writer does with rows from one number to below another.
+WRITES = {
+    "UPDATE": b"UPDATE public.kept_bench SET c = c || 'x' WHERE id >= %s AND id < %s",
+    "UPDATE of the key": b"UPDATE public.kept_bench SET id = -id WHERE id >= %s AND id < %s",
+    "DELETE": b"DELETE FROM public.kept_bench WHERE id >= %s AND id < %s",
+}
+# How many rows in one statement, and in how many statements, each committed.
+SIZES = {"a row": (1, 1_000), "10,000 rows": (10_000, 1)}
 UPDATE = Batches(
     schema="public",
     table="kept_bench",
@@ -133,6 +148,51 @@ def write(site: Ground, count: int, rows: int = ROWS) -> Lines:
             f"{following:.2f}",
         ),
     ]
+
+
+def write_inserted(site: Ground, count: int, rows: int = ROWS) -> Lines:
+    """Measure a writer of the application alone, and on rows that a migration has inserted."""
+    names = [f"{write}, {size} a statement" for size in SIZES for write in WRITES]
+    alone: rounds.Samples = {name: [] for name in names}
+    inserted: rounds.Samples = {name: [] for name in names}
+    with site.autovacuum_off():
+        for _ in range(count):
+            with _new_table(site, rows) as conn:
+                conn.execute(INSERT.format(beyond=2 * rows).encode())
+                _write_each(conn, alone, 2 * rows)
+                with conn.transaction():
+                    text = INSERT.format(beyond=4 * rows)
+                    conn.execute(capture_statement(conn, text, StepKey("bench", "bench", "up", 1)).encode())
+                _write_each(conn, inserted, 4 * rows)
+    ratios = {name: rounds.ratio(inserted[name], alone[name]) for name in names}
+    shown = [
+        (name, *(f"{rounds.took(some[name])[0]:.2f}" for some in (alone, inserted)), f"{ratios[name]:.2f}")
+        for name in names
+    ]
+    most = max(ratio for name, ratio in ratios.items() if ", a row" in name)
+    return [
+        "## What a writer pays for the capture of inserted rows",
+        "",
+        f"Of a table of {rows:,} rows, a migration has inserted {WRITTEN_ROWS:,}; {count} rounds.",
+        "",
+        *rounds.table(["", "alone: median s", "on these rows: median s", "ratio"], shown),
+        "",
+        rounds.goal(
+            f"a write of a row that a migration has inserted takes at most {INSERTED_GOAL:g} times as long",
+            most <= INSERTED_GOAL,
+            f"{most:.2f}",
+        ),
+    ]
+
+
+def _write_each(conn: Connection, samples: rounds.Samples, low: int) -> None:
+    for size, (count, times) in SIZES.items():
+        for what, write in WRITES.items():
+            pairs = [(low + 1 + n * count, low + 1 + (n + 1) * count) for n in range(times)]
+            samples[f"{what}, {size} a statement"].append(
+                rounds.call(lambda write=write, pairs=pairs: [conn.execute(write, pair) for pair in pairs])
+            )
+            low += count * times
 
 
 def _write(conn: Connection, samples: list[rounds.Sample], what: str, part: int) -> None:

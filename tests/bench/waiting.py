@@ -98,6 +98,7 @@ def waiting(site: Ground, count: int) -> Lines:
     for scene in SCENES:
         site.new_database()
         scene.make(site)
+        site.checkpoint()  # a database that is to be changed was not made a moment ago
         (site.folder / TARGET / "0001_release.sql").write_text(scene.release(), encoding="utf-8")
         command = [str(ROOT / ".venv/bin/pgrunbook"), "run", "prepare", "--target", TARGET, "-p", "most_mb=100000"]
         samples = [rounds.process(command) for _ in range(count)]

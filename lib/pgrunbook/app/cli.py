@@ -174,7 +174,6 @@ def review(
     ] = None,
 ) -> None:
     """Show what migration files would lock, rewrite, break or lose, and the way out; for pull requests."""
-    from pgrunbook.record import door
     from pgrunbook.review import review as reviews
 
     floor: reviews.FailOn
@@ -189,7 +188,6 @@ def review(
     text, code = reviews.run(
         files, target=target or None, fail_on=floor, form=form, with_squawk=not no_squawk, since=baseline
     )
-    text = door.masked(text) if form == "text" else door.masked_json(text)
     sys.stdout.write(text.rstrip("\n") + "\n")
     sys.exit(code)
 

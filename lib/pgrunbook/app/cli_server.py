@@ -62,6 +62,19 @@ def destroy(
 
 
 @app.command()
+def unfence(run: Annotated[str, typer.Option(metavar="RUN", help="The run that cut over, or was about to.")]) -> None:
+    """Take a cut-over back: programs are led to the database of before, and it lets them in again."""
+    from pgrunbook.execute import cutover
+    from pgrunbook.record import run as records
+
+    made = records.find(run)
+    made.refuse_changed()
+    made.hold()
+    for sentence in cutover.take_back(made):
+        sys.stdout.write(f"{sentence}\n")
+
+
+@app.command()
 def get(majors: Annotated[list[int], typer.Argument(metavar="MAJOR...", help="Major versions: 16.")]) -> None:
     """Fetch the server of a major version with npm, with its extensions, for the rehearsals of such targets."""
     from pgrunbook.branches import server_package

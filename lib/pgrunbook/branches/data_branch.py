@@ -22,6 +22,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import psycopg
 from psycopg import sql
 from psycopg.rows import class_row
 
@@ -188,6 +189,25 @@ def with_data(target: Target, *, most_bytes: int, plain: bool = True, twin: bool
         yield copy if beside is None else replace(copy, twin=of(beside, "back branch"))
 
 
+def checkpoint_ahead(target: Target) -> None:
+    """Let the server of the target begin the checkpoint that its base backup will ask for, and do not wait for it.
+
+    A server with many new files needs seconds for it, in which it does little else than to wait for the disk.
+    """
+    if target.server is not None:
+        threading.Thread(target=_checkpoint, args=(target,), name="checkpoint ahead", daemon=True).start()
+
+
+def _checkpoint(target: Target) -> None:
+    try:
+        with Server(str(target.server)).connect(purpose="base backup", database=target.database or "postgres") as conn:
+            if _look(conn).is_most_of(target):
+                connection.limit(conn, **LIMITS)
+                conn.execute("CHECKPOINT")
+    except (RunbookError, psycopg.Error) as exc:
+        log.info("the checkpoint ahead of the base backup failed, which makes its own: %s", exc)
+
+
 def compare_row_counts(target_conn: Connection, branch_conn: Connection, tables: Sequence[str]) -> list[RowCounts]:
     """Return the rows of tables in the target and on the branch; tables that the target lacks are left out.
 
@@ -266,6 +286,24 @@ def _from_dump(server: Server, target: Target, source: _Source, found: Roles) ->
     roles.name_bootstrap(server, found)
     name = source.database
     branch_server.give_up_name(server, name, is_empty=True)
+    try:
+        _loaded(server, target, source, found)
+    except data_dump.OrphansError as exc:
+        log.info("the data are copied again, with rows that reference nothing: %s", exc.detail)
+        with server.connect(purpose="branch") as admin:
+            admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+        _loaded(server, target, source, found, with_orphans=True)
+    isolation.close(server, name)
+    with server.connect(purpose="branch", database=name) as conn:
+        connection.limit(conn, **LIMITS)
+        tables = [sql.SQL(str(row[0])) for row in conn.execute(load("data_branch")["analyzable"].encode())]
+        if tables:
+            conn.execute(sql.SQL("ANALYZE {}").format(sql.SQL(", ").join(tables)))
+    return name
+
+
+def _loaded(server: Server, target: Target, source: _Source, found: Roles, *, with_orphans: bool = False) -> None:
+    name = source.database
     with server.connect(purpose="branch") as admin:
         connection.limit(admin, **LIMITS)
         roles.apply(found, admin)
@@ -277,14 +315,7 @@ def _from_dump(server: Server, target: Target, source: _Source, found: Roles) ->
         roles.apply_to_database(found, admin, name)
     target_dump.prepare(server, name, found.lacks)
     with _size_told(server, name, source.database_bytes):
-        data_dump.load(server, target, name, found)
-    isolation.close(server, name)
-    with server.connect(purpose="branch", database=name) as conn:
-        connection.limit(conn, **LIMITS)
-        tables = [sql.SQL(str(row[0])) for row in conn.execute(load("data_branch")["analyzable"].encode())]
-        if tables:
-            conn.execute(sql.SQL("ANALYZE {}").format(sql.SQL(", ").join(tables)))
-    return name
+        data_dump.load(server, target, name, found, with_orphans=with_orphans)
 
 
 @contextmanager

@@ -18,20 +18,35 @@ from pgrunbook.config.targets import Target
 from pgrunbook.database import address
 from pgrunbook.database.connection import connect
 from pgrunbook.database.queries import load as queries
+from pgrunbook.database.sqlstate import said
 from pgrunbook.errors import Unreachable
 
+VIOLATED = "violates foreign key constraint"
 REMOVED = "The target was only read; the branch is removed."
 WITHOUT = (
     "Or rehearse on an empty branch only (with_data = False): then nothing is promised about times, locks and rows."
 )
 
 
-def load(server: Server, target: Target, database: str, found: Roles, *, only: Sequence[str] | None = None) -> None:
+class OrphansError(Unreachable):
+    """The target has rows that reference nothing: the server refuses to make their foreign keys behind them."""
+
+
+def load(
+    server: Server,
+    target: Target,
+    database: str,
+    found: Roles,
+    *,
+    only: Sequence[str] | None = None,
+    with_orphans: bool = False,
+) -> None:
     """Load everything of the target into a database of a branch, or the rows and positions of ``only`` these.
 
     ``only`` names tables and sequences that the branch has, empty, as SQL does: no trigger fires for their rows.
+    ``with_orphans`` makes the foreign keys that rows stand against as the target has them, without a look at the rows.
 
-    Raises Unreachable when they cannot be copied.
+    Raises OrphansError where such rows keep a foreign key from being made, Unreachable when they cannot be copied.
     Locks: AccessShareLock on every table that is dumped, with a lock timeout of 2 s.
     """
     if only is not None and not only:
@@ -40,12 +55,15 @@ def load(server: Server, target: Target, database: str, found: Roles, *, only: S
     what = _whole(target) if only is None else ["--data-only", *(f"--table={name}" for name in only)]
     with connect(target, purpose="copies the data") as conn:
         dump_command = [str(server.program("pg_dump")), *target_dump.options(server.installation, conn), *what]
-    load_command = [str(server.program("psql")), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", str(server.socket_dir)]
+    stops = [] if with_orphans else ["-v", "ON_ERROR_STOP=1"]
+    load_command = [str(server.program("psql")), "-X", "-q", *stops, "-h", str(server.socket_dir)]
     load_command += ["-p", "5432", "-U", server.superuser, "-d", psycopg.conninfo.make_conninfo(dbname=database)]
     own = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "PGOPTIONS": address.NO_TIMEOUTS}
     if only is not None:
         own["PGOPTIONS"] += " -c session_replication_role=replica"
-    _pipe(server, target, found, dump_command, there, load_command, own)
+    answered = _pipe(server, target, found, dump_command, there, load_command, own)
+    if with_orphans:
+        _add_broken_keys(server, target, database, answered)
 
 
 def not_copied(target: Target, told: str, advice: str = "") -> Unreachable:
@@ -66,8 +84,11 @@ def _pipe(
     there: dict[str, str],
     load_command: Sequence[str],
     own: dict[str, str],
-) -> None:
-    """Pipe pg_dump into psql. The address is in the environment: everybody on the machine can see arguments."""
+) -> str:
+    """Pipe pg_dump into psql; return what that has said.
+
+    The address is in the environment: everybody on the machine can see arguments.
+    """
     with (
         tempfile.TemporaryFile("w+") as said,
         tempfile.TemporaryFile("w+") as answered,
@@ -93,7 +114,35 @@ def _pipe(
             told = answered if loaded.returncode else said
             told.seek(0)
             text = last_lines(told.read())
-            raise not_copied(target, text, roles.advice(text, found.session) or target_dump.advice(text))
+            failed = not_copied(target, text, roles.advice(text, found.session) or target_dump.advice(text))
+            if loaded.returncode and VIOLATED in text:
+                raise OrphansError(failed.message, detail=failed.detail, state=failed.state, hint=failed.hint)
+            raise failed
+        answered.seek(0)
+        return answered.read()
+
+
+def _add_broken_keys(server: Server, target: Target, database: str, answered: str) -> None:
+    """Add the foreign keys that psql could not: unvalidated, and marked as validated, as rows stand against them.
+
+    Raises Unreachable where it could not do anything else.
+    """
+    errors = [line for line in answered.splitlines() if " ERROR: " in line and VIOLATED not in line]
+    asked = queries("data_branch")["foreign_keys"].encode()
+    with connect(target, purpose="copies the data") as conn:
+        keys = conn.execute(asked).fetchall()
+    try:
+        with server.connect(purpose="branch", database=database) as conn:
+            there = {row[:2] for row in conn.execute(asked)}
+            for table, name, made, commented in (key for key in keys if key[:2] not in there):
+                conn.execute(str(made).encode())
+                conn.execute(queries("data_branch")["call_valid"].encode(), {"table": table, "name": name})
+                conn.execute(str(commented).encode())
+                errors = [line for line in errors if f'constraint "{name}" for table' not in line]  # its comment
+    except psycopg.Error as exc:
+        errors.append(said(exc))
+    if errors:
+        raise not_copied(target, last_lines("\n".join(errors)), "Correct the rows that reference nothing. ")
 
 
 def _whole(target: Target) -> list[str]:

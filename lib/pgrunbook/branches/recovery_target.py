@@ -45,6 +45,12 @@ class Point:
         of = f" of timeline {self.timeline}" if self.timeline else ""
         return f"LSN {self.lsn}{of}" if self.lsn is not None else f"time {self.time}"
 
+    def spelled(self) -> str:
+        """Return the text that :func:`parse_point` reads as this point."""
+        if self.name is not None:
+            return self.name
+        return f"lsn:{self.lsn}" if self.lsn is not None else str(self.time)
+
 
 def parse_point(text: str) -> Point:
     """Return the point that the text names: ``lsn:0/3000060``, ``0/3000060@2``, a time with zone, or a name.

@@ -53,7 +53,9 @@ class Target(BaseModel):
     ``lock_patience_ms`` is how long in all a step waits for old transactions in its way to end before it requests
     its lock anyway; ``lock_timeout_ms`` then bounds how long it waits for the lock.
     ``keep_days`` is how long the undo data of a migration is kept at least, and what its restore points need.
-    ``keep_backups`` is how many base backups are kept at least.
+    ``keep_backups`` is how many base backups are kept at least. ``recovery_time_s`` is how long a restore may take.
+    When restore cuts over, ``cutover_service`` (the target's name by default) in ``cutover_service_file`` is led to the
+    restored server, and the command ``cutover_hook`` is called.
     ``thresholds`` are what monitor acts on; ``webhook_from`` names the environment variable that holds the address of
     a chat's webhook.
     With ``time_writes`` a critical query that writes is executed, and aborted; else it is only planned.
@@ -79,6 +81,10 @@ class Target(BaseModel):
     batch_rows: Annotated[int, Field(ge=1, le=1_000_000, strict=True)] = 1_000
     keep_days: Annotated[int, Field(ge=1, le=3650, strict=True)] = 30
     keep_backups: Annotated[int, Field(ge=1, le=1000, strict=True)] = 3
+    cutover_service_file: Path | None = None
+    cutover_service: str | None = None
+    cutover_hook: Words = ()
+    recovery_time_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     safe_migrations: Annotated[bool, Field(strict=True)] = False
     design_rules: Words = ()
     critical_queries: dict[str, str] = {}
@@ -188,9 +194,8 @@ def _target(path: Path, name: str, options: object) -> Target:
     except ValidationError as exc:
         raise WrongInput(f'target "{name}" in {path} is not valid', detail=regular_file.told(exc)) from exc
     # Folders are relative to targets.toml, so that a run means the same from every working directory.
-    if target.migrations is None:
-        return target
-    return target.model_copy(update={"migrations": path.parent / target.migrations})
+    given = {"migrations": target.migrations, "cutover_service_file": target.cutover_service_file}
+    return target.model_copy(update={key: path.parent / file for key, file in given.items() if file is not None})
 
 
 def _refuse_secrets(path: Path, name: str, options: dict[str, object]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, repeat
 from operator import itemgetter
@@ -32,6 +32,7 @@ _BUCKETS = 4096
 _SAMPLES = 10
 _SAMPLE_CHARS = 200
 _FETCH_ROWS = 20_000
+_TOGETHER = 25
 
 # How a column goes into the hash of its row. As bytes where the type's own hash treats different values as equal
 # (numeric 1.0 and 1.00, NaN and Infinity; float 0 and -0), or uses only 32 of its 64 bits
@@ -156,12 +157,14 @@ def checksums(
     with snapshot_cursor(conn, statement_timeout_ms=statement_timeout_ms) as cursor:
         if tables is None:
             tables = _every(cursor, leave_out)
-        passed_over, found_tables, stage = without or {}, described(cursor, tables), progress.current()
-        found = {}
-        for number, table in enumerate(found_tables, 1):
-            stage.how_far(f"rows of {table.name}, table {number} of {len(found_tables)}")
-            found[table.name] = _sum(cursor, leaving_out(table, passed_over.get(table.name, ())))
-        return found
+        passed_over = without or {}
+        return _sums(cursor, [leaving_out(t, passed_over.get(t.name, ())) for t in described(cursor, tables)])
+
+
+def sums_of(conn: Connection, tables: Sequence[SummedTable]) -> dict[TableName, TableSum]:
+    """Return what :func:`checksums` does of tables whose columns are known. It raises and locks as that."""
+    with snapshot_cursor(conn, statement_timeout_ms=STATEMENT_TIMEOUT_MS) as cursor:
+        return _sums(cursor, tables)
 
 
 def every_table(conn: Connection) -> list[TableName]:
@@ -170,10 +173,10 @@ def every_table(conn: Connection) -> list[TableName]:
         return _every(cursor, OURS)
 
 
-def column_types(conn: Connection, tables: Collection[TableName]) -> dict[TableName, dict[str, str]]:
-    """Return the type of each column of tables, below its domains. Raises WrongInput when one does not exist."""
+def summed_tables(conn: Connection, tables: Collection[TableName]) -> dict[TableName, SummedTable]:
+    """Return the columns of tables; what is no table any more is left out."""
     with snapshot_cursor(conn) as cursor:
-        return {table.name: table.types for table in described(cursor, tables)}
+        return {table.name: table for table in _described(cursor, tables)}
 
 
 def table_names(conn: Connection, *, leave_out: Collection[str] = OURS) -> list[TableName]:
@@ -220,8 +223,7 @@ def difference(
             )
         types = {name: type_ if type_ == b.types[name] else "" for name, type_ in shared.items()}
         key = a.key if a.key == b.key else ()
-        sums_a, sums_b = (bucket_sums(c, t, types, key) for c, t in ((cursor_a, a), (cursor_b, b)))
-        differing = sorted(n for n in sums_a.keys() | sums_b.keys() if sums_a.get(n) != sums_b.get(n))
+        differing = buckets_apart((cursor_a, a), (cursor_b, b), types, key)
         if not differing:
             return TableDifference(0, 0, 0, (), apart)
         with (
@@ -238,14 +240,7 @@ def _every(cursor: psycopg.Cursor[TupleRow], leave_out: Collection[str]) -> list
 
 def described(cursor: psycopg.Cursor[TupleRow], tables: Collection[TableName]) -> list[SummedTable]:
     """Return the tables with their columns. Raises WrongInput when one does not exist."""
-    wanted = json.dumps([{"schema": table.schema, "name": table.name} for table in tables])
-    found = []
-    cursor.execute(load("checksums")["columns"], {"tables": wanted})
-    for (schema, name, partitioned, populated), rows in groupby(cursor.fetchall(), key=itemgetter(0, 1, 2, 3)):
-        columns = [row[4:] for row in rows if row[4] is not None]
-        key = tuple(column for _, column in sorted((place, name) for name, _, place in columns if place is not None))
-        types = {column: type_ for column, type_, _ in columns}
-        found.append(SummedTable(TableName(schema, name), partitioned, populated, types, key))
+    found = list(_described(cursor, tables))
     missing = set(tables) - {table.name for table in found}
     if missing:
         raise WrongInput(
@@ -255,16 +250,44 @@ def described(cursor: psycopg.Cursor[TupleRow], tables: Collection[TableName]) -
     return found
 
 
+def _described(cursor: psycopg.Cursor[TupleRow], tables: Collection[TableName]) -> Iterator[SummedTable]:
+    wanted = json.dumps([{"schema": table.schema, "name": table.name} for table in tables])
+    cursor.execute(load("checksums")["columns"], {"tables": wanted})
+    for (schema, name, partitioned, populated), rows in groupby(cursor.fetchall(), key=itemgetter(0, 1, 2, 3)):
+        columns = [row[4:] for row in rows if row[4] is not None]
+        key = tuple(column for _, column in sorted((place, name) for name, _, place in columns if place is not None))
+        types = {column: type_ for column, type_, _ in columns}
+        yield SummedTable(TableName(schema, name), partitioned, populated, types, key)
+
+
 def leaving_out(table: SummedTable, columns: Collection[str]) -> SummedTable:
     """Return the table without these columns."""
     return replace(table, types={name: type_ for name, type_ in table.types.items() if name not in columns})
 
 
-def _sum(cursor: psycopg.Cursor[TupleRow], table: SummedTable) -> TableSum:
-    query = sql.SQL("SELECT pg_catalog.count(*), coalesce(pg_catalog.sum({}), 0)::text FROM {} AS t")
-    cursor.execute(query.format(row_hash(table.types), table.source()))
-    rows, checksum = cursor.fetchone() or (0, "0")
-    return TableSum(rows, checksum)
+def _sums(cursor: psycopg.Cursor[TupleRow], tables: Sequence[SummedTable]) -> dict[TableName, TableSum]:
+    """Sum some tables with each statement: a small one takes longer to be asked for than to be read."""
+    query = sql.SQL("SELECT {}, pg_catalog.count(*), coalesce(pg_catalog.sum({}), 0)::text FROM {} AS t")
+    found: dict[TableName, TableSum] = {}
+    stage = progress.current()
+    for first in range(0, len(tables), _TOGETHER):
+        part = tables[first : first + _TOGETHER]
+        stage.how_far(f"rows of {part[0].name}, table {first + 1} of {len(tables)}")
+        asked = (query.format(place, row_hash(t.types), t.source()) for place, t in enumerate(part))
+        cursor.execute(sql.SQL(" UNION ALL ").join(asked))
+        found |= {part[place].name: TableSum(rows, checksum) for place, rows, checksum in cursor.fetchall()}
+    return found
+
+
+def buckets_apart(
+    a: tuple[psycopg.Cursor[TupleRow], SummedTable],
+    b: tuple[psycopg.Cursor[TupleRow], SummedTable],
+    types: dict[str, str],
+    key: tuple[str, ...],
+) -> list[int]:
+    """Return the buckets in which the rows of a table differ on two servers, in order."""
+    sums_a, sums_b = (bucket_sums(*side, types, key) for side in (a, b))
+    return sorted(n for n in sums_a.keys() | sums_b.keys() if sums_a.get(n) != sums_b.get(n))
 
 
 def bucket_sums(
@@ -276,7 +299,7 @@ def bucket_sums(
         "SELECT bucket, pg_catalog.count(*), pg_catalog.sum(hash)::text"
         " FROM (SELECT {} AS bucket, {} AS hash FROM {} AS t OFFSET 0) AS hashed GROUP BY bucket"
     )
-    cursor.execute(query.format(_bucket(types, key), row_hash(types), table.source()))
+    cursor.execute(query.format(bucket(types, key), row_hash(types), table.source()))
     return {bucket: (rows, checksum) for bucket, rows, checksum in cursor.fetchall()}
 
 
@@ -292,7 +315,7 @@ def _rows(
         key_text=_text(types, key),
         row_hash=row_hash(types),
         source=table.source(),
-        bucket=_bucket(types, key),
+        bucket=bucket(types, key),
     )
     cursor = psycopg.ServerCursor(conn, "pgrunbook_difference", row_factory=tuple_row)
     cursor.itersize = _FETCH_ROWS
@@ -303,7 +326,8 @@ def _only(types: dict[str, str], key: tuple[str, ...]) -> dict[str, str]:
     return {name: types[name] for name in key} or types
 
 
-def _bucket(types: dict[str, str], key: tuple[str, ...]) -> sql.Composable:
+def bucket(types: dict[str, str], key: tuple[str, ...]) -> sql.Composable:
+    """Return SQL for the bucket of a row of ``t``, by the hash of its key."""
     hashed = _BUCKET_HASHES.get(types[key[0]]) if len(key) == 1 else None
     of_key = sql.SQL(hashed).format(sql.Identifier("t", key[0])) if hashed else row_hash(_only(types, key))
     return sql.SQL("({} & {})").format(of_key, sql.Literal(_BUCKETS - 1))

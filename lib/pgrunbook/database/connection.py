@@ -96,6 +96,7 @@ class Connection(psycopg.Connection[tuple[object, ...]]):
     _is_target: bool = False
     _had_target: bool = False
     _knows_end: bool = False  # of the transaction that is open
+    _is_kept: bool = False  # what the body of a transaction or savepoint that ends has done
 
     def pin(self) -> None:
         """Remember what the session has of the target, and set ours from now on."""
@@ -175,6 +176,7 @@ class Connection(psycopg.Connection[tuple[object, ...]]):
             yield transaction
             if is_outer:
                 self.before_commit()
+            self._is_kept = self._is_inside and not force_rollback
 
     @contextmanager
     def own_path(self, *, is_outer: bool) -> Iterator[None]:
@@ -186,11 +188,12 @@ class Connection(psycopg.Connection[tuple[object, ...]]):
             yield
         except BaseException:
             # The server has taken back what the transaction set.
-            (self.search_path, self.beside), self._had_target = before, had_target
+            (self.search_path, self.beside), self._had_target, self._is_kept = before, had_target, False
             raise
         finally:
-            self.is_schema_ours = was_ours  # a schema that the transaction has created may be taken back
-            self._knows_end = self._knows_end and not is_outer
+            if not self._is_kept:
+                self.is_schema_ours = was_ours  # a schema that it has created is taken back
+            self._knows_end, self._is_kept = self._knows_end and not is_outer, False
         if not is_outer or not self._had_target or self.search_path is None:
             return
         self._had_target = False
@@ -199,7 +202,8 @@ class Connection(psycopg.Connection[tuple[object, ...]]):
 
     def before_commit(self) -> None:
         """Give the settings of the target to the deferred triggers that run at COMMIT."""
-        if self.info.transaction_status != TransactionStatus.INTRANS:
+        self._is_kept = self._is_inside
+        if not self._is_inside:
             return  # it is aborted: COMMIT will say so
         if self._had_target and self.search_path is not None and not self._is_target:
             self._put(self.search_path, self.beside, is_local=True)

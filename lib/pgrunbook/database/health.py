@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import psycopg
@@ -74,31 +76,39 @@ def leftovers(conn: Connection) -> list[Leftover]:
     return found
 
 
-def row_counts(conn: Connection, *, leave_out: str = "") -> dict[str, tuple[int, bool]]:
-    """Return for each table its number of rows, and whether that was counted.
+def row_counts(
+    conn: Connection, *, leave_out: str = "", known: Mapping[str, int] = MappingProxyType({})
+) -> dict[str, tuple[int, bool]]:
+    """Return for each table its number of rows, without its children's, and whether that was counted.
 
     Large tables, those that are locked or that we may not read, and those whose queries run code of other roles, are
     estimated.
 
-    ``leave_out`` is a table by its qualified name: the history table, which every migration changes.
+    ``leave_out`` is a table by its qualified name: the history table, which every migration changes. ``known`` are
+    rows that were counted a moment ago.
     """
     counts: dict[str, tuple[int, bool]] = {}
     with progress.doing("counting rows") as stage:
-        _count(conn, leave_out, counts, stage)
+        _count(conn, leave_out, counts, stage, known)
     return counts
 
 
-def _count(conn: Connection, leave_out: str, counts: dict[str, tuple[int, bool]], stage: Stage) -> None:
+def _count(
+    conn: Connection, leave_out: str, counts: dict[str, tuple[int, bool]], stage: Stage, known: Mapping[str, int]
+) -> None:
     foreign, tables = foreign_code.reached(conn), queries.rows(conn, "health", "tables")
     for place, row in enumerate(tables, 1):
         stage.how_far(f"{row['name']}, table {place} of {len(tables)}")
         if f"{row['schema_name']}.{row['relation']}" == leave_out:
             continue
+        if row["name"] in known:
+            counts[row["name"]] = (known[row["name"]], True)
+            continue
         if row["rows_estimate"] >= COUNT_EXACTLY_BELOW_ROWS or row["oid"] in foreign:
             counts[row["name"]] = (row["rows_estimate"], False)
             continue
         table = sql.Identifier(row["schema_name"], row["relation"])
-        query = sql.SQL("/* pgrunbook */ SELECT count(*) FROM {}").format(table)
+        query = sql.SQL("/* pgrunbook */ SELECT count(*) FROM ONLY {}").format(table)
         try:
             number = conn.execute(query).fetchone()
             counts[row["name"]] = (int(str(number[0])) if number else 0, True)

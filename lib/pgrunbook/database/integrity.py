@@ -7,7 +7,7 @@ that changed under an index, and a corrupt index break it afterwards, and nothin
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Literal
@@ -34,6 +34,7 @@ Kind = Literal["orphans", "duplicates", "rows against a constraint"]
 _WITHOUT_INDEX = dict.fromkeys(("enable_indexscan", "enable_indexonlyscan", "enable_bitmapscan"), "off")
 _Check = tuple[Kind, Mapping[str, Any], sql.Composed]
 _TIME_IS_UP = "the time for all checks was up"
+_LARGE = "its table is large, and no statement changes it"
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,12 @@ class Breach:
 
 
 def breaches(
-    conn: Connection, *, check_timeout_ms: int = CHECK_TIMEOUT_MS, whole_timeout_ms: int = WHOLE_TIMEOUT_MS
+    conn: Connection,
+    *,
+    check_timeout_ms: int = CHECK_TIMEOUT_MS,
+    whole_timeout_ms: int = WHOLE_TIMEOUT_MS,
+    empty: Collection[str] = (),
+    passed_over: Collection[str] = (),
 ) -> list[Breach]:
     """Return the foreign keys with orphans, the unique indexes with duplicates, and the rows that NOT VALID lets be.
 
@@ -72,11 +78,12 @@ def breaches(
     Source: https://www.postgresql.org/docs/current/ddl-constraints.html
     """
     with snapshot_cursor(conn):  # names come qualified
-        foreign, checks = foreign_code.reached(conn), list(_checks(conn))
+        foreign, checks = foreign_code.reached(conn), list(_checks(conn, frozenset(empty)))
     deadline = time.monotonic() + whole_timeout_ms / 1000
     found = []
     with progress.doing("checking rows against what the schema declares") as stage:
-        whole = _whole(conn, checks, foreign, stage) if whole_timeout_ms > TOGETHER_MS else set()
+        askable = [(place, check) for place, check in enumerate(checks, 1) if check[1]["table_name"] not in passed_over]
+        whole = _whole(conn, askable, foreign, stage) if whole_timeout_ms > TOGETHER_MS else set()
         for place, (kind, row, query) in enumerate(checks, 1):
             if place in whole:
                 continue
@@ -84,13 +91,14 @@ def breaches(
             left_ms = int((deadline - time.monotonic()) * 1000)
             timeout_ms = min(check_timeout_ms, left_ms)
             why = "" if foreign.isdisjoint(row["objects"]) else foreign_code.WHY
+            why = _LARGE if row["table_name"] in passed_over else why
             breach = _checked(conn, kind, row, query, timeout_ms, why or (_TIME_IS_UP if timeout_ms < 1 else ""))
             if breach.rows != 0:
                 found.append(breach)
     return found
 
 
-def _checks(conn: Connection) -> Iterator[_Check]:
+def _checks(conn: Connection, empty: Collection[str]) -> Iterator[_Check]:
     asked: tuple[tuple[Kind, str, Callable[[Mapping[str, Any]], sql.Composed]], ...] = (
         ("orphans", "foreign_keys", _orphans),
         ("duplicates", "unique_indexes", _duplicates),
@@ -98,23 +106,24 @@ def _checks(conn: Connection) -> Iterator[_Check]:
     )
     for kind, name, made in asked:
         for row in queries.rows(conn, "integrity", name):
-            yield kind, row, made(row)
+            if row["partitioned"] or row["table_name"] not in empty:
+                yield kind, row, made(row)
 
 
-def _whole(conn: Connection, checks: Sequence[_Check], foreign: frozenset[int], stage: Stage) -> set[int]:
+def _whole(conn: Connection, checks: Sequence[tuple[int, _Check]], foreign: frozenset[int], stage: Stage) -> set[int]:
     """Return the places of checks that find nothing, many asked at once: of small tables, they take a moment.
 
     Where they take longer, or one may not be made, each is made for itself; after some such times all are.
     """
     found: set[int] = set()
     failed = 0
-    for kind, group in groupby(enumerate(checks, 1), key=lambda numbered: numbered[1][0]):
+    for kind, group in groupby(checks, key=lambda numbered: numbered[1][0]):
         askable = [(place, query) for place, (_, row, query) in group if foreign.isdisjoint(row["objects"])]
         for first in range(0, len(askable), TOGETHER):
             if failed >= TOGETHER_FAILS:
                 return found
             part = askable[first : first + TOGETHER]
-            stage.how_far(f"{part[0][0]:,} of {len(checks):,}")
+            stage.how_far(f"{part[0][0]:,} of {checks[-1][0]:,}")
             asked = sql.SQL(" UNION ALL ").join(
                 sql.SQL("SELECT {} WHERE EXISTS ({})").format(sql.Literal(place), query) for place, query in part
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import psycopg
@@ -10,7 +10,7 @@ from pydantic import StrictBool, StrictFloat, StrictInt
 
 from pgrunbook.database import checksums, foreign_code, health, integrity, query_plans, range_sums
 from pgrunbook.database import queries as named_queries
-from pgrunbook.database.checksums import TableName
+from pgrunbook.database.checksums import SummedTable, TableName, TableSum
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.query_plans import HeavyQuery, QueryPlan
 from pgrunbook.database.sqlstate import Meaning, meaning
@@ -21,6 +21,8 @@ from pgrunbook.errors import Blocked, WrongInput
 HEAVIEST = 10
 # Tables that are summed in one snapshot: so many, and so many bytes together.
 TOGETHER, TOGETHER_BYTES = 100, 32 * 1024 * 1024
+
+_Summed = dict[TableName, tuple[SummedTable, TableSum]]
 
 
 @dataclass(frozen=True)
@@ -70,25 +72,36 @@ def take(
     checksum_bytes: int,
     check_timeout_ms: int,
     time_writes: bool = False,
+    changed: Collection[str] = (),
 ) -> Measurements:
     """Measure all; ``leave_out`` is the history table. What we may not read, or is locked, is left out or estimated.
 
+    Rows are checked against what the schema declares in the tables that are summed, and in those that ``changed``
+    names, without their schemas.
+
     Locks: AccessShareLock on one table after the other.
     """
-    rows = health.row_counts(conn, leave_out=leave_out)
     with progress.doing("timing the critical queries"):
         timed = {n: query_plans.measured(conn, q, time_writes=time_writes) for n, q in critical_queries.items()}
     weighed = _weighed(conn)
-    small = _smallest(weighed, checksum_bytes)
+    small = _smallest({n: w for n, w in weighed.items() if ".".join(w[0]) != leave_out}, checksum_bytes)
+    summed = sums(conn, small)
+    rows = health.row_counts(conn, leave_out=leave_out, known={name: sum_.rows for name, sum_ in summed.items()})
+    breaches = integrity.breaches(
+        conn,
+        check_timeout_ms=check_timeout_ms,
+        empty={name for name, row in rows.items() if row == (0, True)},
+        passed_over={name for name, (table, _) in weighed.items() if name not in small and table.name not in changed},
+    )
     return Measurements(
         rows=rows,
         queries_ms={name: query.median_ms for name, query in timed.items()},
         errors={name: query.error for name, query in timed.items() if query.error},
         plans={name: query.plan for name, query in timed.items() if query.plan},
         heaviest={} if critical_queries else query_plans.heaviest(conn, most=HEAVIEST)[0],
-        sums=sums(conn, {name: table for name, table in small.items() if name in rows}),
+        sums={name: sum_ for name, sum_ in summed.items() if name in rows},
         sizes={name: size for name, (_, size) in weighed.items()},
-        breaches={b.key: b.rows for b in integrity.breaches(conn, check_timeout_ms=check_timeout_ms)},
+        breaches={breach.key: breach.rows for breach in breaches},
     )
 
 
@@ -97,77 +110,81 @@ def sums(
 ) -> dict[str, RowSum]:
     """Return the checksum of each table, without one snapshot over all: of small ones many have one.
 
-    What may not be read, is locked, or would run code of other roles, is left out.
+    What may not be read, is locked, is gone, or would run code of other roles, is left out.
     """
     foreign = foreign_code.tables(conn)
-    tables = {name: table for name, table in tables.items() if table not in foreign}
-    found: dict[str, RowSum] = {}
-    sizes_ = {name: size.table_bytes for name, (_, size) in _weighed(conn).items()}
+    known = checksums.summed_tables(conn, [table for table in tables.values() if table not in foreign])
+    left_out = {table: (without or {}).get(name, set()) for name, table in tables.items()}
+    summed: _Summed = {}
+    sizes_ = {table: size.table_bytes for table, size in _weighed(conn).values()}
     with progress.doing("summing rows") as stage:
-        for part in _parts(tables, sizes_):
-            stage.how_far(f"{next(iter(part))}, {len(found):,} of {counted(len(tables), 'table')} done")
-            together = _summed(conn, part, without or {}) if len(part) > 1 else None
-            for name, table in part.items() if together is None else ():
-                found.update(_summed(conn, {name: table}, without or {}) or {})
-            found.update(together or {})
-    return found
+        for part in _parts([checksums.leaving_out(table, left_out[name]) for name, table in known.items()], sizes_):
+            stage.how_far(f"{part[0].name}, {len(summed):,} of {counted(len(known), 'table')} done")
+            together = _summed(conn, part) if len(part) > 1 else None
+            for table in part if together is None else ():
+                summed.update(_alone(conn, table.name, left_out[table.name]) or {})
+            summed.update(together or {})
+    return {
+        name: RowSum(table.schema, table.name, summed[table][0].types, summed[table][1].rows, summed[table][1].checksum)
+        for name, table in tables.items()
+        if table in summed
+    }
 
 
-def _parts(tables: Mapping[str, TableName], sizes_: Mapping[str, int]) -> Iterator[dict[str, TableName]]:
+def _parts(tables: Sequence[SummedTable], sizes_: Mapping[TableName, int]) -> Iterator[list[SummedTable]]:
     """Yield the tables in parts that are summed in one snapshot: few bytes, or one table."""
-    part: dict[str, TableName] = {}
+    part: list[SummedTable] = []
     total = 0
-    for name, table in tables.items():
-        size = sizes_.get(name, TOGETHER_BYTES)
+    for table in tables:
+        size = sizes_.get(table.name, TOGETHER_BYTES)
         if part and (total + size > TOGETHER_BYTES or len(part) >= TOGETHER):
             yield part
-            part, total = {}, 0
-        part[name] = table
+            part, total = [], 0
+        part.append(table)
         total += size
     if part:
         yield part
 
 
-def _summed(
-    conn: Connection, part: Mapping[str, TableName], without: Mapping[str, set[str]]
-) -> dict[str, RowSum] | None:
-    """Return the sums of some tables, None where one may not be read, is locked, or is gone meanwhile."""
-    left_out = {table: without.get(name, set()) for name, table in part.items()}
+def _summed(conn: Connection, part: Sequence[SummedTable]) -> _Summed | None:
+    """Return the sums of some tables, None where one may not be read, is locked, or is another one meanwhile."""
+
+    def read() -> _Summed:
+        found = checksums.sums_of(conn, part)
+        return {table.name: (table, found[table.name]) for table in part}
+
+    return _unless_hindered(read)
+
+
+def _alone(conn: Connection, name: TableName, without: Collection[str]) -> _Summed | None:
+    """Return the sum of a table that may be large, None where there is none."""
+
+    def read() -> _Summed:
+        summed = range_sums.bounded_sum(conn, name, without=without)
+        return {
+            n: (checksums.leaving_out(t, without), summed) for n, t in checksums.summed_tables(conn, [name]).items()
+        }
+
+    return _unless_hindered(read)
+
+
+def _unless_hindered(read: Callable[[], _Summed]) -> _Summed | None:
     try:
-        columns = checksums.column_types(conn, list(part.values()))
-        if len(part) > 1:
-            summed = checksums.checksums(conn, list(part.values()), without=left_out)
-        else:
-            summed = {table: range_sums.bounded_sum(conn, table, without=left_out[table]) for table in part.values()}
+        return read()
     except (Blocked, WrongInput):
         return None
     except psycopg.Error as exc:
         if meaning(exc) is Meaning.LOST:
             raise
         return None
-    return {
-        name: RowSum(
-            table.schema, table.name,
-            {column: type_ for column, type_ in columns[table].items() if column not in left_out[table]},
-            summed[table].rows, summed[table].checksum,
-        )
-        for name, table in part.items()
-    }  # fmt: skip
 
 
 def sums_again(conn: Connection, before: Mapping[str, RowSum]) -> dict[str, RowSum]:
     """Return the checksums of the same tables now, over the columns that they had; without those that lost one."""
     tables = {name: TableName(was.schema, was.name) for name, was in before.items()}
-    without, same = {}, {}
-    for name, table in tables.items():
-        try:
-            now = checksums.column_types(conn, [table])[table]
-        except WrongInput:
-            continue  # it is gone, which the rows tell
-        if before[name].columns.items() <= now.items():
-            same[name] = table
-            without[name] = set(now.keys() - before[name].columns.keys())
-    return sums(conn, same, without)
+    now = {table: set(known.types.items()) for table, known in checksums.summed_tables(conn, tables.values()).items()}
+    same = {name: table for name, table in tables.items() if before[name].columns.items() <= now.get(table, set())}
+    return sums(conn, same, {name: {c for c, _ in now[t]} - before[name].columns.keys() for name, t in same.items()})
 
 
 def sizes(conn: Connection) -> dict[str, TableSize]:

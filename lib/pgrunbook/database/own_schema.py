@@ -23,7 +23,7 @@ def refuse_foreign(conn: Connection) -> None:
     we create and the registry names, and nothing beyond it, and when nobody else may write there.
 
     Once is enough: where this holds, only a role that we trust can change it. A missing schema is not remembered,
-    and what was seen in a transaction is forgotten at its end: it may have created the schema, and abort.
+    and what was seen in a transaction is forgotten when it aborts: it may have created the schema.
 
     Raises Refused, with the names of what is not ours.
     """

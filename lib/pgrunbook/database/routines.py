@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from pglast import ast, enums
@@ -18,7 +19,7 @@ from pgrunbook.sql.do_branches import read_block
 from pgrunbook.sql.routines import UNREADABLE, Block, analyzes, block, routine, text_statements, unreadable_because
 from pgrunbook.sql.settings import path_names, settings
 from pgrunbook.sql.side_effects import ACTING, OF_TEXT
-from pgrunbook.sql.tree import Name, dotted, options, relation, text
+from pgrunbook.sql.tree import Name, dotted, once_per_node, options, relation, text
 
 DEEPEST = 50
 # None of these calls a function when it runs itself.
@@ -47,7 +48,7 @@ class Routine:
         """The name as SQL needs it."""
         return str(Name(self.schema or None, self.name))
 
-    @property
+    @cached_property
     def code(self) -> Block:
         """What it holds, as far as it can be read."""
         return routine(self.sql) if self.language in ("sql", "plpgsql") else UNREADABLE
@@ -66,7 +67,8 @@ class RoutinePart:
     """Something that runs within a statement: a statement, or with no ``node`` what cannot be judged, and why.
 
     ``within`` says where it stands; ``path`` is the search_path that its routine sets for itself. ``calls`` names
-    the function of the system or of an extension that acts beyond the statement.
+    the function of the system or of an extension that acts beyond the statement. ``is_of_routine`` says that it
+    stands in a routine, which other statements may run as well.
     """
 
     node: Any
@@ -75,6 +77,7 @@ class RoutinePart:
     in_loop: bool = False
     because: str = ""
     calls: str = ""
+    is_of_routine: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,12 +109,17 @@ class Routines:
         """Return the routines that run when a relation is read or written."""
         found = [
             one.routine
-            for one in self.fired
-            if one.event == event
-            and one.relation.name == named.name
-            and _is_in(one.relation.schema or "", named.schema, path)
+            for one in self._fired_by.get((named.name, event), ())
+            if _is_in(one.relation.schema or "", named.schema, path)
         ]
         return [each for name in found for each in self.of(Call(name, -1))]
+
+    @cached_property
+    def _fired_by(self) -> dict[tuple[str, str], list[Fired]]:
+        found: dict[tuple[str, str], list[Fired]] = {}
+        for one in self.fired:
+            found.setdefault((one.relation.name, one.event), []).append(one)
+        return found
 
     def not_of_catalog(self, taken: CatalogNames, path: Sequence[str] | None = None) -> str:
         """Return why what has one of these names may not be PostgreSQL's own, "" where it is."""
@@ -208,11 +216,19 @@ def within(node: Any, routines: Routines, path: Sequence[str] | None = None) -> 
         case ast.RuleStmt():
             yield from (RoutinePart(action, f"rule {node.rulename}") for action in node.actions or ())
             return
+    yield from _written_in(node)
+
+
+@once_per_node
+def _written_in(node: Any) -> tuple[RoutinePart, ...]:
+    """Return the changes in WITH, and what functions of the system execute as a text."""
+    found: list[RoutinePart] = []
     for part in run_nodes(node):
         if isinstance(part, ast.CommonTableExpr) and isinstance(part.ctequery, DML):
-            yield RoutinePart(part.ctequery, f"WITH {part.ctename}")
+            found.append(RoutinePart(part.ctequery, f"WITH {part.ctename}"))
         elif isinstance(part, ast.FuncCall) and part.funcname[-1].sval in OF_TEXT:
-            yield from _of_text(part)
+            found += _of_text(part)
+    return tuple(found)
 
 
 def _of_do(node: Any, routines: Routines, path: Sequence[str] | None) -> Iterator[RoutinePart]:
@@ -249,11 +265,14 @@ def _of_block(code: Block, where: str, path: str | None = None) -> Iterator[Rout
 
 
 def _parts(routines: Routines, node: Any, path: Sequence[str] | None) -> Iterator[RoutinePart]:
-    waiting = deque([(node, "", path, 0)])
+    waiting = deque([(node, "", path, 0, False)])
     seen: set[Routine] = set()
     while waiting:
-        at, where, path_here, depth = waiting.popleft()
-        found = [replace(part, within=_joined(where, part.within)) for part in within(at, routines, path_here)]
+        at, where, path_here, depth, is_of_routine = waiting.popleft()
+        found = [
+            replace(part, within=_joined(where, part.within), is_of_routine=is_of_routine)
+            for part in within(at, routines, path_here)
+        ]
         for called in calls(at):
             known = routines.of(called, path_here)
             found += _unknown(routines, called, where, at) if not known else []
@@ -268,7 +287,7 @@ def _parts(routines: Routines, node: Any, path: Sequence[str] | None) -> Iterato
             if part.node is not None:
                 inner = path_names(part.path) if part.path is not None else path_here
                 if depth < DEEPEST:
-                    waiting.append((part.node, part.within, inner, depth + 1))
+                    waiting.append((part.node, part.within, inner, depth + 1, part.is_of_routine))
                 else:
                     yield RoutinePart(None, part.within, because=f"routines call one another more than {DEEPEST} deep")
 
@@ -278,7 +297,7 @@ def _entered(found: Iterable[Routine], seen: set[Routine], where: str) -> list[R
     for one in found:
         if one not in seen:
             seen.add(one)
-            parts += _of_block(one.code, _joined(where, one.label), one.path)
+            parts += (replace(p, is_of_routine=True) for p in _of_block(one.code, _joined(where, one.label), one.path))
     return parts
 
 

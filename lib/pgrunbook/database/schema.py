@@ -264,7 +264,7 @@ class Definition(NamedTuple):
 SchemaObject = Relation | Column | Constraint | Index | Sequence | Trigger | Definition
 Kind = TypeVar("Kind", bound=SchemaObject)
 
-_CLASSES: dict[str, type[SchemaObject]] = {
+CLASSES: dict[str, type[SchemaObject]] = {
     "relations": Relation,
     "columns": Column,
     "constraints": Constraint,
@@ -310,7 +310,7 @@ class Snapshot:
     @classmethod
     def from_json(cls, text: str) -> Snapshot:
         """Read a snapshot that :meth:`to_json` wrote. Raises Broken when it is something else."""
-        classes = {c.__name__: c for c in _CLASSES.values()}
+        classes = {c.__name__: c for c in CLASSES.values()}
         try:
             stored = json.loads(text)
             if stored["format"] != _FORMAT:
@@ -351,14 +351,14 @@ def _read(cursor: psycopg.Cursor[TupleRow], leave_out: list[str]) -> tuple[Schem
     cursor.execute(queries["scope"], {"leave_out": leave_out, "last_parts": last_parts})
     schemas, left_out = cursor.fetchone() or ("{}", "{}")
     parameters = {"schemas": schemas, "left_out": left_out, "left_schemas": leave_out + quoted}
-    rows: dict[type[SchemaObject], list[SchemaObject]] = {cls: [] for cls in _CLASSES.values()}
+    rows: dict[type[SchemaObject], list[SchemaObject]] = {cls: [] for cls in CLASSES.values()}
     with conn.pipeline():
-        cursors = {name: psycopg.Cursor(conn, row_factory=_maker(cls)) for name, cls in _CLASSES.items()}
+        cursors = {name: psycopg.Cursor(conn, row_factory=_maker(cls)) for name, cls in CLASSES.items()}
         for name, answer in cursors.items():
             answer.execute(queries[name], parameters)
         # Inside the pipeline, so that these rows are converted while the server works on the next query.
         for name, answer in cursors.items():
-            rows[_CLASSES[name]].extend(_masked(row) if _holds_secrets(row) else row for row in answer.fetchall())
+            rows[CLASSES[name]].extend(_masked(row) if _holds_secrets(row) else row for row in answer.fetchall())
     # By code point, in Python: the server sorts by the database's collation. A row starts with its name.
     return tuple(obj for group in rows.values() for obj in sorted(group))
 

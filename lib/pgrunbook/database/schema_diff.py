@@ -6,12 +6,13 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pgrunbook.database.schema import Column, Relation, SchemaObject, Snapshot
+from pgrunbook.database.schema import CLASSES, Column, Relation, SchemaObject, Snapshot
 
 Change = Literal["added", "removed", "changed", "moved"]
 
 _SIGNS: dict[Change, str] = {"added": "+", "removed": "-", "changed": "~", "moved": ">"}
 _LINE_CHARS = 100
+_ORDER = {cls: place for place, cls in enumerate(dict.fromkeys(CLASSES.values()))}
 
 
 @dataclass(frozen=True, order=True)
@@ -43,8 +44,7 @@ def diff(a: Snapshot, b: Snapshot) -> list[Difference]:
 
     The columns of a table that is only on one side are part of the table's difference.
     """
-    all_a, all_b = set(a.objects), set(b.objects)
-    only_a, only_b = list(all_a - all_b), list(all_b - all_a)  # few, of a schema that is large
+    only_a, only_b = _apart(a.objects, b.objects)
     before, after = _by_name(only_a), _by_name(only_b)
     gone, come = _columns_of_missing(only_a, b), _columns_of_missing(only_b, a)
     found = list(_moved(a, b, {obj.relation for obj in (*only_a, *only_b) if isinstance(obj, Column)}))
@@ -57,6 +57,36 @@ def diff(a: Snapshot, b: Snapshot) -> list[Difference]:
         elif old is not None and new is not None and _without_position(old) != _without_position(new):
             found.append(Difference(*key, "changed", old.describe(), new.describe()))
     return sorted(found)
+
+
+def _apart(a: Sequence[SchemaObject], b: Sequence[SchemaObject]) -> tuple[list[SchemaObject], list[SchemaObject]]:
+    """Return the objects that only one side has: few, of schemas that are large.
+
+    Both are walked through once, as two lists in the same order. Where they are not, equal objects may be found on
+    both sides, and are taken out.
+    """
+    only_a: list[SchemaObject] = []
+    only_b: list[SchemaObject] = []
+    at_a = at_b = 0
+    while at_a < len(a) and at_b < len(b):
+        one, other = a[at_a], b[at_b]
+        if one == other:
+            at_a, at_b = at_a + 1, at_b + 1
+            continue
+        place, other_place = _place(one), _place(other)
+        if place <= other_place:
+            only_a.append(one)
+            at_a += 1
+        if other_place <= place:
+            only_b.append(other)
+            at_b += 1
+    only_a += a[at_a:]
+    only_b += b[at_b:]
+    return list(set(only_a).difference(only_b)), list(set(only_b).difference(only_a))
+
+
+def _place(obj: SchemaObject) -> tuple[int, str, str]:
+    return _ORDER[type(obj)], str(obj[0]), str(obj[1])
 
 
 def _by_name(objects: Sequence[SchemaObject]) -> dict[tuple[str, str], SchemaObject]:

@@ -61,7 +61,6 @@ def create(conn: Connection) -> None:
             conn.execute(_sql("create"))
             own_schema.hide(conn, *TABLES)
             own_schema.refuse_foreign(conn)  # somebody else may have created it meanwhile
-        conn.is_schema_ours = True  # it was committed as it was seen
     except psycopg.Error as exc:
         if not conn.closed and _is_complete(conn):
             return  # another run has created it meanwhile

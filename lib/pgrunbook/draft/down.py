@@ -267,9 +267,9 @@ class _Writer:
         for step in back.steps:
             kept: list[Keep] = []
             for place in step.fills:
-                settled = undo_data.discard_changed(self.conn, back.keeps[place])
+                settled = undo_data.note_written(self.conn, back.keeps[place])
                 if settled:
-                    self.also(_pseudo(file, one.line, "DELETE", settled[0].sql), settled, execute=True)
+                    self.also(_pseudo(file, one.line, "UPDATE", settled[0].sql), settled, execute=True)
             written = step.sql
             for place in step.fills:
                 before_it, written = undo_data.converting(self.conn, back.keeps[place], written)

@@ -202,7 +202,7 @@ class Refills:
     def _retyped(self, branch: Connection, expansion: Expansion, mine: Sequence[_Waiting]) -> Expansion:
         """ALTER COLUMN TYPE: rows that nobody has changed since get the value that they had in the new type."""
         mine = [one for one in mine if not undo_data.as_keep(one.entry).is_own_key]
-        settles = {id(one): undo_data.discard_changed(branch, undo_data.as_keep(one.entry)) for one in mine}
+        settles = {id(one): undo_data.note_written(branch, undo_data.as_keep(one.entry)) for one in mine}
         mine = [one for one in mine if settles[id(one)]]
         if not mine or any(step.batches for step in expansion.steps):
             return expansion

@@ -1,4 +1,4 @@
-"""The effects of statements about what belongs to tables: publications, comments, extensions, tablespaces."""
+"""The effects of statements about what belongs to tables: publications, comments, extensions, domains, tablespaces."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 from pglast import ast, enums
 
 from pgrunbook.effects import result as fx
-from pgrunbook.sql.lock_modes import ACCESS_EXCLUSIVE, ACCESS_SHARE, SHARE_UPDATE_EXCLUSIVE
-from pgrunbook.sql.tree import dotted, object_kind, relation, relations_named
+from pgrunbook.sql.lock_modes import ACCESS_EXCLUSIVE, ACCESS_SHARE, SHARE, SHARE_UPDATE_EXCLUSIVE
+from pgrunbook.sql.tree import Name, dotted, object_kind, relation, relations_named
 
 GRANT_LOCKS_FROM = 18
 
@@ -69,3 +69,24 @@ def grant(found: fx.Found, node: Any) -> None:
         for part in node.objects or ():
             if isinstance(part, ast.RangeVar):
                 found.lock(found.catalog.find(relation(part)), ACCESS_SHARE)
+
+
+def alter_domain(found: fx.Found, node: Any) -> None:
+    """Collect what a new or validated constraint of a domain reads: every table that uses it."""
+    checks = node.subtype in ("C", "O") and not (node.def_ is not None and node.def_.skip_validation)
+    if not (checks or node.subtype == "V"):
+        return
+    name = dotted(node.typeName)
+    if not found.catalog.connected:
+        found.cannot_know(f"which tables use domain {name}; they are locked and read")
+    _, fact = found.catalog.type_named(name.schema, name.name)
+    domains = fact.domains if fact is not None else ()
+    for table in found.catalog.tables.values():
+        columns = table.columns.values() if table.holds_rows_itself else ()
+        if any(c.type_oid in domains if c.type_oid else _of_domain(c.type, name) for c in columns):
+            found.lock(table, SHARE)
+            found.scan(table)
+
+
+def _of_domain(type_text: str, domain: Name) -> bool:
+    return type_text.rpartition(".")[2].strip('"') == domain.name

@@ -80,7 +80,8 @@ def _inserted(catalog: Catalog, node: Any) -> Catalog:
     if table.standing is not Standing.NEW:
         return catalog
     filled = _filled(catalog, table, node.selectStmt)
-    return with_tables(catalog, in_use(filled) if _copies(catalog, node.selectStmt) else filled)
+    now = in_use(filled) if _copies(catalog, node.selectStmt) else filled
+    return catalog if now is table else with_tables(catalog, now)
 
 
 def _queried(catalog: Catalog, node: Any) -> Catalog:

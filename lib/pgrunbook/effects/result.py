@@ -53,6 +53,12 @@ class Found:
         lists = (self.scans, self.rewrites, self.rebuilds, self.empties, self.loses, self.fails, self.unsure)
         return Effects(strongest(self.locks), *(tuple(found) for found in lists))
 
+    def add(self, inner: Effects) -> None:
+        """Add what something does that runs within the statement."""
+        self.locks.update((lock.object, lock.mode) for lock in inner.locks)
+        for name in ("scans", "rewrites", "rebuilds", "empties", "loses", "fails", "unsure"):
+            getattr(self, name).update(dict.fromkeys(getattr(inner, name)))
+
     def is_from(self, major: int) -> bool:
         """Tell whether the server is of this major version or a later one; where nobody knows, it is."""
         return (self.catalog.major or major) >= major

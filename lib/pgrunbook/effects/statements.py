@@ -8,13 +8,15 @@ Source: https://www.postgresql.org/docs/current/explicit-locking.html and the pa
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from pglast import ast
 
 from pgrunbook.database.catalog import Catalog, Standing, Table
 from pgrunbook.database.relations import Index
+from pgrunbook.database.routines import RoutinePart
 from pgrunbook.effects import alter_table, beside, dml, drop
 from pgrunbook.effects import result as fx
 from pgrunbook.effects.proofs import excludes_bound
@@ -29,6 +31,7 @@ from pgrunbook.sql.lock_modes import (
     SHARE_ROW_EXCLUSIVE,
     SHARE_UPDATE_EXCLUSIVE,
 )
+from pgrunbook.sql.settings import path_names
 from pgrunbook.sql.tree import (
     Name,
     constraint_kind,
@@ -46,21 +49,35 @@ VACUUM_FOLLOWS_HEIRS_FROM = 18  # VACUUM and ANALYZE of a table process those th
 
 
 def effects(node: Any, catalog: Catalog) -> Effects:
-    """Return the effects of a statement's node on this database."""
+    """Return the effects of a statement's node on this database, and of what runs inside it."""
+    return together(node, catalog, catalog.parts(node), lambda part: alone(part.node, under(catalog, part.path)))
+
+
+def under(catalog: Catalog, path: str | None) -> Catalog:
+    """Return the catalog as a routine sees it that sets a search_path for itself, or None."""
+    return catalog if path is None else replace(catalog, search_path=tuple(path_names(path)))
+
+
+def alone(node: Any, catalog: Catalog) -> Effects:
+    """Return the effects of a statement's node itself."""
     found = Found(catalog)
-    collect(found, node)
+    _collect(found, node)
     return found.effects()
 
 
-def collect(found: fx.Found, node: Any) -> None:
-    """Collect the effects of a statement, and of what runs inside it."""
+def together(
+    node: Any, catalog: Catalog, parts: Iterable[RoutinePart], of_part: Callable[[RoutinePart], Effects]
+) -> Effects:
+    """Return the effects of a statement with its parts; ``of_part`` tells those of one, or knows them already."""
+    found = Found(catalog)
     _collect(found, node)
-    for part in found.catalog.parts(node) if not isinstance(node, ast.RuleStmt) else ():
+    for part in parts if not isinstance(node, ast.RuleStmt) else ():
         if part.node is not None:
-            _collect(found, part.node)
+            found.add(of_part(part))
         if part.because:
             where = f" inside {part.within}" if part.within else ""
             found.cannot_know(f"what runs{where}: {part.because}")
+    return found.effects()
 
 
 def _collect(found: fx.Found, node: Any) -> None:
@@ -308,27 +325,6 @@ def _sequence(found: fx.Found, node: Any) -> None:
         found.lock(found.catalog.find(dotted(owner[:-1])), ACCESS_SHARE)
 
 
-def _alter_domain(found: fx.Found, node: Any) -> None:
-    """PostgreSQL checks a new or validated domain constraint in every table that uses the domain."""
-    checks = node.subtype in ("C", "O") and not (node.def_ is not None and node.def_.skip_validation)
-    if not (checks or node.subtype == "V"):
-        return
-    name = dotted(node.typeName)
-    if not found.catalog.connected:
-        found.cannot_know(f"which tables use domain {name}; they are locked and read")
-    _, fact = found.catalog.type_named(name.schema, name.name)
-    domains = fact.domains if fact is not None else ()
-    for table in found.catalog.tables.values():
-        columns = table.columns.values() if table.holds_rows_itself else ()
-        if any(c.type_oid in domains if c.type_oid else _of_domain(c.type, name) for c in columns):
-            found.lock(table, SHARE)
-            found.scan(table)
-
-
-def _of_domain(type_text: str, domain: Name) -> bool:
-    return type_text.rpartition(".")[2].strip('"') == domain.name
-
-
 def _create_function(found: fx.Found, node: Any) -> None:
     """PostgreSQL parses an SQL body when it creates the function, and locks the relations in it for that."""
     if node.sql_body is not None:
@@ -382,7 +378,8 @@ _HANDLERS: dict[str, Callable[[fx.Found, Any], None]] = {
     "CreateTableAsStmt": _create_as, "RefreshMatViewStmt": _refresh, "CreateStatsStmt": _create_statistics,
     "CreatePublicationStmt": beside.publication, "AlterPublicationStmt": beside.publication,
     "CommentStmt": beside.comment,
-    "GrantStmt": beside.grant, "CreateSeqStmt": _sequence, "AlterSeqStmt": _sequence, "AlterDomainStmt": _alter_domain,
+    "GrantStmt": beside.grant, "AlterDomainStmt": beside.alter_domain,
+    "CreateSeqStmt": _sequence, "AlterSeqStmt": _sequence,
     "CreateFunctionStmt": _create_function, "ExplainStmt": _explain, "CopyStmt": _copy,
     "LockStmt": _lock, "CallStmt": _call, "CreateSchemaStmt": _create_schema, "DeclareCursorStmt": _cursor,
     "PrepareStmt": _prepare, "DropOwnedStmt": drop.collect_owned, "ReassignOwnedStmt": drop.collect_owned,

@@ -32,7 +32,7 @@ _MADE_BY_A_CHECK = object()
 
 @dataclass(frozen=True, eq=False)
 class Permit:
-    """The permission to execute a plan, to purge items of undo data or to restore to a point.
+    """The permission to execute a plan, to purge items of undo data, to restore, to salvage rows or to cut over.
 
     ``of`` is what was checked, as the checks of a notebook name it; each of it is permitted once. ``conn`` is None for
     a restore, which opens its own connections. ``on_conflict`` is what was decided on rows in conflict.
@@ -47,7 +47,7 @@ class Permit:
 
     def __post_init__(self, made_by: object) -> None:
         if made_by is not _MADE_BY_A_CHECK:
-            raise TypeError("a permit is made by a check only: of_run, of_branch, of_set_up, of_purge or of_restore")
+            raise TypeError("a permit is made by a check only, as those of this module are")
 
     def check(self, of: str, conn: Connection | None, *, run_id: str = "") -> None:
         """Check that it is a permit for this, on this connection, in this run where one is named; use it up.
@@ -153,6 +153,22 @@ def of_restore(here: Session, point: Point) -> Permit:
     about = checks.passed(here, "restore", "restore-to-branch")
     if about != {str(point)}:
         raise checks.refusal("restore-to-branch", "choose-the-point", other=True)
+    return _made(here.run.run_id, about, None)
+
+
+def of_salvage(here: Session, choice: str, conn: Connection) -> Permit:
+    """Permit a run to salvage what its checks have shown and tried. Raises Refused when that was another choice."""
+    about = checks.passed(here, "restore", "salvage-rows")
+    if about != {choice}:
+        raise checks.refusal("salvage-rows", "what-to-salvage", other=True)
+    return _made(here.run.run_id, about, conn)
+
+
+def of_cutover(here: Session, choice: str, cell: str) -> Permit:
+    """Permit a run the cell "fence" or "cut-over", for the choice that its check has shown. Raises Refused."""
+    about = checks.passed(here, "restore", cell)
+    if about != {choice}:
+        raise checks.refusal(cell, "what-to-carry", other=True)
     return _made(here.run.run_id, about, None)
 
 

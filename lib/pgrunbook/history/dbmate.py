@@ -56,7 +56,7 @@ class Dbmate(Tool):
 
     def sign(self, folder: Path) -> Sign | None:
         """Look for a file with a version and "-- migrate:up"."""
-        for path in NAMES.those_of(sql_files(folder)):
+        for path in filter(NAMES.has_form, sql_files(folder)):
             if is_one(read_bytes(path, folder).decode("utf-8-sig", "replace")):
                 return Sign(f'{path.name} has "-- migrate:up"', certain=True)
         return None

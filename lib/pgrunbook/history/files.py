@@ -45,6 +45,10 @@ class FileNames:
     unused: str = "a version of its own"
     almost: re.Pattern[str] | None = None
 
+    def has_form(self, path: Path) -> bool:
+        """Tell whether a file is named as a migration."""
+        return self.pattern.fullmatch(path.name) is not None
+
     def those_of(self, paths: Iterable[Path]) -> list[Path]:
         """Return the files that have the form.
 
@@ -52,7 +56,7 @@ class FileNames:
         """
         found = []
         for path in paths:
-            if self.pattern.fullmatch(path.name):
+            if self.has_form(path):
                 found.append(path)
             elif self.almost is not None and self.almost.match(path.name):
                 raise WrongInput(
@@ -76,8 +80,8 @@ class FileNames:
 
 
 def sql_files(folder: Path) -> list[Path]:
-    """Return the SQL files in the folder by name, broken links included, hidden files not."""
-    files = (path for path in folder.iterdir() if not path.is_dir() and not path.name.startswith("."))
+    """Return what is named as an SQL file in the folder, broken links and folders included, hidden files not."""
+    files = (path for path in folder.iterdir() if not path.name.startswith("."))
     return sorted(path for path in files if path.suffix.lower() == ".sql")
 
 
@@ -161,7 +165,11 @@ def _read(path: Path, root: Path) -> bytes:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         raise
-    except OSError as exc:  # a socket, a link that leads to itself, a file that is not ours to read
+    except PermissionError as exc:
+        raise WrongInput(
+            f"cannot read {path}", detail=f"{exc.strerror}.", hint="Make it readable for this user."
+        ) from exc
+    except OSError as exc:  # a socket, a link that leads to itself
         raise WrongInput(f"cannot read {path}", detail=f"{exc.strerror}.", hint=_ONLY_FILES) from exc
     opened, real = os.fstat(handle), path.resolve()
     if not stat.S_ISREG(opened.st_mode):

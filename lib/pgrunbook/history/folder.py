@@ -95,13 +95,15 @@ def _likely(folder: Path, signs: list[tuple[Tool, Sign]], in_database: Collectio
         if tool.dependency is not None and _names(folder, *tool.dependency):
             file, name = tool.dependency
             return MigrationsFolder(folder, tool, f"{sign.why}, and {file} {f'names {name}' if name else 'is there'}")
-    if len(signs) == 1 or any(tool.kind == "plain" for tool, _ in signs):
+    alone = len(signs) == 1 and signs[0][0].dependency is None  # no project file could have named it
+    if alone or any(tool.kind == "plain" for tool, _ in signs):
         tool, sign = signs[-1]
         return MigrationsFolder(folder, tool, sign.why)
+    whose = f"those of {listed([tool.name for tool, _ in signs])}" if len(signs) > 1 else f"{signs[0][0].name}'s"
     raise WrongInput(
         f"cannot tell which tool's migrations are in {folder}",
-        detail=f"They may be those of {listed([tool.name for tool, _ in signs])}: {signs[0][1].why}. "
-        "The database has no history table of either, and no project file names one.",
+        detail=f"They may be {whose}: {signs[0][1].why}. "
+        f"The database has no history table of {'either' if len(signs) > 1 else 'it'}, and no project file names one.",
         hint=f"Name it in targets.toml: history = {' or '.join(chr(34) + t.kind + chr(34) for t, _ in signs)}.",
     )
 

@@ -49,7 +49,7 @@ class GolangMigrate(Tool):
 
     def sign(self, folder: Path) -> Sign | None:
         """Look for VERSION_title.up.sql, which sqlx has, too."""
-        first = next(iter(NAMES.those_of(sql_files(folder))), None)
+        first = next(filter(NAMES.has_form, sql_files(folder)), None)
         return Sign(f"it has {first.name}", certain=False) if first else None
 
     def read_folder(self, folder: Path) -> list[Migration]:

@@ -74,6 +74,10 @@ def _applied_by(command: str) -> str:
     return f"Apply it with {command}; {REVIEW}."
 
 
+def _by_program(command: str) -> str:
+    return f"Apply it with {command}: its migrations are no SQL files, which pgrunbook could check."
+
+
 def _as_sql(how: str, after: str) -> str:
     return f"{how} Put that into a folder of NNNN_name.sql and release it from there; then {after}."
 
@@ -102,7 +106,7 @@ OTHER_TOOLS = (
     ),
     OtherTool(
         "Sequel",
-        _applied_by("sequel -m"),
+        _by_program("sequel -m"),
         (Shape("schema_info", "version"), Shape("schema_migrations", "filename")),
         r"^\d+_\w+\.rb$",
         r"\bSequel\.migration\b",
@@ -126,7 +130,7 @@ OTHER_TOOLS = (
         r"(^|/)Version\d+\.php$",
     ),
     OtherTool(
-        "Phinx", _applied_by("phinx migrate"), (Shape("phinxlog", "version migration_name"),), r"^\d{14}_\w+\.php$"
+        "Phinx", _by_program("phinx migrate"), (Shape("phinxlog", "version migration_name"),), r"^\d{14}_\w+\.php$"
     ),
     OtherTool(
         "Entity Framework",
@@ -143,34 +147,34 @@ OTHER_TOOLS = (
     ),
     OtherTool(
         "Sequelize",
-        _applied_by("sequelize-cli db:migrate"),
+        _by_program("sequelize-cli db:migrate"),
         (Shape("SequelizeMeta", "name"),),
         r"^\d+-[\w-]+\.(c?js|ts)$",
         r"\bqueryInterface\b",
     ),
     OtherTool(
         "Knex",
-        _applied_by("knex migrate:latest"),
+        _by_program("knex migrate:latest"),
         (Shape("knex_migrations", "id name batch migration_time"),),
         r"^\d[\w-]*\.(c?js|mjs|ts)$",
         r"(?i:\bknex\b)",
     ),
     OtherTool(
         "Kysely",
-        _applied_by("Kysely's own Migrator"),
+        _by_program("Kysely's own Migrator"),
         (Shape("kysely_migration", "name timestamp"),),
         r"^\d[\w-]*\.(ts|js)$",
         r"\bKysely\b|\bkysely\b",
     ),
     OtherTool(
         "MikroORM",
-        _applied_by("mikro-orm migration:up"),
+        _by_program("mikro-orm migration:up"),
         (Shape("mikro_orm_migrations", "id name executed_at"),),
         r"^Migration\d+\w*\.(ts|js)$",
     ),
     OtherTool(
         "db-migrate",
-        _applied_by("db-migrate up"),
+        _by_program("db-migrate up"),
         (Shape("migrations", "id name run_on"),),
         r"^\d+-[\w-]+\.js$",
         r"\bdb-migrate\b|\bdbmigrate\b|exports\._meta",
@@ -223,13 +227,13 @@ OTHER_TOOLS = (
     OtherTool("yoyo", _applied_by("yoyo apply"), (), r"\.(py|sql)$", r"^\s*from yoyo\b|^--\s*depends:"),
     OtherTool(
         "pgroll",
-        _applied_by("pgroll migrate"),
+        _by_program("pgroll migrate"),
         (Shape("migrations", "schema name migration", schema="pgroll"),),
         r"\.(json|ya?ml)$",
         r"\"?operations\"?\s*:",
     ),
     OtherTool(
-        "reshape", _applied_by("reshape migrate"), (Shape("migrations", "index id", schema="reshape"),),
+        "reshape", _by_program("reshape migrate"), (Shape("migrations", "index id", schema="reshape"),),
         r"\.(toml|json)$", r"\[\[?actions\]?\]|\"actions\"",
     ),
     OtherTool(

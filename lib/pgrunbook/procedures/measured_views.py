@@ -80,8 +80,11 @@ def before(measured: Measurements) -> Table:
         for query in measured.heaviest.values()
         if query.calls
     ]
-    for key, count in measured.breaches.items():
-        found.append((key, Cell("not checked" if count is None else number(count), WARN), "against the schema"))
+    known = {key: count for key, count in measured.breaches.items() if count is not None}
+    found += [(key, Cell(number(count), WARN), "against the schema") for key, count in known.items()]
+    if len(known) < len(measured.breaches):
+        left = f"{counted(len(measured.breaches) - len(known), 'key')} not checked: of large tables, locked, or slow"
+        found.append((left, "", Cell("against the schema", QUIET)))
     return Table(["table or query", "now", "values"], found)
 
 
@@ -97,7 +100,7 @@ def breach(found: Breach, known: int | None) -> tuple[object, ...]:
     then = f"; then {found.repair};" if found.repair else ""
     says = f"{found.rows:,}: {', '.join(found.samples)}{' ...' if found.rows > len(found.samples) else ''}"
     if not is_new(found, known):
-        says = f"was there before: {says}"
+        says = f"{'was there before' if known is not None else 'not checked before'}: {says}"
     tone = BAD if is_new(found, known) else WARN
     return Cell(found.kind, tone), found.name, found.table, Cell(f"{says}; correct them{then}", under=found.query)
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from pgrunbook import history as histories
-from pgrunbook.branches import installations
+from pgrunbook.branches import data_branch, installations
 from pgrunbook.branches.server import Server
 from pgrunbook.database import catalog_reader, health, measurements, readiness, step_log
 from pgrunbook.database.readiness import Level, Limits
@@ -193,6 +193,8 @@ def make_it_safe(here: Session) -> Table:
         here.facts["changes"] = release.unproven(here.target, here.conn, pending, off)
         here.facts["rehearsed"] = "not rehearsed: rehearse = False" if pending else "nothing is pending"
         return plan_views.statements(here.facts["changes"], title="Not proven: rehearse = False." if pending else "")
+    if given.with_data:
+        data_branch.checkpoint_ahead(here.target)
     done = schema_only.rehearse(here.target, history, pending, now, here.conn, off=off, keep=given.keep,
                                prefer_down_scripts=given.prefer_down_scripts)  # fmt: skip
     _check_room(here, done.changes)
@@ -259,11 +261,11 @@ def prove_the_way_back(here: Session) -> Table:
 @heres.step
 def measure_before(here: Session) -> Table:
     """Count and sum rows, time queries, find rows that break the schema, as it is now; validate compares with it."""
-    given = here.parameters
+    given, steps = here.parameters, [step for change in here.facts["changes"] for step in change.steps]
     measured = measurements.take(
         here.conn, here.target.critical_queries, leave_out=here.facts["history"].qualified_table,
         checksum_bytes=given.checksum_mb * 1024 * 1024, check_timeout_ms=given.check_timeout_s * 1000,
-        time_writes=here.target.time_writes,
+        time_writes=here.target.time_writes, changed={measured_views.bare(o) for step in steps for o in step.objects},
     )  # fmt: skip
     left = [leftover.name for leftover in health.leftovers(here.conn)]
     here.run.keep("leftovers-before.json", json.dumps(left, ensure_ascii=False) + "\n")

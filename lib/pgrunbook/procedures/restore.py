@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import itertools
 import time
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 
 from pgrunbook.branches import archive, backup, points
-from pgrunbook.branches.recovery import Measures, Restored
+from pgrunbook.branches.recovery import Restored
 from pgrunbook.branches.recovery_target import Point, parse_point
 from pgrunbook.branches.restore_point_records import WalRestorePoint
 from pgrunbook.branches.server import Server
 from pgrunbook.branches.server_status import ServerState
-from pgrunbook.config.targets import Target
 from pgrunbook.database import checksums, step_log
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.display.show import BAD, GOOD, QUIET, WARN, Banner, Card, Cell, Picture, Table, figure
-from pgrunbook.errors import Refused, Unreachable, WrongInput
+from pgrunbook.errors import Refused, WrongInput
 from pgrunbook.execute import permit, restoration
-from pgrunbook.procedures import restore_views, shared_steps
+from pgrunbook.procedures import cutover_steps, restore_views, restored_server, salvage_steps, shared_steps
 from pgrunbook.session import checks
 from pgrunbook.session import session as heres
-from pgrunbook.session.parameters import ALL, LAST, NONE, Restore
+from pgrunbook.session.parameters import ALL, LAST, NEWEST, NONE, Restore
 from pgrunbook.session.session import Session
 
 
@@ -32,32 +31,27 @@ def begin(**given: object) -> Session:
     A time without a zone is refused here, before anything is read.
     """
     here = heres.begin("restore", Restore, given)
-    if here.parameters.to.strip() not in ("", LAST):
+    if here.parameters.to.strip() not in ("", LAST, NEWEST):
         parse_point(here.parameters.to)
+    if here.parameters.cut_over and here.parameters.salvage:
+        raise WrongInput(
+            "salvage and cut_over exclude each other",
+            detail="Old rows come home to the database of today, or programs move to the restored one.",
+            hint="Choose one; rows that were written since are carried over with carry.",
+        )
     return here
 
 
 @heres.step
 def meet_the_target(here: Session) -> Card:
     """Show the server and database of the target; one that does not answer can be restored all the same."""
-    _source(here)
-    try:
-        here.facts["alive"] = True
-        return here.meet_the_target()
-    except Unreachable as exc:
-        here.facts["alive"] = False
-        here.journal("target-silent", error=exc.lines())
-        facts = [
-            ("answers", Cell(f"no: {exc.detail}", BAD)),
-            ("so", "it is restored, but not compared"),
-        ]
-        return Card(f"Target {here.target.name}", facts, tone=BAD)
+    return restored_server.meet_the_target(here)
 
 
 @heres.step
 def what_can_be_restored(here: Session) -> Picture:
     """Show what can be restored as a time line: backups, restore points, archived WAL."""
-    source = _source(here)
+    source = restored_server.source(here)
     backups, windows = backup.list_base_backups(source), backup.windows(source)
     if not windows:
         raise Refused(
@@ -77,10 +71,14 @@ def what_can_be_restored(here: Session) -> Picture:
 def choose_the_point(here: Session) -> Card:
     """Resolve the point to restore to, and say what is lost after it. Raises WrongInput when there is no such point."""
     wanted, known = here.parameters.to.strip(), here.facts["points"]
+    if here.parameters.of_run:
+        wanted = str(restored_server.told_by(here)["point"])
+    if wanted == NEWEST:
+        wanted = _newest(here) if here.facts["alive"] else LAST
     if not wanted:
         raise points.unknown("", f'of target "{here.target.name}"', known)
     if wanted == LAST:
-        known = known or archive.restore_points(_source(here))
+        known = known or archive.restore_points(restored_server.source(here))
         if not known:
             raise WrongInput(
                 "there is no restore point to restore to",
@@ -119,7 +117,7 @@ def restore_to_branch(here: Session) -> Card:
     """
     checks.passed(here, "restore", "restore-to-branch")
     point: Point = here.facts["point"]
-    done, took_s = _restored_before(here, point) or _restore(here, point)
+    done, took_s = restored_server.known(here, point) or _restore(here, point)
     here.facts["restored"] = done
     m = done.measures
     return Card(
@@ -131,7 +129,7 @@ def restore_to_branch(here: Session) -> Card:
             ),
             ("WAL replayed", f"{m.replayed_bytes / 1024 / 1024:,.1f} MB in {m.replay_s:.2f} s"),
             ("opened", f"in {m.promote_s:.2f} s"),
-            ("recovery time", f"{took_s:.2f} s in all"),
+            ("recovery time", restored_server.recovery_time(here, took_s)),
             ("socket", str(done.server.socket_dir)),
         ],
         tone=GOOD,
@@ -161,7 +159,7 @@ def how_does_it_differ(here: Session) -> Table:
         return Table(headings, [], empty="Not compared: compare is none.")
     rows: list[tuple[object, ...]] = []
     counts: list[tuple[str, int, int, int]] = []
-    with connect(_beside(here), purpose="compares") as old:
+    with connect(restored_server.beside(here, here.facts["restored"].server), purpose="compares") as old:
         names, lacking = _chosen(here, old)
         rows += [(name, "-", "-", "", "", "", Cell("on neither side", BAD)) for name in lacking]
         then, now = (checksums.checksums(conn, names[conn]) for conn in (old, here.conn))
@@ -202,35 +200,80 @@ def differences_drawn(here: Session) -> Picture | Card:
     return Picture.of(picture, f"Rows that differ: {numbers}")
 
 
+@checks.check
+def what_to_salvage(here: Session) -> Table:
+    """Show which old rows would come back into which tables, and what becomes of each; nothing is written.
+
+    Raises WrongInput for a table or condition that is none, Refused where old rows could not be written.
+    """
+    return salvage_steps.look(here)
+
+
+@checks.check
+def try_salvage(here: Session) -> Card:
+    """Salvage on a branch that holds the target's rows of today. Raises Refused where it fails there."""
+    return salvage_steps.rehearse(here)
+
+
+@heres.step
+def salvage_rows(here: Session) -> Table:
+    """Write the old rows back, in batches; what is new stays, and what is overwritten is kept.
+
+    Raises Refused when a check has not passed, Blocked, Interrupted, StatementFailed and Unreachable, each with what
+    is back now.
+    """
+    return salvage_steps.write(here)
+
+
+@checks.check
+def what_to_carry(here: Session) -> Table:
+    """Show what was committed since the point, and what of it is carried over; nothing is written.
+
+    Raises WrongInput where nothing leads programs over, Refused where rows cannot be carried.
+    """
+    return cutover_steps.preview(here)
+
+
+@heres.step
+def fence(here: Session) -> Card:
+    """Let nobody into the database of today, end its sessions, and show a session that is refused.
+
+    Raises Refused when the check has not passed, Blocked where sessions do not end.
+    """
+    return cutover_steps.raise_fence(here)
+
+
+@heres.step
+def cut_over(here: Session) -> Table:
+    """Carry rows over, list what is left behind, and lead programs to the restored server.
+
+    Raises Refused without the fence, and whatever ends it, with the state and the way back.
+    """
+    return cutover_steps.cut_over(here)
+
+
 @heres.step
 def what_next(here: Session) -> Table:
     """Show the ways to go on from here, with what each does."""
-    server = here.facts["restored"].server
-    there = f'-h "{server.socket_dir}" -U postgres {here.target.database}'
-    rows = [
-        ("look", "Read the restored data beside the target", f"psql {there}"),
-        ("salvage", "Copy chosen rows back by hand; what the application wrote since is kept",
-         f"pg_dump -t <table> --data-only {there}"),
-        ("leave", "Stop the restored server; its files stay", f"pgrunbook server stop --name {server.name}"),
-        ("remove", "Remove the restored server and its files", f"pgrunbook server destroy --name {server.name}"),
-    ]  # fmt: skip
-    return Table(["way", "what it does", "command"], rows)
+    return restored_server.ways_on(here, is_led=bool(cutover_steps.ended(here)))
 
 
 @heres.step
 def verdict(here: Session) -> Banner:
-    """Say where the restored database is, and that the target was only read."""
+    """Say where the restored database is, and what was salvaged: else the target was only read."""
     done = here.facts["restored"]
-    state = f"The database as it was at {done.point} runs as server {done.server.name}; the target was only read."
+    salvaged = salvage_steps.ended(here) or "The target was only read."
+    led = cutover_steps.ended(here)
+    state = f"The database as it was at {done.point} runs as server {done.server.name}. {led or salvaged}"
     facts = [
         ("recovery time", f"{done.measures.copy_s + done.measures.replay_s:.2f} s"),
         ("reached", done.measures.end_lsn),
     ]
-    return here.verdict(
-        state,
-        facts,
-        then=f"pgrunbook server destroy --name {done.server.name}, when it is not needed any more",
-    )
+    then = f"pgrunbook server destroy --name {done.server.name}, when it is not needed any more"
+    if led:
+        facts.append(("back", f"pgrunbook server unfence --run {here.run.run_id}"))
+        then = f'server = "{done.server.name}" in targets.toml, then pgrunbook backup create'
+    return here.verdict(state, facts, then=then)
 
 
 def _chosen(here: Session, old: Connection) -> tuple[dict[Connection, list[checksums.TableName]], list[str]]:
@@ -280,47 +323,30 @@ def _of_wal(point: step_log.RestorePoint) -> WalRestorePoint:
     return WalRestorePoint(point.name, point.lsn, point.created_at)
 
 
-def _source(here: Session) -> Server:
-    if here.target.server is None:
-        raise Refused(
-            f'target "{here.target.name}" cannot be restored from here',
-            detail="Only an embedded server has base backups and an archive that we can read.",
-            hint="Restore with your provider's tool; pgrunbook cannot read its backups yet.",
-        )
-    return Server(here.target.server)
-
-
 def _restore(here: Session, point: Point) -> tuple[Restored, float]:
     """Restore to the point; return the new server, and how long it took, in s."""
     permitted = permit.of_restore(here, point)
     here.at_work()
     name = here.parameters.name or _free_name(here)
-    here.journal("restore-started", name=name, to=str(point))
+    here.journal("restore-started", name=name, to=str(point), point=point.spelled())
     started = time.monotonic()
 
     def told(done: Restored) -> None:
         """Note the server while it still counts as half restored: one that nobody has noted is made anew."""
-        here.journal("restored", name=name, to=str(point), backup=done.backup.id,
+        here.journal("restored", name=name, to=str(point), point=point.spelled(), backup=done.backup.id,
                      recovery_time_s=round(time.monotonic() - started, 3), **asdict(done.measures))  # fmt: skip
 
-    done = restoration.restore(_source(here), point, permitted, name=name, told=told)
+    done = restoration.restore(restored_server.source(here), point, permitted, name=name, told=told)
     return done, time.monotonic() - started
 
 
-def _restored_before(here: Session, point: Point) -> tuple[Restored, float] | None:
-    """Return the running server that this run has restored to the point before, None where there is none."""
-    ended = [e for e in shared_steps.events(here, "restore") if e["event"] == "restored" and e.get("to") == str(point)]
-    backups = {taken.id: taken for taken in backup.list_base_backups(_source(here))} if ended else {}
-    for e in reversed(ended):
-        server = Server(e["name"])
-        is_wanted = here.parameters.name in ("", server.name) and e["backup"] in backups
-        if is_wanted and server.status().state is ServerState.RUNNING:
-            facts = {field.name: e[field.name] for field in fields(Measures)}
-            if facts["last_transaction_at"] is not None:
-                facts["last_transaction_at"] = datetime.fromisoformat(facts["last_transaction_at"])
-            measures = Measures(**facts)
-            return Restored(server, _source(here).name, point, backups[e["backup"]], measures), e["recovery_time_s"]
-    return None
+def _newest(here: Session) -> str:
+    """Return where the WAL ends now; a run that has begun to restore stays with the point that it has begun with."""
+    begun = [e["point"] for e in shared_steps.events(here, "restore") if e["event"] == "restore-started"]
+    if begun:
+        return str(begun[-1])
+    ((lsn,),) = here.conn.execute("SELECT pg_catalog.pg_current_wal_insert_lsn()::text").fetchall()
+    return f"lsn:{lsn}"
 
 
 def _free_name(here: Session) -> str:
@@ -329,11 +355,6 @@ def _free_name(here: Session) -> str:
     names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
     free = (ServerState.ABSENT, ServerState.HALF_RESTORED)
     return next(one for one in names if Server(one).status().state in free)
-
-
-def _beside(here: Session) -> Target:
-    restored = here.facts["restored"].server
-    return here.target.model_copy(update={"name": f"{here.target.name}, restored", "server": restored.name})
 
 
 def _span(ago: timedelta) -> str:

@@ -320,9 +320,21 @@ def _unclaimed(conn: Connection, changes: Sequence[Change]) -> Iterator[tuple[st
     names = [change.migration for change in changes]
     for change in changes:
         for entry in _filled_entries(conn, change):
-            values = undo_data.unclaimed(conn, entry, taken_back=names)
+            is_of_same_type = _is_of_same_type(entry, changes)
+            values = undo_data.unclaimed(conn, entry, taken_back=names, has_new_type=is_of_same_type)
             if values:
                 yield change.migration, values
+
+
+def _is_of_same_type(entry: UndoEntry, changes: Sequence[Change]) -> bool:
+    """Tell whether no change before that which reverts a column's values alters its type."""
+    altered, keep = 0, undo_data.as_keep(entry)
+    for change in changes:
+        for written in change.statements:
+            if any(entry.kept_as in step.gives_back for step in change.of_statement(written.number)):
+                return altered <= 1
+            altered += written.kind.startswith("ALTER TABLE") and undo_data.is_changed_type(written.sql, keep)
+    return False
 
 
 def _reverted(one: RowConflicts, on_conflict: OnConflict) -> tuple[object, ...]:

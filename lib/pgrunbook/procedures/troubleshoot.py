@@ -11,7 +11,7 @@ from pgrunbook.database.connection import connect
 from pgrunbook.display import progress
 from pgrunbook.display.prose import counted, listed
 from pgrunbook.display.show import BAD, GOOD, QUIET, Banner, Card, Cell, Stack, Table
-from pgrunbook.errors import NOTHING_CHANGED, RunbookError, WrongInput
+from pgrunbook.errors import NOTHING_CHANGED, RunbookError, StatementFailed, WrongInput
 from pgrunbook.execute import removal, session_end
 from pgrunbook.history import repair
 from pgrunbook.procedures import diagnosis, monitor_views, shared_steps, slow_queries
@@ -199,7 +199,8 @@ def explain_queries(here: Session) -> Table:
 def analyze_tables(here: Session) -> Table:
     """ANALYZE the tables that a person has chosen: it reads a sample of each, and blocks no reader or writer.
 
-    Raises WrongInput for a table that is not there. Locks: ShareUpdateExclusiveLock, with a lock timeout of 2 s.
+    Raises WrongInput for a table that is not there, StatementFailed behind the others where the server made none of a
+    table. Locks: ShareUpdateExclusiveLock, with a lock timeout of 2 s.
     """
     names = here.parameters.analyze
     if not names:
@@ -219,7 +220,17 @@ def analyze_tables(here: Session) -> Table:
     here.journal("analyzed", tables=done, refused=refused, by=here.run.operator)
     here.facts["done"] += [f"ANALYZE {name}" for name in done]
     rows = [(name, Cell(f"no: {refused[name]}", BAD) if name in refused else Cell("done", GOOD)) for name in chosen]
-    return here.keep_table("analyzed", Table(["table", ""], rows))
+    table = here.keep_table("analyzed", Table(["table", ""], rows))
+    if refused:
+        here.show(table)
+        with _telling_what_is_done(here):
+            raise StatementFailed(
+                f"ANALYZE made no statistics of {listed(list(refused))}",
+                detail="; ".join(f"{name}: {why}" for name, why in refused.items()),
+                state=NOTHING_CHANGED,
+                hint="Where the server passes it over, run as the owner of the table; where it is locked, wait.",
+            )
+    return table
 
 
 @heres.step

@@ -119,7 +119,8 @@ def not_reapplied(kept: UndoEntry, holds: int) -> tuple[object, ...]:
 def gone_to_nobody(kept: UndoEntry, holds: int) -> tuple[object, ...]:
     """Return the row of what a column held, of which some values were reapplied to no row."""
     says = (
-        f"{counted(holds, 'value')} of rows that were deleted since, or cannot be told, in {dotted_name(*kept.there)}"
+        f"{counted(holds, 'value')} of rows that were deleted or changed since, or cannot be told, in"
+        f" {dotted_name(*kept.there)}"
     )
     return (
         Cell("captured by a rollback, and nobody's", WARN), f"{plain(kept)}.{kept.columns[0]}", kept.migration,

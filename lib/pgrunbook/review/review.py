@@ -20,6 +20,7 @@ from pgrunbook.errors import Refused, WrongInput
 from pgrunbook.history import up_part
 from pgrunbook.history.files import as_text as text_of
 from pgrunbook.history.files import migration_name
+from pgrunbook.record import door
 from pgrunbook.review import baseline, hazards, squawk
 from pgrunbook.review.hazards import Hazard, Severity, Timeouts, Transactions, design
 from pgrunbook.review.safe_mode import PARAMETER, Refusal, refusals, way_through
@@ -27,6 +28,7 @@ from pgrunbook.review.sarif import sarif
 from pgrunbook.review.statement_scenes import Script, TransactionMark, script, stage
 from pgrunbook.sql.classify import Type
 from pgrunbook.sql.places import Place
+from pgrunbook.sql.statements import Statement
 
 Form = Literal["text", "json", "sarif"]
 FailOn = Literal["error", "warning", "never"]
@@ -132,7 +134,7 @@ def run(
     with_squawk: bool = True,
     since: Path | None = None,
 ) -> tuple[str, int]:
-    """Review files for the command line; return what to print and the code to exit with.
+    """Review files for the command line; return what to print, without secrets, and the code to exit with.
 
     With a target its database is read, and the files are judged as our own runner runs them: each in a
     transaction, under the target's timeouts, by its rules of design, and in its safe-migrations mode. Migrations that
@@ -150,8 +152,14 @@ def run(
     if since is not None:
         findings, note = _since(since, findings)
         notes.append(note)
-    told = [note for note in notes if note]
-    return _formed(findings, form, told), int(fails(findings, fail_on))
+    told = [door.masked(note) for note in notes if note]
+    return _formed([_masked(finding) for finding in findings], form, told), int(fails(findings, fail_on))
+
+
+def _masked(finding: Finding) -> Finding:
+    """Return a finding as it is shown: each of its texts without secrets, code by the rules for code."""
+    shown = (replace(h, effect=door.masked(h.effect), way_out=door.masked(h.way_out)) for h in finding.hazards)
+    return replace(finding, statement=door.masked(finding.statement), hazards=tuple(shown))
 
 
 def _script(files: Sequence[Path]) -> Script:
@@ -270,27 +278,24 @@ def _from_squawk(
     """Return squawk's hazards by the position of their statement."""
     together = transactions in (Transactions.FILE, Transactions.ALL)
     found: dict[int, list[Hazard]] = {}
+    of_file: dict[str, list[int]] = {}
+    for number, statement in enumerate(read.statements):
+        of_file.setdefault(statement.file, []).append(number)
+    texts = dict(read.texts)
     for finding in squawk.findings(read.texts, major=catalog.major, in_transaction=together, design_rules=design_rules):
         hazard = finding.hazard
-        mine = [
-            number
-            for number, statement in enumerate(read.statements)
-            if statement.file == hazard.file and statement.line <= hazard.line
-        ]
-        if mine:
-            found.setdefault(_at(read, mine, finding), []).append(hazard)
+        mine = [(number, read.placed[number].statement) for number in of_file.get(hazard.file, ())]
+        if mine and mine[0][1].line <= hazard.line:
+            found.setdefault(_at(texts[hazard.file], mine, finding), []).append(hazard)
     return {number: list(dict.fromkeys(hazards)) for number, hazards in found.items()}
 
 
-def _at(read: Script, candidates: Sequence[int], finding: squawk.SquawkFinding) -> int:
-    """Return the last statement that begins before the finding, also among several on one line."""
-    text = dict(read.texts)[finding.hazard.file]
+def _at(text: str, statements: Sequence[tuple[int, Statement]], finding: squawk.SquawkFinding) -> int:
+    """Return the last statement of a file that begins before the finding, also among several on one line."""
     lines = text.splitlines(keepends=True)
     place = sum(map(len, lines[: finding.hazard.line - 1])) + finding.column
-    start, chosen = 0, candidates[0]
-    for number, statement in enumerate(read.statements):
-        if statement.file != finding.hazard.file:
-            continue
+    start, chosen = 0, statements[0][0]
+    for number, statement in statements:
         start = text.find(statement.sql, start)
         if start >= place:
             break

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from typing import Any
 
 import pglast
@@ -15,14 +16,15 @@ from pglast.parser import ParseError
 from pgrunbook.database.catalog import Catalog, Key
 from pgrunbook.database.routines import RoutinePart
 from pgrunbook.effects.catalog_after import after, path_after
-from pgrunbook.effects.statements import effects
+from pgrunbook.effects.result import Effects
+from pgrunbook.effects.statements import alone, together, under
 from pgrunbook.errors import WrongInput
 from pgrunbook.review.hazards.rule import Scene, Timeouts, Transactions
 from pgrunbook.sql.places import Place, numbered
-from pgrunbook.sql.settings import ANY, Setting, path_names, settings
+from pgrunbook.sql.settings import ANY, Setting, settings
 from pgrunbook.sql.size import too_many
 from pgrunbook.sql.statements import Statement, is_one_transaction, line_of, parse, readable, refusal
-from pgrunbook.sql.tree import text, tree
+from pgrunbook.sql.tree import Same, once_per_node, text, tree
 from pgrunbook.sql.values_lists import shortened
 
 _OPENS = (TransactionStmtKind.TRANS_STMT_BEGIN, TransactionStmtKind.TRANS_STMT_START)
@@ -139,6 +141,7 @@ def stage(
 ) -> list[Scene]:
     """Return every statement as a scene, judged on the catalog that earlier statements leave behind."""
     scenes: list[Scene] = []
+    routines = _InRoutines()
     clock, zones = _Clock(timeouts or Timeouts()), _Zones(catalog.time_zone)
     home, file = catalog.search_path, ""
     made_if_missing: frozenset[Key] = frozenset()
@@ -149,10 +152,11 @@ def stage(
         node = tree(placed.statement.sql)
         now = clock.at(placed, transactions)
         catalog = replace(catalog, time_zone=zones.at(placed, transactions))
+        parts = catalog.parts(node)
         scene = Scene(
             statement=placed.statement,
             node=node,
-            effects=effects(node, catalog),
+            effects=together(node, catalog, parts, routines.reading(catalog)),
             catalog=catalog,
             timeouts=now,
             transaction=placed.transaction,
@@ -160,37 +164,92 @@ def stage(
             position=position,
             zone_is_set=zones.is_set,
             made_if_missing=made_if_missing,
+            parts=parts,
         )
         scenes.append(scene)
-        catalog = _inner(scene)
+        catalog = _inner(scene, routines)
         local_counts = placed.transaction is not None or transactions in _TOGETHER
         clock.pass_by(node, local_counts=local_counts)
         zones.pass_by([node, *(part.node for part in scene.parts if part.node is not None)], local_counts=local_counts)
         if isinstance(node, ast.CreateStmt) and node.if_not_exists:
             made_if_missing |= {scene.table(node.relation).key}
         catalog = _under_path(after(catalog, node), node, scene.parts, home)
-    for scene in scenes:
-        for each in (scene, *scene.inner):
-            each.scenes = scenes
-            each.final = catalog
+    for each in (*scenes, *{id(inner): inner for scene in scenes for inner in scene.inner}.values()):
+        each.scenes = scenes
+        each.final = catalog
     return scenes
 
 
-def _inner(scene: Scene) -> Catalog:
+def _inner(scene: Scene, routines: _InRoutines) -> Catalog:
     """Give a scene one for each statement that runs within it; return the catalog that these leave behind."""
     catalog = scene.catalog
-    scene.parts = catalog.parts(scene.node)
+    seen_by = _seen_by(catalog)
     for part in scene.parts:
         if part.node is None:
             continue
-        here = catalog if part.path is None else replace(catalog, search_path=tuple(path_names(part.path)))
-        found = effects(part.node, here)
-        written = replace(scene.statement, sql=text(part.node))
-        scene.inner.append(
-            replace(scene, statement=written, node=part.node, effects=found, catalog=here, within=part.within)
-        )
-        catalog = replace(after(here, part.node), search_path=catalog.search_path)
+        here = seen_by(part.path)
+        scene.inner.append(routines.scene(scene, part, here))
+        left = after(here, part.node)
+        if left is not here:
+            catalog = replace(left, search_path=catalog.search_path)
+            seen_by = _seen_by(catalog)
     return catalog
+
+
+def _seen_by(catalog: Catalog) -> Callable[[str | None], Catalog]:
+    return lru_cache(partial(under, catalog))
+
+
+class _InRoutines:
+    """What stands in routines: judged once in a file for each state of the tables, whoever runs it how often."""
+
+    def __init__(self) -> None:
+        self._effects: dict[Hashable, Effects] = {}
+        self._scenes: dict[Hashable, Scene] = {}
+
+    def reading(self, catalog: Catalog) -> Callable[[RoutinePart], Effects]:
+        """Return what tells the effects of what runs within a statement on this catalog."""
+        seen_by = _seen_by(catalog)
+        return lambda part: self.effects(part.node, seen_by(part.path))
+
+    def effects(self, node: Any, catalog: Catalog) -> Effects:
+        """Return the effects of a statement that stands in another one."""
+        key = _standing(node, catalog)
+        if key not in self._effects:
+            self._effects[key] = alone(node, catalog)
+        return self._effects[key]
+
+    def scene(self, outer: Scene, part: RoutinePart, catalog: Catalog) -> Scene:
+        """Return the scene of a statement that stands in another one, the same one for a routine's."""
+        if not part.is_of_routine:
+            return self._made(outer, part, catalog)
+        where = (outer.statement.file, outer.transaction, outer.timeouts)
+        key = (_standing(part.node, catalog), where)
+        if key not in self._scenes:
+            self._scenes[key] = self._made(outer, part, catalog)
+        return self._scenes[key]
+
+    def _made(self, outer: Scene, part: RoutinePart, catalog: Catalog) -> Scene:
+        written = replace(outer.statement, sql=_text(part.node))
+        found = self.effects(part.node, catalog)
+        return replace(
+            outer,
+            statement=written,
+            node=part.node,
+            effects=found,
+            catalog=catalog,
+            within=part.within,
+            inner=[],
+            checked={},
+        )
+
+
+_text = once_per_node(text)
+
+
+def _standing(node: Any, catalog: Catalog) -> Hashable:
+    """Return what tells whether a statement does the same again."""
+    return Same(node), Same(catalog.tables), Same(catalog.types), catalog.search_path, catalog.time_zone
 
 
 def _under_path(catalog: Catalog, node: Any, parts: Sequence[RoutinePart], home: tuple[str, ...]) -> Catalog:

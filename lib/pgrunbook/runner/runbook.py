@@ -21,7 +21,10 @@ from pgrunbook.session import parameters as parameters_of
 
 
 class Book(BaseModel):
-    """A runbook as its YAML file has it; with ``observe`` monitor runs beside it."""
+    """A runbook as its YAML file has it; with ``observe`` monitor runs beside it.
+
+    ``parameters`` are its own defaults, each as text as on the command line, which wins.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -29,6 +32,7 @@ class Book(BaseModel):
     procedures: tuple[str, ...] = Field(min_length=1)
     on_failure: str | None = None
     observe: bool = False
+    parameters: dict[str, str] = {}
 
 
 def load(name: str) -> Book:
@@ -69,6 +73,7 @@ def typed(book: Book, target: str, given: Mapping[str, str]) -> dict[str, dict[s
     """
     if "target" in given:
         raise WrongInput("the target is not a parameter", hint="Name it with --target.")
+    given = {**book.parameters, **given}
     models = {name: parameters_of.OF[name] for name in book.procedures}
     known = {key for model in models.values() for key in model.model_fields}
     for key in given:

@@ -29,7 +29,12 @@ NEEDED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "take-back": (*_BEFORE_ROLLBACK, "take-restore-point"),
     },
     "purge": {"purge-it": ("what-is-captured", "what-goes")},
-    "restore": {"restore-to-branch": ("choose-the-point",)},
+    "restore": {
+        "restore-to-branch": ("choose-the-point",),
+        "salvage-rows": ("what-to-salvage", "try-salvage"),
+        "fence": ("what-to-carry",),
+        "cut-over": ("what-to-carry",),
+    },
 }
 View = TypeVar("View")
 

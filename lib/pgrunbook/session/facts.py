@@ -32,8 +32,9 @@ CELLS: dict[str, dict[str, str]] = {
     },
     "restore": {
         "alive": "meet-the-target", **dict.fromkeys(("made", "points"), "what-can-be-restored"),
-        "point": "choose-the-point", "restored": "restore-to-branch",
+        "point": "choose-the-point", "restored": "restore-to-branch", "salvage": "what-to-salvage",
     },
+    "drill": {"alive": "meet-the-target", "restored": "what-was-restored"},
 }  # fmt: skip
 
 

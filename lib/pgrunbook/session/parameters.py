@@ -25,6 +25,7 @@ from pgrunbook.errors import WrongInput
 from pgrunbook.sql import places
 
 LAST = "last-restore-point"
+NEWEST = "newest"
 ALL, NONE = "all", "none"
 
 
@@ -183,12 +184,33 @@ class Rollback(Parameters):
 class Restore(Parameters):
     """The parameters of restore: the point (a restore point's name, an LSN, a time with zone), and a server's name.
 
-    ``compare`` names the tables that are compared with those of today: ``all``, ``none``, or some.
+    The point may also be ``last-restore-point``, or ``newest``: where the WAL of the target ends now.
+    ``of_run`` goes on with what an earlier run has restored. ``compare`` names the tables that are compared with those
+    of today: ``all``, ``none``, or some.
+
+    ``salvage`` names the tables whose old rows come back, ``salvage_where`` a condition for some of them.
+    ``salvage_rows`` is "missing" for rows that are gone, "changed" to overwrite those that differ, too;
+    ``salvage_triggers`` says whether triggers of the application stay silent or fire. It is tried ``with_data`` up to
+    ``most_mb``. With ``cut_over`` people and programs are led to the restored server: ``carry`` names the tables whose
+    rows are brought there as they are today, or ``all``.
     """
 
     to: str = LAST
+    of_run: str = ""
     name: str = ""
     compare: Names = (ALL,)
+    salvage: Names = ()
+    salvage_where: Annotated[dict[Word, Word], BeforeValidator(_mapped)] = {}
+    salvage_rows: Literal["missing", "changed"] = "missing"
+    salvage_triggers: Literal["silent", "fire"] = "silent"
+    with_data: bool = True
+    most_mb: int = Field(default=5_000, ge=1)
+    cut_over: bool = False
+    carry: Names = ()
+
+
+class Drill(Parameters):
+    """The parameters of drill: it tries what this run has restored, and has no choice but the target."""
 
 
 class Purge(Parameters):
@@ -251,6 +273,7 @@ OF: dict[str, type[Parameters]] = {
     "validate": Validate,
     "rollback": Rollback,
     "restore": Restore,
+    "drill": Drill,
     "purge": Purge,
     "monitor": Monitor,
     "troubleshoot": Troubleshoot,

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from pglast import ast
 
 from pgrunbook.sql.routines import analyzes
-from pgrunbook.sql.tree import Name, dotted, relation, strings, walk
+from pgrunbook.sql.tree import Name, dotted, once_per_node, relation, strings, walk
 
 DML = (ast.InsertStmt, ast.UpdateStmt, ast.DeleteStmt, ast.MergeStmt)
 # What these hold runs when somebody calls it by its name, or fires it: it is judged there. What others store (views,
@@ -23,14 +23,15 @@ class Call(NamedTuple):
     arguments: int
 
 
-def calls(node: Any) -> list[Call]:
+@once_per_node
+def calls(node: Any) -> tuple[Call, ...]:
     """Return the functions that a statement itself calls when it runs."""
-    found = [
+    found = (
         Call(dotted(part.funcname), -1 if part.func_variadic else len(part.args or ()))
         for part in run_nodes(node)
         if isinstance(part, ast.FuncCall)
-    ]
-    return found + [Call(dotted(words), -1) for words in _taken_in(node)]
+    )
+    return (*found, *(Call(dotted(words), -1) for words in _taken_in(node)))
 
 
 def _taken_in(node: Any) -> Iterator[Any]:
@@ -57,25 +58,27 @@ def named_functions(node: Any) -> set[str]:
     return fires | {call.name.name for call in calls(node)}
 
 
-def operators(node: Any) -> set[str]:
+@once_per_node
+def operators(node: Any) -> frozenset[str]:
     """Return the operators in a statement, also those that everybody uses: somebody may have made one of the name."""
-    return {part.name[-1].sval for part in run_nodes(node) if isinstance(part, ast.A_Expr)}
+    return frozenset(part.name[-1].sval for part in run_nodes(node) if isinstance(part, ast.A_Expr))
 
 
-def touched(node: Any) -> list[tuple[Name, str]]:
+@once_per_node
+def touched(node: Any) -> tuple[tuple[Name, str], ...]:
     """Return the relations that a statement itself reads or writes when it runs, each with the event."""
     written: dict[int, list[str]] = {}
     match node:
         case ast.TruncateStmt():
-            return [(relation(table), "TRUNCATE") for table in node.relations]
+            return tuple((relation(table), "TRUNCATE") for table in node.relations)
         case ast.RefreshMatViewStmt():
-            return [(relation(node.relation), "REFRESH")]
+            return ((relation(node.relation), "REFRESH"),)
         case ast.CopyStmt() if node.relation is not None:
-            return [(relation(node.relation), "INSERT" if node.is_from else "READ")]
+            return ((relation(node.relation), "INSERT" if node.is_from else "READ"),)
         case ast.SelectStmt() | ast.CreateTableAsStmt() | ast.DeclareCursorStmt() | ast.CopyStmt():
             pass
         case _ if not isinstance(node, DML):
-            return []
+            return ()
     for part in run_nodes(node):
         if isinstance(part, DML):
             written[id(part.relation)] = _events(part)
@@ -86,7 +89,7 @@ def touched(node: Any) -> list[tuple[Name, str]]:
         if isinstance(part, ast.RangeVar) and (part.schemaname or part.relname not in own)
         for event in written.get(id(part), ["READ"])
     ]
-    return list(dict.fromkeys(found))
+    return tuple(dict.fromkeys(found))
 
 
 def _events(node: Any) -> list[str]:
@@ -101,7 +104,6 @@ def _events(node: Any) -> list[str]:
 
 
 def run_nodes(node: Any) -> Iterator[Any]:
-    """Yield the nodes of a statement that run with it."""
     """Yield the nodes of a statement that run with it: not what it only stores for later."""
     if isinstance(node, _ONLY_STORED) or (isinstance(node, ast.ExplainStmt) and not analyzes(node)):
         return

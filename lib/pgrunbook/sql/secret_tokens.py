@@ -14,6 +14,7 @@ from pgrunbook.sql.secret_words import (
     ACCOUNT,
     DATA_COLUMNS,
     ENDS_EXPRESSION,
+    FORMATS,
     HARMLESS_OPTIONS,
     KEY_ARGUMENTS,
     MAKES_STATEMENT,
@@ -332,8 +333,13 @@ class _Reader:
                 return
             if not depth and not token.is_string and token.low in (ends if commas else ENDS_EXPRESSION):
                 return
-            if token.is_string:
+            if token.is_string and not self._is_no_value(place):
                 yield place
+
+    def _is_no_value(self, at: int) -> bool:
+        """Tell whether a constant names a format or a setting: encode(x, 'hex'), current_setting('app.token')."""
+        is_format = self._low(at) in FORMATS and self._text(at - 1) == "," and self._text(at + 1) == ")"
+        return is_format or (self._text(at - 1) == "(" and self._low(at - 2) == "current_setting")
 
     def _arguments(self, at: int) -> tuple[list[list[int]], int]:
         """Return the places of each argument between the parentheses that open here, and where they are over."""

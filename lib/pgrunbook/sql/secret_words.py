@@ -50,6 +50,8 @@ HARMLESS_OPTIONS = frozenset(("user", "username", "user_name", "fetch_size", "us
 DATA_COLUMNS = frozenset(("key", "value", "val", "data", "hash", "content", "setting_value"))
 # EXECUTE of PL/pgSQL runs the statement that this makes; behind any other name may stand a prepared statement's values.
 MAKES_STATEMENT = "format"
+# What the last argument of encode(), digest(), hmac() ... says.
+FORMATS = frozenset(("hex", "base64", "escape", "md5", "sha1", "sha224", "sha256", "sha384", "sha512", "utf8"))
 # A parenthesis behind these, or behind a name that these stand before, opens no call.
 NOT_A_CALL = frozenset(("table", "exists", "into", "references", "on", "of", "in", "values", "type", "as"))
 ENDS_EXPRESSION = frozenset(

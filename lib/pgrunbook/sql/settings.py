@@ -9,7 +9,7 @@ from typing import Any
 
 from pglast import ast, enums
 
-from pgrunbook.sql.tree import quoted, text, walk
+from pgrunbook.sql.tree import once_per_node, quoted, text, walk
 
 SEARCH_PATH = "search_path"
 # The name of a setting that is computed when the statement runs, and that of all at once.
@@ -38,23 +38,24 @@ class Setting:
         return self.name in (SEARCH_PATH, ANY)
 
 
-def settings(node: Any) -> list[Setting]:
-    """Return what a statement sets when it runs, in order; [] for one that sets nothing.
+@once_per_node
+def settings(node: Any) -> tuple[Setting, ...]:
+    """Return what a statement sets when it runs, in order; () for one that sets nothing.
 
     Functions that it calls are looked at for ``set_config`` alone.
     """
     match node:
         case ast.VariableSetStmt():
-            return [_set(node)]
+            return (_set(node),)
         case ast.DiscardStmt() if node.target == enums.DiscardMode.DISCARD_ALL:
-            return [Setting(ANY, None, is_local=False)]
+            return (Setting(ANY, None, is_local=False),)
         case ast.UpdateStmt() if node.relation.relname == "pg_settings":  # its rule calls set_config
-            return [Setting(ANY, None, is_local=False, is_known=False)]
+            return (Setting(ANY, None, is_local=False, is_known=False),)
         case ast.CreateFunctionStmt() | ast.ViewStmt() | ast.RuleStmt() | ast.CreatePolicyStmt():
-            return []
+            return ()
     plain = is_plain(node)
     found = (_configured(call) for call in walk(node) if is_call(call, "set_config"))
-    return [setting if plain else replace(setting, is_known=False) for setting in found]
+    return tuple(setting if plain else replace(setting, is_known=False) for setting in found)
 
 
 def is_call(node: Any, *names: str) -> bool:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterator
-from functools import lru_cache
-from typing import Any, NamedTuple
+from functools import lru_cache, wraps
+from typing import Any, NamedTuple, TypeVar
 
 import pglast
 from pglast import ast, enums, keywords
@@ -16,10 +16,12 @@ from pglast.stream import RawStream
 from pgrunbook.sql.values_lists import shortened
 
 CASCADE = 1
+REMEMBERED_NODES = 1 << 16
 
 # Each level of a tree takes its printer some ten calls, and 500 rows may stand there as SELECT ... UNION ALL SELECT ...
 sys.setrecursionlimit(max(sys.getrecursionlimit(), 30_000))
 
+T = TypeVar("T")
 _SLOTS: dict[type[ast.Node], tuple[str, ...]] = {}
 _PLAIN_NAME = re.compile("[a-z_][a-z0-9_]*")
 _NOT_BARE = keywords.RESERVED_KEYWORDS | keywords.TYPE_FUNC_NAME_KEYWORDS | keywords.COL_NAME_KEYWORDS
@@ -69,6 +71,30 @@ def apart(sql: str) -> list[str]:
     """Return the texts of statements, without their semicolons. Raises ParseError as the parser does."""
     short = shortened(sql)
     return [sql[short.at(part.start) : short.end(part.stop)] for part in split(short.text, only_slices=True)]
+
+
+class Same:
+    """A node as the key of what is known of it: equal to itself alone, as nodes have no hash."""
+
+    __slots__ = ("node",)
+
+    def __init__(self, node: Any) -> None:
+        self.node = node
+
+    def __hash__(self) -> int:
+        return id(self.node)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Same) and self.node is other.node
+
+
+def once_per_node(judge: Callable[[Any], T]) -> Callable[[Any], T]:
+    """Remember what a function returns for a node: a body is reached from every statement that may run it.
+
+    What it returns is shared, as a node of :func:`tree` is.
+    """
+    known = lru_cache(maxsize=REMEMBERED_NODES)(lambda same: judge(same.node))
+    return wraps(judge)(lambda node: known(Same(node)))
 
 
 def changed(sql: str, change: Callable[[Any], None]) -> str:

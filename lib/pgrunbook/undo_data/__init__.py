@@ -24,9 +24,9 @@ from pgrunbook.undo_data.reapplication import Reapplication, captured_from, reap
 from pgrunbook.undo_data.registry import ROWS, StepKey, UndoEntry, entries_of_migration, followed, list_entries, purge
 from pgrunbook.undo_data.revert_columns import (
     converting,
-    discard_changed,
     discard_reverted,
     has_key,
+    note_written,
     revert_column,
     tracker_cleanup,
     uncaptured,
@@ -66,7 +66,6 @@ __all__ = [
     "conflict_file",
     "conflicts",
     "converting",
-    "discard_changed",
     "discard_reverted",
     "entries_of_migration",
     "family",
@@ -81,6 +80,7 @@ __all__ = [
     "list_entries",
     "mark_reverted",
     "may_silence",
+    "note_written",
     "purge",
     "reapply",
     "revert",

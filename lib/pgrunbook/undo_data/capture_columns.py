@@ -39,9 +39,7 @@ from pgrunbook.undo_data.tables import (
     CapturedColumn,
     CapturedTable,
     key_name,
-    keyed,
     keyed_without_index,
-    keys_of,
     rows,
     table,
 )
@@ -322,13 +320,13 @@ def column_capture(
         raise CannotCaptureError(f"{keep.table} is temporary")
     if found.is_filtered or (rows_conn is not None and _is_filtered(rows_conn, keep)):
         raise CannotCaptureError(f"row level security hides rows of {keep.table} from this session")
-    keys = [columns for columns in keys_of(conn, found.oid) if not {name, *without} & {*columns}]
+    keys = [key.columns for key in found.keys if not {name, *without} & {*key.columns}]
     own = key_after(conn, found, statement, {name, *without}) if not keys else None
     if own is not None:
         after, made = own
         _refuse_obstacle(after, keep)
         return ColumnCapture(replace(keep, key=after.key), after, found.columns[name], changes_type, made=made)
-    there = keyed(conn, found, keys[0]) if keys else _added_key(conn, found, statement, {name, *without})
+    there = found.keyed(keys[0]) if keys else _added_key(conn, found, statement, {name, *without})
     is_key_new = not keys and there is not None
     if there is None and not found.key and not {*keep.key} & {name, *without}:
         there = formerly_keyed(conn, found, [keep])
@@ -362,6 +360,11 @@ def record(*values: sql.Composable) -> sql.Composable:
 def hash_of_new(alias: str, name: str) -> sql.Composable:
     """Return the hash of a value's binary form, which does not depend on settings."""
     return sql.SQL("pg_catalog.sha256(pg_catalog.record_send(ROW({})))").format(sql.Identifier(alias, name))
+
+
+def is_written(alias: str, name: str, side: str) -> sql.Composable:
+    """Return the condition that a row does not hold any more what the change of type made of its captured value."""
+    return sql.SQL("({} IS DISTINCT FROM {})").format(hash_of_new(alias, name), sql.Identifier(side, NEW))
 
 
 def is_large(conn: Connection, found: CapturedTable, rows_conn: Connection | None, batch_rows: int) -> bool:

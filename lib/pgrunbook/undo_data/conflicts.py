@@ -190,18 +190,19 @@ def _fetched(conn: Connection, query: sql.Composed) -> Iterator[Sequence[Any]]:
 def _condition(both: Comparison, is_over: bool) -> sql.Composable:
     """Return the condition that a captured row, joined with the row of today, is in conflict."""
     entry = both.entry
-    refused = sql.SQL("true") if is_over else is_displaced(both, family(both.conn, entry))
     differs = sql.SQL("{} <> {}").format(both.hash_now, both.hash_before)
-    condition = sql.SQL("CASE WHEN {} THEN {} ELSE NOT ({}) OR {} END").format(
-        both.is_gone, both.is_unidentified, both.is_untouched, both.is_referred_to
-    )
+    if entry.kind == "insert":
+        condition = sql.SQL("CASE WHEN {} THEN {} ELSE NOT ({}) OR {} END").format(
+            both.is_gone, both.is_unidentified, both.is_untouched, both.is_referred_to
+        )
+    else:
+        refused = sql.SQL("true") if is_over else is_displaced(both, family(both.conn, entry))
+        condition = sql.SQL("CASE WHEN {} THEN {} ELSE {} END").format(both.is_gone, refused, differs)
     if entry.kind == "update":
         # Behind the revert, what nobody has changed and is not as before was refused by the server.
         stays = sql.SQL("true") if is_over else sql.SQL("(NOT ({}) OR {})").format(both.is_untouched, refused)
         changed = sql.SQL("{} AND {}").format(differs, stays)
         condition = sql.SQL("CASE WHEN {} THEN NOT {} ELSE {} END").format(both.is_gone, both.is_back, changed)
-    elif entry.kind == "delete":
-        condition = sql.SQL("CASE WHEN {} THEN {} ELSE {} END").format(both.is_gone, refused, differs)
     if entry.pages_left is not None and not is_over:
         end = sql.Literal(f"({entry.pages_left},0)")
         condition = sql.SQL("{} AND k.ctid < {}::pg_catalog.tid").format(condition, end)

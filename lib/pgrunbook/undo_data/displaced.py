@@ -1,7 +1,7 @@
 """Captured rows that the server would refuse: another row has their values now, or their parent is gone.
 
-Another row is one that keeps them: not one which the same revert changes, too. Constraints of other tables, and those
-that are checked when a transaction ends, are left to the server. Used by conflicts.
+Another row is one that keeps them: not one which the same revert changes, too. Constraints of other tables are left to
+the server. Used by conflicts.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 from psycopg import sql
 
+from pgrunbook.undo_data.capture_columns import record
 from pgrunbook.undo_data.comparison import Comparison
 from pgrunbook.undo_data.registry import STATES, UndoEntry, find
 from pgrunbook.undo_data.row_notes import HASH
@@ -21,16 +22,15 @@ _NEW_ROW = sql.Identifier(_NEW)
 
 
 def is_displaced(both: Comparison, family: Sequence[UndoEntry]) -> sql.Composable:
-    """Return the condition that a captured row cannot be as before; ``family`` are its DELETE's entries.
-
-    Of a row that is not there, that it cannot be inserted.
+    """Return the condition that a row which was changed or deleted cannot be as before, of one that is not there, that
+    it cannot be inserted; ``family`` are its DELETE's entries.
     """
-    if both.entry.kind == "insert":
-        return sql.SQL("false")
     apart = [index for index in rows(both.conn, "indexes_apart", oid=both.table.oid) if _is_asked(both, index)]
     found = [_is_taken(both, index) for index in apart]
-    found += [_is_orphan(both, key, family) for key in rows(both.conn, "references_of", oid=both.table.oid, all=False)
-              if _is_new(both, key["columns"]) and not _is_moving(both, key)]  # fmt: skip
+    parents = [key for key in rows(both.conn, "references_of", oid=both.table.oid, all=True)
+               if _is_new(both, key["columns"])]  # fmt: skip
+    others = _with_it(both) if parents else []
+    found += [_is_orphan(both, key, [*others, *family]) for key in parents if not _is_moving(key, others)]
     return sql.SQL("({})").format(sql.SQL(" OR ").join(found)) if found else sql.SQL("false")
 
 
@@ -86,25 +86,28 @@ def _is_another(both: Comparison) -> list[sql.Composable]:
     return [sql.SQL("NOT ({})").format(same), sql.SQL("NOT {}").format(also)]
 
 
-def _is_moving(both: Comparison, key: dict[str, Any]) -> bool:
+def _is_moving(key: dict[str, Any], others: Sequence[UndoEntry]) -> bool:
     """Tell whether what a foreign key refers to is changed before: then the server tells."""
-    changed = [one for one in _with_it(both) if one.table == (key["parent_schema"], key["parent_name"])]
+    changed = [one for one in others if one.table == (key["parent_schema"], key["parent_name"])]
     return any(one.kind in ("column", "table") or (one.kind == "update" and {*one.columns} & {*key["referenced"]})
                for one in changed)  # fmt: skip
 
 
-def _is_orphan(both: Comparison, key: dict[str, Any], family: Sequence[UndoEntry]) -> sql.Composable:
+def _is_orphan(both: Comparison, key: dict[str, Any], others: Sequence[UndoEntry]) -> sql.Composable:
     """Return the condition that the row to which the captured one refers is gone, and does not come back with it."""
     values = [both.reverted_or_now(both.table.columns[name]) for name in key["columns"]]
+    now = [sql.Identifier("t", name) for name in key["columns"]]
     pairs = list(zip(key["referenced"], key["operators"], values, strict=True))
     found = [sql.SQL("{} IS NULL").format(value) for value in values]
     there = sql.SQL("EXISTS (SELECT FROM {} AS f WHERE {})")
     found.append(there.format(sql.SQL(key["parent"]), _joined([("f", to, of, value) for to, of, value in pairs])))
-    for one in (*_with_it(both), *family):
+    for one in others:
         if one.kind == "delete" and one.table == (key["parent_schema"], key["parent_name"]):
             names = {name: key_name(number) for number, name in enumerate(one.key)}
             again = [("f", names.get(to, to), of, value) for to, of, value in pairs]
             found.append(there.format(one.side, _joined(again)))
+    if both.entry.kind == "update":  # a value that stays is not checked: behind a NOT VALID key it may have no parent
+        found.append(sql.SQL("{} OPERATOR(pg_catalog.*=) {}").format(record(*values), record(*now)))
     return sql.SQL("NOT ({})").format(sql.SQL(" OR ").join(found))
 
 

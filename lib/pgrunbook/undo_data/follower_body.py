@@ -11,6 +11,7 @@ from pgrunbook.database.row_tracker import is_ours
 from pgrunbook.undo_data.row_notes import (
     AHEAD,
     ARRIVED,
+    FILE,
     GONE,
     LEAVING,
     LOST,
@@ -88,7 +89,7 @@ BEGIN
     END IF;
     {behind}IF TG_OP = 'UPDATE' AND TG_WHEN = 'AFTER' AND EXISTS (
         SELECT FROM {side} AS k
-        WHERE {at_new} AND k.xmin::pg_catalog.text = NEW.xmin::pg_catalog.text
+        WHERE {at_new} AND k.{gone} IS NULL AND k.xmin::pg_catalog.text = NEW.xmin::pg_catalog.text
           AND k.cmin::pg_catalog.text = NEW.cmin::pg_catalog.text
     ) THEN
         RETURN NEW;  -- This statement is the one that captures.
@@ -292,7 +293,7 @@ class FollowerBody:
         )  # fmt: skip
         is_noted = sql.SQL("TG_WHEN = 'AFTER' AND k.{} = leaves").format(sql.Identifier(LEAVING))
         unwatched = sql.SQL(_UNWATCHED).format(
-            is_watched=is_watched(self.kept_as, "k", {WATCHED}),
+            is_watched=is_watched(self.kept_as, "k", {WATCHED, FILE}),
             is_of_then=is_of_then(self.kept_as, "k", (), sql.SQL("OLD.xmin")),
             **parts,
         )

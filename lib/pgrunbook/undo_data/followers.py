@@ -44,6 +44,7 @@ from pgrunbook.undo_data.row_notes import (
     ARRIVED,
     AS_OF,
     BY,
+    FILE,
     GONE,
     LEAVING,
     PART,
@@ -128,7 +129,7 @@ class Followers:
         found = [sql.SQL("{} pg_catalog.text").format(sql.Identifier(name)) for name in (GONE, ARRIVED)]
         if self.table.is_partitioned:
             found.append(sql.SQL("{} pg_catalog.text").format(sql.Identifier(LEAVING)))
-            found += [sql.SQL("{} pg_catalog.oid").format(sql.Identifier(name)) for name in (PART, WATCHED)]
+            found += [sql.SQL("{} pg_catalog.oid").format(sql.Identifier(name)) for name in (PART, WATCHED, FILE)]
             found += [
                 sql.SQL("{} {}").format(sql.Identifier(next_name(n)), column.side_type)
                 for n, column in enumerate(self.key)

@@ -24,7 +24,7 @@ from pgrunbook.sql.deparse import parsed, text
 from pgrunbook.sql.do_branches import unfolded
 from pgrunbook.sql.own_code import do
 from pgrunbook.sql.tree import dotted_name, strings
-from pgrunbook.undo_data.tables import CapturedTable, keyed, keyed_without_index, table
+from pgrunbook.undo_data.tables import CapturedTable, keyed_without_index, table
 
 
 class FormerKeys:
@@ -94,7 +94,7 @@ def helper_index(conn: Connection, keep: Keep) -> tuple[str, str] | None:
     None where an index watches the key, or there is no such table.
     """
     relation = _relation(conn, keep) if keep.key else None
-    if relation is None or keyed(conn, found := table(conn, relation.oid), keep.key) is not None:
+    if relation is None or (found := table(conn, relation.oid)).keyed(keep.key) is not None:
         return None
     if not {*keep.key} <= found.columns.keys():
         return None

@@ -23,8 +23,8 @@ from pgrunbook.sql.deparse import changed, expression, parsed, printed, text
 from pgrunbook.sql.tree import dotted_name, quoted, strings, subcommand, tree
 from pgrunbook.sql.tree import text as written
 from pgrunbook.undo_data.cascades import CannotCaptureError
-from pgrunbook.undo_data.row_notes import GONE
-from pgrunbook.undo_data.tables import SCHEMA, CapturedTable, key_name, keyed, keys_of, table
+from pgrunbook.undo_data.row_notes import GONE, WRITTEN
+from pgrunbook.undo_data.tables import SCHEMA, CapturedTable, key_name, table
 
 _FOUND = (
     "CREATE FUNCTION {}({}) RETURNS {} LANGUAGE sql STABLE SET search_path = '' AS {}; REVOKE ALL ON FUNCTION {} FROM"
@@ -43,7 +43,7 @@ def key_after(
     """
     node = tree(statement) if statement else None
     cmds = {name: cmd for name in goes if (cmd := _change(node, quoted(name))) is not None}
-    key = next((key for key in keys_of(conn, found.oid) if {*key} & {*goes} <= cmds.keys()), None)
+    key = next((one.columns for one in found.keys if {*one.columns} & {*goes} <= cmds.keys()), None)
     if key is None:
         return None
     for name in key:
@@ -55,7 +55,7 @@ def key_after(
         with conn.transaction(force_rollback=True):
             with conn.as_target():
                 conn.execute(statement.encode())
-            after = keyed(conn, table(conn, found.oid), key)
+            after = table(conn, found.oid).keyed(key)
     except psycopg.Error as exc:
         raise CannotCaptureError(f"the server says {exc.diag.message_primary}") from exc
     if after is None:
@@ -111,13 +111,16 @@ def conversion_end(keep: Keep) -> SafeStep:
     return SafeStep(text(dropped), says, own_transaction=False, quick=False, gives_back=(keep.kept_as,))
 
 
-def discarded(now: CapturedTable, keep: Keep, is_unchanged: sql.Composable) -> str:
-    """Return the statement that discards captured values that no row of today gets back."""
-    return text(
-        sql.SQL("DELETE FROM {} AS k WHERE NOT EXISTS (SELECT FROM {} AS t WHERE {} AND {})").format(
-            sql.Identifier(SCHEMA, keep.kept_as), now.source, now.matches("t", "k"), is_unchanged
-        )
+def noted_as_written(now: CapturedTable, keep: Keep, is_unchanged: sql.Composable) -> str:
+    """Return the statement that notes captured keys that no row of today gets back, for somebody has written it."""
+    nobodys = sql.SQL("NOT EXISTS (SELECT FROM {} AS t WHERE {} AND {})").format(
+        now.source, now.matches("t", "k"), is_unchanged
     )
+    noted = sql.SQL("UPDATE {side} AS k SET {gone} = {written} WHERE k.{gone} IS NULL AND {nobodys}").format(
+        side=sql.Identifier(SCHEMA, keep.kept_as), gone=sql.Identifier(GONE), written=sql.Literal(WRITTEN),
+        nobodys=nobodys,
+    )  # fmt: skip
+    return text(noted)
 
 
 def same_row(keep: Keep, reverted: Keep, changed_with_it: Collection[str]) -> sql.Composable:

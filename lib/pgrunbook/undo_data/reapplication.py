@@ -22,7 +22,7 @@ from pgrunbook.undo_data.registry import STATES, UndoEntry, find
 from pgrunbook.undo_data.revert_columns import are_inserts_watched, filling, writes
 from pgrunbook.undo_data.row_notes import GONE, are_at_work
 from pgrunbook.undo_data.silence import fires, may_silence
-from pgrunbook.undo_data.tables import SCHEMA, CapturedColumn, CapturedTable, Row, as_text, keyed, rows, table
+from pgrunbook.undo_data.tables import SCHEMA, CapturedColumn, CapturedTable, Row, as_text, rows, table
 
 # So many rows that a migration itself inserts are compared with captured ones.
 _MOST_SEEDS = 10_000
@@ -135,7 +135,7 @@ def _column(
         return _left(entry, f"column {name} does not exist")
     if column.is_generated:
         return _left(entry, f"column {name} is generated")
-    if keyed(branch, found, entry.key) is None and not are_inserts_watched(conn, as_keep(entry)):
+    if found.keyed(entry.key) is None and not are_inserts_watched(conn, as_keep(entry)):
         return _left(entry, f"{dotted_name(*entry.table)} has no unique index on {', '.join(entry.key)} now")
     keys = "" if as_keep(entry).is_own_key else _changed_since(conn, entry)
     if as_keep(entry).is_own_key or keys:

@@ -19,7 +19,7 @@ from pgrunbook.database.queries import load
 from pgrunbook.errors import Refused
 from pgrunbook.sql.deparse import text
 from pgrunbook.undo_data.followers import Followers, obstacle
-from pgrunbook.undo_data.row_notes import ARRIVED, GONE, HASH, LEAVING, PART, WATCHED, function_name, next_name
+from pgrunbook.undo_data.row_notes import ARRIVED, FILE, GONE, HASH, LEAVING, PART, WATCHED, function_name, next_name
 from pgrunbook.undo_data.tables import SCHEMA, CapturedColumn, CapturedTable, Row, hash_of, key_name, rows, written_name
 
 LOCK_TIMEOUT_MS = 2_000
@@ -117,7 +117,7 @@ class Side:
         """The names of the columns that are not the table's: a captured column may have none of these."""
         keys = [name(n) for name in (key_name, next_name) for n in range(len(self.table.key))]
         written = map(written_name, range(len(self.captured)))
-        return {*keys, *written, HASH, BATCH, GONE, ARRIVED, LEAVING, PART, WATCHED}
+        return {*keys, *written, HASH, BATCH, GONE, ARRIVED, LEAVING, PART, WATCHED, FILE}
 
     @property
     def followers(self) -> Followers | None:
@@ -210,6 +210,10 @@ def add_side_tables(
     conn: Connection, place: StepKey, sides: Sequence[Side], *, keep_until: datetime | None = None
 ) -> None:
     """Create the side tables of a step, and their entries; existing ones are filled further.
+
+    A loop calls it in a short transaction of its own. A statement of a migration's transaction does not: a migration
+    that is refused must not leave triggers on the table. It holds the lock until the commit, and so it is asked for
+    statements only that are short; a long INSERT has no triggers.
 
     Locks: ShareRowExclusiveLock on a table whose captured rows are followed, for its triggers.
     """

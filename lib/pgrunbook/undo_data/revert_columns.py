@@ -2,8 +2,8 @@
 
 A row gets its old value unless somebody has written another one: it still has NULL, or the column's constant
 default. Where the default is computed, or the column is an identity, nobody can tell, and the old value wins.
-After a change of type, :func:`discard_changed` first discards the values of rows that somebody has changed since;
-all of that rollback is one transaction.
+After a change of type, :func:`note_written` first notes the values of rows that somebody has changed since: they stay
+captured, and go to nobody. All of that rollback is one transaction.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from pgrunbook.sql.deparse import parsed, text
 from pgrunbook.sql.tree import walk
 from pgrunbook.undo_data.capture_columns import (
     VALUE,
-    hash_of_new,
     is_large,
+    is_written,
     place,
     record,
 )
@@ -32,9 +32,9 @@ from pgrunbook.undo_data.cascades import CannotCaptureError
 from pgrunbook.undo_data.entries import refuse_purged_keep
 from pgrunbook.undo_data.followers import Followers
 from pgrunbook.undo_data.former_keys import see_apart
-from pgrunbook.undo_data.key_values import conversion_end, converted, discarded, same_row
-from pgrunbook.undo_data.row_notes import GONE, NEW, are_at_work, function_name, is_there
-from pgrunbook.undo_data.tables import SCHEMA, CapturedColumn, CapturedTable, keyed, keyed_without_index, rows
+from pgrunbook.undo_data.key_values import conversion_end, converted, noted_as_written, same_row
+from pgrunbook.undo_data.row_notes import GONE, NEW, WRITTEN, are_at_work, function_name, is_there
+from pgrunbook.undo_data.tables import SCHEMA, CapturedColumn, CapturedTable, keyed_without_index, rows
 
 CHANGED_STAYS = "Rows that somebody has changed since keep their values."
 _PART, _VERSION = sql.Identifier("t", "tableoid"), sql.Identifier("t", "xmin")
@@ -65,7 +65,7 @@ def revert_column(
     if keep.is_own_key:
         return (conversion_end(keep),)
     size = batch_rows if loops else None
-    if had_key and keyed(conn, found, keep.key) is None:
+    if had_key and found.keyed(keep.key) is None:
         steps = _watching(conn, conn, found, keep, column, condition, says)
     else:
         steps = filling(conn, conn, found, keep, column, condition, says=says, batch_rows=size)
@@ -83,7 +83,7 @@ def filling(
     are tracked.
     Raises CannotCaptureError as :func:`revert_column`.
     """
-    if keyed(conn, found, keep.key) is None and are_inserts_watched(undo_conn, keep):
+    if found.keyed(keep.key) is None and are_inserts_watched(undo_conn, keep):
         return _watching(conn, undo_conn, found, keep, column, condition, says)
     keyed_ = keyed_as_captured(conn, found, keep)
     statement = _update(keyed_, keep, column, condition, _side_columns(undo_conn, keep))
@@ -140,7 +140,7 @@ def tracker_cleanup(steps: Sequence[SafeStep]) -> tuple[str, ...]:
 
 def keyed_as_captured(conn: Connection, found: CapturedTable, keep: Keep) -> CapturedTable:
     """Return a table with the key by which a column was captured, in that order."""
-    there = keyed(conn, found, keep.key)
+    there = found.keyed(keep.key)
     if there is None and are_inserts_watched(conn, keep):
         there = keyed_without_index(conn, found, keep.key)
     if there is None:
@@ -168,8 +168,8 @@ def _update(
     return text(statement)
 
 
-def discard_changed(conn: Connection, keep: Keep) -> tuple[SafeStep, ...]:
-    """Return the step that discards captured values of rows that somebody has changed since the change of type.
+def note_written(conn: Connection, keep: Keep) -> tuple[SafeStep, ...]:
+    """Return the step that notes captured values of rows that somebody has changed since the change of type.
 
     Run it in the transaction that changes the type back; () when the column had been dropped.
     Locks: AccessExclusiveLock on the table, as the change of type takes it.
@@ -180,14 +180,17 @@ def discard_changed(conn: Connection, keep: Keep) -> tuple[SafeStep, ...]:
     found = keyed_as_captured(conn, found, keep)
     locked = sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(found.source)
     if keep.is_own_key:
-        unchanged = _forgotten_keys(conn, found, keep, name)
-        return (SafeStep(f"{text(locked)};\n{unchanged}", CHANGED_STAYS, own_transaction=False, quick=False),)
-    forgotten = sql.SQL("DELETE FROM {} AS k USING {} AS t WHERE {} AND {} AND {} IS DISTINCT FROM k.{}").format(
-        sql.Identifier(SCHEMA, keep.kept_as), found.source, found.matches("t", "k"),
-        is_there(keep.kept_as, "k", _side_columns(conn, keep), part=_PART, version=_VERSION),
-        hash_of_new("t", name), sql.Identifier(NEW),
-    )  # fmt: skip
-    return (SafeStep(f"{text(locked)};\n{text(forgotten)}", CHANGED_STAYS, own_transaction=False, quick=False),)
+        noted = _written_keys(conn, found, keep, name)
+    else:
+        noted = text(
+            sql.SQL("UPDATE {} AS k SET {} = {} FROM {} AS t WHERE {} AND {} AND {}").format(
+                sql.Identifier(SCHEMA, keep.kept_as), sql.Identifier(GONE), sql.Literal(WRITTEN), found.source,
+                found.matches("t", "k"),
+                is_there(keep.kept_as, "k", _side_columns(conn, keep), part=_PART, version=_VERSION),
+                is_written("t", name, "k"),
+            )
+        )  # fmt: skip
+    return (SafeStep(f"{text(locked)};\n{noted}", CHANGED_STAYS, own_transaction=False, quick=False),)
 
 
 def converting(conn: Connection, keep: Keep, statement: str) -> tuple[tuple[SafeStep, ...], str]:
@@ -203,12 +206,12 @@ def converting(conn: Connection, keep: Keep, statement: str) -> tuple[tuple[Safe
     return (made,), asking
 
 
-def _forgotten_keys(conn: Connection, found: CapturedTable, keep: Keep, name: str) -> str:
-    is_its = sql.SQL("{} AND {} IS NOT DISTINCT FROM k.{}").format(
+def _written_keys(conn: Connection, found: CapturedTable, keep: Keep, name: str) -> str:
+    is_its = sql.SQL("{} AND NOT {}").format(
         is_there(keep.kept_as, "k", _side_columns(conn, keep), part=_PART, version=_VERSION),
-        hash_of_new("t", name), sql.Identifier(NEW),
-    )  # fmt: skip
-    return discarded(found, keep, is_its)
+        is_written("t", name, "k"),
+    )
+    return noted_as_written(found, keep, is_its)
 
 
 def discard_reverted(
@@ -240,7 +243,7 @@ def discard_reverted(
 
 def has_key(conn: Connection, keep: Keep) -> bool:
     """Tell whether an index watches the key by which a column was captured."""
-    return keyed(conn, place(conn, keep, must_be_there=False)[0], keep.key) is not None
+    return place(conn, keep, must_be_there=False)[0].keyed(keep.key) is not None
 
 
 def uncaptured(conn: Connection, keep: Keep) -> str:
@@ -252,7 +255,7 @@ def uncaptured(conn: Connection, keep: Keep) -> str:
     refuse_purged_keep(conn, keep)
     found, name = place(conn, keep, must_be_there=False)
     found = keyed_as_captured(conn, found, keep)
-    changed = sql.SQL("{} IS NOT DISTINCT FROM k.{}").format(hash_of_new("t", name), sql.Identifier(NEW))
+    changed = sql.SQL("NOT {}").format(is_written("t", name, "k"))
     return text(
         sql.SQL("NOT EXISTS (SELECT FROM {} AS k WHERE {} AND {} AND {})").format(
             sql.Identifier(SCHEMA, keep.kept_as),

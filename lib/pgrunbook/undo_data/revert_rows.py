@@ -271,7 +271,7 @@ class _Loop:
         statements = self._statements(pages, is_checked=is_checked)  # it asks, and not as the target
         with self.conn.as_target():
             given = sum(self.conn.execute(each).rowcount for each in statements)
-            if self.both.table.has_deferrable_key:
+            if self.both.table.has_deferrable_key or self.both.table.has_deferrable_reference:
                 self.conn.execute("SET CONSTRAINTS ALL IMMEDIATE")
         return given
 

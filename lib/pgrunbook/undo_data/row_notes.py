@@ -13,15 +13,15 @@ from pgrunbook.database.connection import Connection
 from pgrunbook.database.row_tracker import FIRST, is_ours
 from pgrunbook.sql.deparse import text
 from pgrunbook.sql.own_code import do
-from pgrunbook.undo_data.tables import SCHEMA, CapturedTable, key_name, keyed, rows
+from pgrunbook.undo_data.tables import SCHEMA, CapturedTable, key_name, rows
 from pgrunbook.undo_data.tables import table as table_at
 
 # Who took the row away (a transaction, or the label of a step of ours), NULL where it is there; who moved it last.
 # Which version of a row will be deleted where it leaves its partition; which one it is in.
 GONE, ARRIVED, LEAVING, PART = "pgrunbook_gone", "pgrunbook_arrived", "pgrunbook_leaving", "pgrunbook_part"
 VERSION = "pgrunbook_version"
-# The trigger that watches the partition to which it came since the capture; 0 while we park that partition.
-WATCHED = "pgrunbook_watched"
+# The trigger that watches the partition to which it came since the capture, 0 while we park that partition; its file.
+WATCHED, FILE = "pgrunbook_watched", "pgrunbook_file"
 # The note of a side table whose rows cannot be told any more: the key of its table is gone.
 LOST = "lost"
 # Of a captured row: nobody knows which row it is of.
@@ -87,6 +87,12 @@ _HAS_TRIGGER = """
  OR {trigger} = 0 AND EXISTS (SELECT FROM pg_catalog.pg_class AS pgrunbook_c
                               WHERE pgrunbook_c.oid = {part}
                                 AND pgrunbook_c.relnamespace = pg_catalog.to_regnamespace('pgrunbook')))
+""".strip()
+# TRUNCATE gives a partition another file; one that is newer than the capture has no trigger for it.
+_IS_WHOLE = """
+({trigger} = 0 OR {file} = pg_catalog.pg_relation_filenode(CAST({part} AS pg_catalog.regclass))
+ OR EXISTS (SELECT FROM pg_catalog.pg_trigger AS pgrunbook_g
+            WHERE pgrunbook_g.tgrelid = {part} AND pgrunbook_g.tgname = {of_all}))
 """.strip()
 _WATCHED_PARTS = """
 SELECT n.part
@@ -177,6 +183,12 @@ def is_watched(kept_as: str, alias: str, columns: Collection[str]) -> sql.Compos
     found = since_capture
     if WATCHED in columns:
         since_arrival = sql.SQL(_HAS_TRIGGER).format(part=part, trigger=trigger)
+        if FILE in columns:
+            is_whole = sql.SQL(_IS_WHOLE).format(
+                part=part, trigger=trigger, file=sql.Identifier(alias, FILE),
+                of_all=sql.Literal(trigger_name(kept_as, of_all=True)),
+            )  # fmt: skip
+            since_arrival = sql.SQL("({} AND {})").format(since_arrival, is_whole)
         found = sql.SQL("CASE WHEN {} IS NULL THEN {} ELSE {} END").format(trigger, since_capture, since_arrival)
     return sql.SQL("({} OR {})").format(_is_copy(kept_as), found)
 
@@ -185,9 +197,12 @@ def comes_to(part: sql.Composable, trigger: sql.Composable) -> sql.Composable:
     """Return what an UPDATE of a side table sets for a row that comes to a partition, which this trigger watches."""
     found = (
         "{} = {}, {} = (SELECT pg_catalog.max(g.oid) FROM pg_catalog.pg_trigger AS g"
-        " WHERE g.tgrelid = {} AND g.tgname = {})"
+        " WHERE g.tgrelid = {} AND g.tgname = {}),"
+        " {} = pg_catalog.pg_relation_filenode(CAST({} AS pg_catalog.regclass))"
     )
-    return sql.SQL(found).format(sql.Identifier(PART), part, sql.Identifier(WATCHED), part, trigger)
+    return sql.SQL(found).format(
+        sql.Identifier(PART), part, sql.Identifier(WATCHED), part, trigger, sql.Identifier(FILE), part
+    )
 
 
 def is_in_part(
@@ -318,9 +333,9 @@ def told_apart(conn: Connection, oid: int) -> list[str]:
     """
     found = []
     for one in rows(conn, "followers", oid=oid):
-        there = keyed(conn, table_at(conn, oid), one["key"])
+        there = table_at(conn, oid).keyed(one["key"])
         columns = {each["name"] for each in rows(conn, "side_columns", kept_as=f"{SCHEMA}.{one['kept_as']}")}
-        if there is None or WATCHED not in columns:
+        if there is None or FILE not in columns:
             continue
         part, version = sql.Identifier("t", "tableoid"), sql.Identifier("t", "xmin")
         noted = sql.SQL("UPDATE {} AS k SET {} FROM {} AS t WHERE NOT {} AND {} AND {}").format(
@@ -339,12 +354,12 @@ def returned(conn: Connection, table: CapturedTable, label: str) -> list[str]:
     """
     found = []
     for one in rows(conn, "followers", oid=table.oid):
-        there = keyed(conn, table, one["key"])
+        there = table.keyed(one["key"])
         if there is None:
             continue
         columns = {each["name"] for each in rows(conn, "side_columns", kept_as=f"{SCHEMA}.{one['kept_as']}")}
         comes: sql.Composable = sql.SQL("")
-        if WATCHED in columns:
+        if FILE in columns:
             comes = sql.SQL(", {}").format(comes_to(sql.SQL("t.tableoid"), sql.Literal(trigger_name(one["kept_as"]))))
         elif PART in columns:
             comes = sql.SQL(", {} = t.tableoid").format(sql.Identifier(PART))

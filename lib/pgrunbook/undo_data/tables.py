@@ -11,8 +11,7 @@ from psycopg import sql
 from pgrunbook.database import queries
 from pgrunbook.database.checksums import TableName
 from pgrunbook.database.connection import Connection
-from pgrunbook.database.relations import Column, Relation, UniqueKey, columns_of, relation_of
-from pgrunbook.database.relations import keys_of as keys_by_table
+from pgrunbook.database.relations import Column, Relation, UniqueKey, columns_of, keys_of, relation_of
 from pgrunbook.errors import Broken
 from pgrunbook.sql.tree import quoted
 
@@ -119,8 +118,8 @@ class CapturedColumn(Column):
 class CapturedTable:
     """A table with what decides how its rows are captured; ``key`` is () when it has no unique key.
 
-    Where ``is_key_former``, the table had that key before, and no index watches it. ``unsteady`` are the columns with a
-    type of the application whose text depends on settings.
+    ``keys`` are all that it has, the best first. Where ``is_key_former``, the table had that key before, and no index
+    watches it. ``unsteady`` are the columns with a type of the application whose text depends on settings.
     """
 
     relation: Relation
@@ -131,10 +130,12 @@ class CapturedTable:
     has_before_update: bool
     references_itself: bool
     has_deferrable_key: bool
+    has_deferrable_reference: bool
     is_filtered: bool
     rows_estimate: float
     unsteady: Sequence[str] = ()
     is_key_former: bool = False
+    keys: Sequence[UniqueKey] = ()
 
     @property
     def oid(self) -> int:
@@ -173,6 +174,15 @@ class CapturedTable:
             )
         return tuple(self.columns[name] for name in wanted)
 
+    def keyed(self, key: Sequence[str]) -> CapturedTable | None:
+        """Return the table with another key of its own, in this order; None when it has none."""
+        for one in self.keys:
+            if sorted(one.columns) == sorted(key):
+                by = dict(zip(one.columns, one.operators, strict=True))
+                operators = tuple(by[name] for name in key)
+                return replace(self, key=tuple(key), operators=operators, is_key_deferrable=one.is_deferrable)
+        return None
+
     @property
     def plain(self) -> tuple[CapturedColumn, ...]:
         """The columns that a statement may give values: all that are not generated."""
@@ -210,7 +220,8 @@ class ForeignKey:
 
 def table(conn: Connection, oid: int) -> CapturedTable:
     """Return a table by its oid, as the catalog has it now."""
-    (traits,), best = rows(conn, "traits", oid=oid), next(iter(_keys(conn, oid)), None)
+    (traits,), keys = rows(conn, "traits", oid=oid), keys_of(conn, [oid])[oid]
+    best = keys[0] if keys else None
     return CapturedTable(
         relation=relation_of(conn, oid),
         columns={
@@ -219,26 +230,9 @@ def table(conn: Connection, oid: int) -> CapturedTable:
         key=best.columns if best else (),
         operators=best.operators if best else (),
         is_key_deferrable=best is not None and best.is_deferrable,
+        keys=keys,
         **traits,
     )
-
-
-def keys_of(conn: Connection, oid: int) -> list[tuple[str, ...]]:
-    """Return the keys of a table, the best first."""
-    return [one.columns for one in _keys(conn, oid)]
-
-
-def keyed(
-    conn: Connection, found: CapturedTable, key: Sequence[str], *, in_index_order: bool = False
-) -> CapturedTable | None:
-    """Return a table with another key of its own, in this order or in that of its index; None when it has none."""
-    for one in _keys(conn, found.oid):
-        if sorted(one.columns) == sorted(key):
-            by = dict(zip(one.columns, one.operators, strict=True))
-            names = one.columns if in_index_order else tuple(key)
-            operators = tuple(by[name] for name in names)
-            return replace(found, key=names, operators=operators, is_key_deferrable=one.is_deferrable)
-    return None
 
 
 def keyed_without_index(
@@ -261,7 +255,7 @@ def table_named(conn: Connection, name: TableName, key: Sequence[str]) -> Captur
     Raises Broken when it does not exist, or has no unique index on these columns now.
     """
     found = rows(conn, "oid_of", schema=name.schema, name=name.name)
-    there = keyed(conn, table(conn, found[0]["oid"]), key) if found else None
+    there = table(conn, found[0]["oid"]).keyed(key) if found else None
     if there is not None:
         return there
     raise Broken(
@@ -302,10 +296,6 @@ def hash_of(columns: Sequence[CapturedColumn], values: Sequence[sql.Composable])
 def as_text(value: sql.Composable) -> sql.Composable:
     """Return the output of the type's output function; a cast to text may call a function of the application."""
     return sql.SQL("CASE WHEN {0} IS DISTINCT FROM NULL THEN pg_catalog.concat({0}) END").format(value)
-
-
-def _keys(conn: Connection, oid: int) -> list[UniqueKey]:
-    return keys_by_table(conn, [oid])[oid]
 
 
 def rows(conn: Connection, query: str, **parameters: object) -> list[dict[str, Any]]:

@@ -1,7 +1,8 @@
-"""Captured values of a column that go to nobody: their row was deleted, or it cannot be told which row is theirs.
+"""Captured values of a column that go to nobody.
 
-Their partition was detached meanwhile, when no trigger saw what became of its rows, and they were written since the
-capture; or the key of the table is gone.
+Their row was deleted; or somebody has written a newer value since the type of the column changed, or while they were
+reverted; or it cannot be told which row is theirs: their partition was detached meanwhile, when no trigger saw what
+became of its rows, and they were written since the capture; or the key of the table is gone.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from psycopg.rows import tuple_row
 
 from pgrunbook.database.connection import Connection
 from pgrunbook.display.prose import counted
-from pgrunbook.undo_data.capture_columns import VALUE, record
+from pgrunbook.undo_data.capture_columns import VALUE, is_written, record
 from pgrunbook.undo_data.registry import UndoEntry, find
-from pgrunbook.undo_data.row_notes import GONE, PART, UNKNOWN, is_row, is_there, label_of
-from pgrunbook.undo_data.tables import as_text, key_name, keyed, rows, table
+from pgrunbook.undo_data.row_notes import GONE, NEW, PART, UNKNOWN, WRITTEN, is_row, is_there, label_of
+from pgrunbook.undo_data.tables import as_text, key_name, rows, table
 
 SAMPLES = 20
 _SHOWN_CHARS = 200
@@ -32,13 +33,15 @@ _UNKNOWN = (
 class UnclaimedValues:
     """How many captured values of an entry go to nobody, and some of them, each as one line.
 
-    The rows of ``deleted`` values are gone; of the others nobody knows the row.
+    The rows of ``deleted`` values are gone, those of ``written`` ones have newer values; of the others nobody knows the
+    row.
     """
 
     entry: UndoEntry
     values: int
     samples: tuple[str, ...] = ()
     deleted: int = 0
+    written: int = 0
 
     def __bool__(self) -> bool:
         return self.values > 0
@@ -51,8 +54,9 @@ class UnclaimedValues:
     @property
     def says(self) -> str:
         """One sentence for a note."""
-        unknown = self.values - self.deleted
+        unknown = self.values - self.deleted - self.written
         because = [f"{counted(self.deleted, 'row')} deleted since"] if self.deleted else []
+        because += [f"{counted(self.written, 'row')} changed since, with newer values"] if self.written else []
         because += [_UNKNOWN.format(counted(unknown, "value"))] if unknown else []
         return (
             f"{counted(self.values, 'captured value')} of {self.what} "
@@ -62,12 +66,14 @@ class UnclaimedValues:
 
 
 def unclaimed(
-    conn: Connection, entry: UndoEntry, *, taken_back: Collection[str] = (), is_over: bool = False
-) -> UnclaimedValues:
+    conn: Connection, entry: UndoEntry, *, taken_back: Collection[str] = (), is_over: bool = False,
+    has_new_type: bool = False,
+) -> UnclaimedValues:  # fmt: skip
     """Return the captured values of a column that a revert gives to nobody.
 
     Ask before the revert ends, for it drops the triggers. Rows that steps of the migrations ``taken_back`` have
-    deleted are there again by then. When it ``is_over``, a row that has its value has got it.
+    deleted are there again by then. When it ``is_over``, a row that has its value has got it. Where the column still
+    ``has_new_type``, that with which its values were captured, rows that were written since are told by it.
     Locks: AccessShareLock on the table.
     """
     columns = {one["name"] for one in rows(conn, "side_columns", kept_as=entry.side.as_string(None))}
@@ -76,18 +82,23 @@ def unclaimed(
     part = sql.Identifier("k", PART) if PART in columns else None
     gone, value = sql.Identifier("k", GONE), sql.Identifier("k", VALUE)
     is_deleted = _is_deleted(gone, taken_back)
+    is_newer = sql.SQL("(coalesce({} = {}, false) OR {})").format(
+        gone, sql.Literal(WRITTEN), _is_written_now(conn, entry, columns) if has_new_type else sql.SQL("false")
+    )
     source = sql.SQL(
-        "FROM {} AS k WHERE {} AND {} IS NOT NULL AND ({} OR {} OR ({} IS NULL AND NOT {} AND NOT {}))"
+        "FROM {} AS k WHERE {} AND {} IS NOT NULL AND ({} OR {} OR {} OR ({} IS NULL AND NOT {} AND NOT {}))"
     ).format(
-        entry.side, is_row("k", columns), value, is_deleted, _is_nobodys(gone), gone,
+        entry.side, is_row("k", columns), value, is_deleted, _is_nobodys(gone), is_newer, gone,
         is_there(entry.kept_as, "k", columns, part=part),
         _has_row(conn, entry, columns, is_over=is_over),
     )  # fmt: skip
     keys = [as_text(sql.Identifier("k", key_name(number))) for number in range(len(entry.key))]
     shown = sql.SQL(", ").join([*keys, sql.SQL("pg_catalog.left({}, {})").format(as_text(value), _SHOWN_CHARS)])
-    counts = sql.SQL("SELECT pg_catalog.count(*), pg_catalog.count(*) FILTER (WHERE {}) {}").format(is_deleted, source)
+    counts = sql.SQL(
+        "SELECT pg_catalog.count(*), pg_catalog.count(*) FILTER (WHERE {}), pg_catalog.count(*) FILTER (WHERE {}) {}"
+    ).format(is_deleted, is_newer, source)
     with conn.cursor(row_factory=tuple_row) as cursor:
-        count, deleted = cursor.execute(counts).fetchone() or (0, 0)
+        count, deleted, written = cursor.execute(counts).fetchone() or (0, 0, 0)
         if not count:
             return UnclaimedValues(entry, 0)
         found = cursor.execute(sql.SQL("SELECT {} {} LIMIT {}").format(shown, source, SAMPLES)).fetchall()
@@ -95,7 +106,7 @@ def unclaimed(
         f"{', '.join(f'{name} {key}' for name, key in zip(entry.key, one, strict=False))}: {entry.columns[0]} {one[-1]}"
         for one in found
     ]
-    return UnclaimedValues(entry, int(count), tuple(lines), int(deleted))
+    return UnclaimedValues(entry, int(count), tuple(lines), int(deleted), int(written))
 
 
 def gone_to_nobody(conn: Connection, migrations: Collection[str], direction: str) -> list[tuple[UndoEntry, int]]:
@@ -130,10 +141,23 @@ def _is_nobodys(gone: sql.Composable) -> sql.Composable:
     )
 
 
+def _is_written_now(conn: Connection, entry: UndoEntry, columns: Collection[str]) -> sql.Composable:
+    """Return the condition that the row of a captured value does not hold what the change of type made of it."""
+    there = rows(conn, "oid_of", schema=entry.table.schema, name=entry.table.name)
+    found = table(conn, there[0]["oid"]).keyed(entry.key) if there and NEW in columns else None
+    if found is None or entry.columns[0] not in found.columns:
+        return sql.SQL("false")
+    part, version = sql.Identifier("t", "tableoid"), sql.Identifier("t", "xmin")
+    return sql.SQL("EXISTS (SELECT FROM {} AS t WHERE {} AND {} AND {})").format(
+        found.source, found.matches("t", "k"), is_there(entry.kept_as, "k", columns, part=part, version=version),
+        is_written("t", entry.columns[0], "k"),
+    )  # fmt: skip
+
+
 def _has_row(conn: Connection, entry: UndoEntry, columns: Collection[str], *, is_over: bool) -> sql.Composable:
     """Return the condition that the row of a captured value is known, though its partition was detached meanwhile."""
     there = rows(conn, "oid_of", schema=entry.table.schema, name=entry.table.name)
-    found = keyed(conn, table(conn, there[0]["oid"]), entry.key) if there and PART in columns else None
+    found = table(conn, there[0]["oid"]).keyed(entry.key) if there and PART in columns else None
     if found is None:
         return sql.SQL("false")
     part, version = sql.Identifier("t", "tableoid"), sql.Identifier("t", "xmin")

@@ -20,42 +20,31 @@ ORDER BY n.nspname COLLATE "C", c.relname COLLATE "C";
 
 -- name: columns
 -- a row is: a column of one of the named tables, by code point of its name, with its base type below domains and its place in the primary key
-WITH RECURSIVE named AS (
-    SELECT c.oid,
-           c.relkind,
-           c.relispopulated,
-           n.nspname,
-           c.relname
-    FROM pg_catalog.json_to_recordset(%(tables)s::json) AS t (schema text, name text)
-    JOIN pg_catalog.pg_namespace AS n ON n.nspname = t.schema
-    JOIN pg_catalog.pg_class AS c ON c.relnamespace = n.oid AND c.relname = t.name
-), base AS (
-    SELECT a.attrelid,
-           a.attnum,
-           a.atttypid AS type
-    FROM named AS c
-    JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid
-    WHERE a.attnum > 0
-      AND NOT a.attisdropped
-    UNION ALL
-    SELECT b.attrelid,
-           b.attnum,
-           t.typbasetype
-    FROM base AS b
-    JOIN pg_catalog.pg_type AS t ON t.oid = b.type
-    WHERE t.typtype = 'd'
-)
-SELECT c.nspname::text AS schema,
+SELECT n.nspname::text AS schema,
        c.relname::text AS name,
        c.relkind = 'p' AS partitioned,
        c.relispopulated AS populated,
        a.attname::text AS column_name,
-       t.oid::pg_catalog.regtype::text AS type,
+       CASE WHEN t.typtype = 'd' THEN (
+           WITH RECURSIVE base AS (
+               SELECT t.typbasetype AS type
+               UNION ALL
+               SELECT d.typbasetype
+               FROM base AS b
+               JOIN pg_catalog.pg_type AS d ON d.oid = b.type
+               WHERE d.typtype = 'd'
+           )
+           SELECT b.type
+           FROM base AS b
+           JOIN pg_catalog.pg_type AS d ON d.oid = b.type
+           WHERE d.typtype <> 'd'
+       ) ELSE t.oid END::pg_catalog.regtype::text AS type,
        pg_catalog.array_position(i.indkey::smallint[], a.attnum) AS key_place
-FROM named AS c
-LEFT JOIN base AS b ON b.attrelid = c.oid AND NOT EXISTS (SELECT FROM pg_catalog.pg_type AS d WHERE d.oid = b.type AND d.typtype = 'd')
-LEFT JOIN pg_catalog.pg_type AS t ON t.oid = b.type
-LEFT JOIN pg_catalog.pg_attribute AS a ON a.attrelid = b.attrelid AND a.attnum = b.attnum
+FROM pg_catalog.json_to_recordset(%(tables)s::json) AS w (schema text, name text)
+JOIN pg_catalog.pg_namespace AS n ON n.nspname = w.schema
+JOIN pg_catalog.pg_class AS c ON c.relnamespace = n.oid AND c.relname = w.name
+LEFT JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+LEFT JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid
 LEFT JOIN pg_catalog.pg_index AS i ON i.indrelid = c.oid AND i.indisprimary
 WHERE c.relkind IN ('r', 'p', 'm')
-ORDER BY c.nspname COLLATE "C", c.relname COLLATE "C", a.attname COLLATE "C";
+ORDER BY n.nspname COLLATE "C", c.relname COLLATE "C", a.attname COLLATE "C";

@@ -124,3 +124,35 @@ JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relpersistence = 'u'
   AND c.relkind IN ('r', 'S')
 ORDER BY c.oid
+
+-- name: foreign_keys
+-- a row is: a foreign key, the statement that makes it without a look at the rows, and the one that comments on it
+SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) AS table_name,
+       k.conname::text AS name,
+       pg_catalog.format('ALTER TABLE %s %I.%I ADD CONSTRAINT %I %s', CASE c.relkind WHEN 'p' THEN '' ELSE 'ONLY' END,
+                         n.nspname, c.relname, k.conname, pg_catalog.pg_get_constraintdef(k.oid))
+           || CASE WHEN k.convalidated THEN ' NOT VALID' ELSE '' END AS made,
+       pg_catalog.format('COMMENT ON CONSTRAINT %I ON %I.%I IS %L', k.conname, n.nspname, c.relname,
+                         pg_catalog.obj_description(k.oid, 'pg_constraint')) AS commented
+FROM pg_catalog.pg_constraint AS k
+JOIN pg_catalog.pg_class AS c ON c.oid = k.conrelid
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE k.contype = 'f'
+  AND k.conparentid = 0
+
+-- name: call_valid
+-- a row is: nothing; marks a foreign key and those of its partitions as validated, as the source has them
+WITH RECURSIVE family AS (
+    SELECT k.oid
+    FROM pg_catalog.pg_constraint AS k
+    WHERE k.conrelid = %(table)s::pg_catalog.regclass
+      AND k.conname = %(name)s
+    UNION
+    SELECT k.oid
+    FROM family AS f
+    JOIN pg_catalog.pg_constraint AS k ON k.conparentid = f.oid
+)
+UPDATE pg_catalog.pg_constraint AS k
+SET convalidated = true
+FROM family AS f
+WHERE f.oid = k.oid

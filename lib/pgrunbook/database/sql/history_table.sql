@@ -1,3 +1,13 @@
+-- name: is_bare
+-- a row is: whether the table is our role's or a superuser's, without triggers and children: then nothing foreign is on it
+SELECT coalesce(pg_catalog.bool_and((r.rolsuper OR r.rolname IN (session_user, current_user))
+                                    AND NOT c.relhastriggers AND NOT c.relhassubclass), true) AS is_bare
+FROM pg_catalog.pg_class AS c
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+JOIN pg_catalog.pg_roles AS r ON r.oid = c.relowner
+WHERE n.nspname = %(schema)s
+  AND c.relname = %(name)s;
+
 -- name: foreign_parts
 -- a row is: what hangs on a history table, or on a child of it, and may run code of a role that we do not trust
 WITH RECURSIVE trusted AS (

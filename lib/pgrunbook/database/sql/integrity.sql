@@ -8,9 +8,11 @@ SELECT k.conname::text AS name,
        k.confmatchtype = 'f' AS match_full,
        coalesce((pg_catalog.to_jsonb(k) ->> 'conperiod')::boolean, false) AS has_period,
        k.convalidated AS is_valid,
+       k.condeferrable AS is_deferrable,
        ARRAY[k.oid, k.conrelid, k.confrelid]::bigint[] AS objects,
        x.columns,
        x.parent_columns,
+       x.names,
        x.pairs,
        pg_catalog.format('ALTER TABLE %s VALIDATE CONSTRAINT %I', k.conrelid::regclass, k.conname) AS repair
 FROM pg_catalog.pg_constraint AS k
@@ -20,6 +22,7 @@ JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 CROSS JOIN LATERAL (
     SELECT pg_catalog.array_agg(pg_catalog.format('c.%I', a.attname) ORDER BY u.place) AS columns,
            pg_catalog.array_agg(pg_catalog.format('p.%I', b.attname) ORDER BY u.place) AS parent_columns,
+           pg_catalog.array_agg(a.attname::text ORDER BY u.place) AS names,
            pg_catalog.array_agg(
                pg_catalog.format('p.%I OPERATOR(%I.%s) c.%I%s', b.attname, s.nspname, o.oprname, a.attname,
                                  CASE WHEN a.attcollation <> b.attcollation AND b.attcollation <> 0

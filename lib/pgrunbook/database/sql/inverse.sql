@@ -1300,9 +1300,8 @@ SELECT g.tgrelid AS relation,
        g.oid::bigint AS oid
 FROM pg_catalog.pg_trigger AS g
 WHERE g.tgrelid = ANY (%(oids)s::oid[])
-  AND g.tgfoid NOT IN (SELECT p.oid
-                       FROM pg_catalog.pg_proc AS p
-                       WHERE p.pronamespace = pg_catalog.to_regnamespace('pgrunbook')::oid)
+  AND (SELECT p.pronamespace FROM pg_catalog.pg_proc AS p WHERE p.oid = g.tgfoid)
+      IS DISTINCT FROM pg_catalog.to_regnamespace('pgrunbook')::oid
 ORDER BY g.oid;
 
 -- name: rules
@@ -1360,9 +1359,8 @@ SELECT r.below,
              WHERE g.tgrelid = r.oid
                AND g.tgconstrindid = 0
                AND g.tgenabled <> 'D'
-               AND g.tgfoid NOT IN (SELECT p.oid
-                                    FROM pg_catalog.pg_proc AS p
-                                    WHERE p.pronamespace = pg_catalog.to_regnamespace('pgrunbook')::oid)
+               AND (SELECT p.pronamespace FROM pg_catalog.pg_proc AS p WHERE p.oid = g.tgfoid)
+                   IS DISTINCT FROM pg_catalog.to_regnamespace('pgrunbook')::oid
              ORDER BY g.tgname) AS triggers
 FROM reached AS r;
 

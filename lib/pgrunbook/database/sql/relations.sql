@@ -165,13 +165,15 @@ SELECT i.indrelid::bigint AS relation,
        m.amname::text AS method,
        CASE WHEN %(locks)s THEN pg_catalog.pg_get_indexdef(i.indexrelid) ELSE '' END AS definition,
        CASE WHEN c.relkind = 'i' AND %(locks)s THEN pg_catalog.pg_relation_size(c.oid) ELSE 0 END AS bytes,
-       coalesce(s.idx_scan, 0) AS scans
+       pg_catalog.pg_stat_get_numscans(i.indexrelid) AS scans
 FROM pg_catalog.pg_index AS i
 JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
 JOIN pg_catalog.pg_am AS m ON m.oid = c.relam
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-LEFT JOIN pg_catalog.pg_constraint AS k ON k.conindid = i.indexrelid AND k.contype IN ('p', 'u', 'x')
-LEFT JOIN pg_catalog.pg_stat_user_indexes AS s ON s.indexrelid = i.indexrelid
+LEFT JOIN pg_catalog.pg_constraint AS k
+  ON k.conrelid = i.indrelid
+ AND k.conindid = i.indexrelid
+ AND k.contype IN ('p', 'u', 'x')
 WHERE i.indrelid = ANY (%(oids)s::oid[])
    OR i.indexrelid = ANY (%(indexes)s::oid[])
 ORDER BY i.indrelid, c.relname COLLATE "C"
@@ -286,13 +288,21 @@ SELECT i.indrelid::bigint AS relation,
        pg_catalog.array_agg(pg_catalog.format_type(b.type, b.typmod) ORDER BY u.place) AS types,
        pg_catalog.array_agg(CASE WHEN a.attcollation <> 0 THEN a.attcollation::pg_catalog.regcollation::text ELSE '' END
                             ORDER BY u.place) AS collations,
-       pg_catalog.array_agg('OPERATOR(' || pg_catalog.quote_ident(n.nspname) || '.' || o.oprname || ')'
-                            ORDER BY u.place) AS operators,
+       pg_catalog.array_agg((SELECT 'OPERATOR(' || pg_catalog.quote_ident(n.nspname) || '.' || o.oprname || ')'
+                             FROM pg_catalog.pg_amop AS e
+                             JOIN pg_catalog.pg_operator AS o ON o.oid = e.amopopr
+                             JOIN pg_catalog.pg_namespace AS n ON n.oid = o.oprnamespace
+                             WHERE e.amopfamily = k.opcfamily
+                               AND e.amoplefttype = k.opcintype
+                               AND e.amoprighttype = k.opcintype
+                               AND e.amopstrategy = 3) ORDER BY u.place) AS operators,
        -- Else another order than that of the index counts, or code of the application decides what comes first.
        bool_and(k.opcdefault
                 AND k.opcnamespace = 'pg_catalog'::pg_catalog.regnamespace
                 AND u.sorts_by = a.attcollation
-                AND (t.typnamespace = 'pg_catalog'::pg_catalog.regnamespace OR t.typtype = 'e')) AS is_ordered,
+                AND (SELECT t.typnamespace = 'pg_catalog'::pg_catalog.regnamespace OR t.typtype = 'e'
+                     FROM pg_catalog.pg_type AS t
+                     WHERE t.oid = b.type)) AS is_ordered,
        NOT i.indimmediate AS is_deferrable
 FROM pg_catalog.pg_index AS i
 CROSS JOIN LATERAL ROWS FROM (
@@ -301,21 +311,13 @@ CROSS JOIN LATERAL ROWS FROM (
     pg_catalog.unnest(i.indcollation::oid[])
 ) WITH ORDINALITY AS u (attnum, opclass, sorts_by, place)
 LEFT JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = u.attnum
-LEFT JOIN (base AS b JOIN pg_catalog.pg_type AS t ON t.oid = b.type AND t.typtype <> 'd')
+LEFT JOIN base AS b
   ON b.attrelid = i.indrelid
  AND b.attnum = u.attnum
+ AND (SELECT t.typtype FROM pg_catalog.pg_type AS t WHERE t.oid = b.type) <> 'd'
 LEFT JOIN pg_catalog.pg_opclass AS k ON k.oid = u.opclass
-LEFT JOIN pg_catalog.pg_amop AS e
-  ON e.amopfamily = k.opcfamily
- AND e.amoplefttype = k.opcintype
- AND e.amoprighttype = k.opcintype
- AND e.amopstrategy = 3
-LEFT JOIN pg_catalog.pg_operator AS o ON o.oid = e.amopopr
-LEFT JOIN pg_catalog.pg_namespace AS n ON n.oid = o.oprnamespace
-JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
-JOIN pg_catalog.pg_am AS m ON m.oid = c.relam
 WHERE i.indrelid = ANY (%(oids)s::oid[])
-  AND m.amname = 'btree'
+  AND (SELECT m.amname FROM pg_catalog.pg_am AS m WHERE m.oid = k.opcmethod) = 'btree'
   AND i.indisunique
   AND i.indisvalid
   AND i.indpred IS NULL
@@ -403,9 +405,8 @@ FROM pg_catalog.pg_trigger AS t
 WHERE t.tgconstrindid = 0
   AND t.tgenabled <> 'D'
   AND t.tgtype & 24 <> 0
-  AND t.tgfoid NOT IN (SELECT p.oid
-                       FROM pg_catalog.pg_proc AS p
-                       WHERE p.pronamespace = pg_catalog.to_regnamespace('pgrunbook')::oid)
+  AND (SELECT p.pronamespace FROM pg_catalog.pg_proc AS p WHERE p.oid = t.tgfoid)
+      IS DISTINCT FROM pg_catalog.to_regnamespace('pgrunbook')::oid
   AND t.tgrelid IN (SELECT %(oid)s::oid
                     UNION ALL
                     SELECT p.relid FROM pg_catalog.pg_partition_tree(%(oid)s::oid) AS p)
@@ -418,9 +419,8 @@ FROM pg_catalog.pg_trigger AS t
 WHERE t.tgrelid = %(oid)s::oid
   AND t.tgconstrindid = 0
   AND t.tgenabled <> 'D'
-  AND t.tgfoid NOT IN (SELECT p.oid
-                       FROM pg_catalog.pg_proc AS p
-                       WHERE p.pronamespace = pg_catalog.to_regnamespace('pgrunbook')::oid)
+  AND (SELECT p.pronamespace FROM pg_catalog.pg_proc AS p WHERE p.oid = t.tgfoid)
+      IS DISTINCT FROM pg_catalog.to_regnamespace('pgrunbook')::oid
 
 -- name: entangled
 -- a row is: a foreign key for which it matters that rows change together

@@ -147,9 +147,8 @@ WITH RECURSIVE reached AS (
     JOIN pg_catalog.pg_trigger AS t ON t.tgrelid = r.oid
     WHERE t.tgconstrindid = 0
       AND t.tgenabled <> 'D'
-      AND t.tgfoid NOT IN (SELECT p.oid
-                           FROM pg_catalog.pg_proc AS p
-                           WHERE p.pronamespace = pg_catalog.to_regnamespace('pgrunbook')::oid)
+      AND (SELECT p.pronamespace FROM pg_catalog.pg_proc AS p WHERE p.oid = t.tgfoid)
+          IS DISTINCT FROM pg_catalog.to_regnamespace('pgrunbook')::oid
       AND (r.here = 'INSERT' AND t.tgtype & 4 <> 0
            OR r.here = 'DELETE' AND t.tgtype & 8 <> 0
            OR r.here = 'UPDATE' AND t.tgtype & 16 <> 0

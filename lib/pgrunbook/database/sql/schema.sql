@@ -282,9 +282,8 @@ JOIN pg_catalog.pg_class AS c ON c.oid = g.tgrelid
 -- Those of constraints have an index. PostgreSQL 14 calls internal also what partitions get from a partitioned table.
 WHERE g.tgconstrindid = 0
   -- Those of ours note what becomes of rows; they go, and are no part of the application's schema.
-  AND g.tgfoid NOT IN (SELECT p.oid
-                       FROM pg_catalog.pg_proc AS p
-                       WHERE p.pronamespace = pg_catalog.to_regnamespace('pgrunbook')::oid)
+  AND (SELECT p.pronamespace FROM pg_catalog.pg_proc AS p WHERE p.oid = g.tgfoid)
+      IS DISTINCT FROM pg_catalog.to_regnamespace('pgrunbook')::oid
   AND c.relnamespace = ANY (%(schemas)s::oid[])
   AND c.oid <> ALL (%(left_out)s::oid[]);
 

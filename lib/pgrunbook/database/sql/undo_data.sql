@@ -70,9 +70,8 @@ SELECT EXISTS (SELECT
                                    SELECT p.relid FROM pg_catalog.pg_partition_tree(%(oid)s::oid) AS p)
                  AND t.tgconstrindid = 0
                  AND t.tgenabled <> 'D'
-                 AND t.tgfoid NOT IN (SELECT p.oid
-                                      FROM pg_catalog.pg_proc AS p
-                                      WHERE p.pronamespace = pg_catalog.to_regnamespace('pgrunbook')::oid)
+                 AND (SELECT p.pronamespace FROM pg_catalog.pg_proc AS p WHERE p.oid = t.tgfoid)
+                     IS DISTINCT FROM pg_catalog.to_regnamespace('pgrunbook')::oid
                  AND t.tgtype & 19 = 19) AS has_before_update,
        EXISTS (SELECT
                FROM pg_catalog.pg_constraint AS k
@@ -83,6 +82,11 @@ SELECT EXISTS (SELECT
                FROM pg_catalog.pg_index AS i
                WHERE i.indrelid = %(oid)s::oid
                  AND NOT i.indimmediate) AS has_deferrable_key,
+       EXISTS (SELECT
+               FROM pg_catalog.pg_constraint AS k
+               WHERE k.contype = 'f'
+                 AND %(oid)s::oid IN (k.conrelid, k.confrelid)
+                 AND k.condeferrable) AS has_deferrable_reference,
        pg_catalog.row_security_active(%(oid)s::oid) AS is_filtered,
        -- Columns with a type of the application whose text depends on settings: by what it is of, below domains.
        ARRAY(WITH RECURSIVE parts AS (
@@ -325,7 +329,7 @@ JOIN pg_catalog.pg_trigger AS g ON g.tgfoid = p.oid
 -- a row is: whether all triggers by which captured rows follow are on a table, and none of them is switched off
 SELECT pg_catalog.count(*) FILTER (WHERE g.tgrelid = %(oid)s::oid AND g.tgenabled = 'A')
        = (SELECT CASE c.relkind WHEN 'p' THEN 3 ELSE 2 END FROM pg_catalog.pg_class AS c WHERE c.oid = %(oid)s::oid)
-       AND coalesce(pg_catalog.bool_and(g.tgenabled IN ('A', 'O')), false) AS are_at_work
+       AND coalesce(pg_catalog.bool_and(g.tgenabled = 'A'), false) AS are_at_work
 FROM pg_catalog.pg_trigger AS g
 JOIN pg_catalog.pg_proc AS p ON p.oid = g.tgfoid
 WHERE p.pronamespace = pg_catalog.to_regnamespace('pgrunbook')::oid

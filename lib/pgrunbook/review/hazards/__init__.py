@@ -35,16 +35,24 @@ modules = (
 def find(scenes: Sequence[Scene], *, design_rules: Collection[str] = ()) -> Iterator[tuple[Scene, list[Hazard]]]:
     """Yield each scene with its hazards, worst first; rules of design and taste only if they are switched on.
 
-    What a note says is said once.
+    What a note says is said once, and what a rule says of a statement in a routine: whoever runs it next does the same.
     """
     chosen = [rule for rule in RULES.values() if not rule.taste or rule.id in design_rules]
     noted: set[tuple[str, str, str]] = set()
+    of_inner: dict[int, list[Hazard]] = {}
+    said: set[tuple[int, str]] = set()
     for scene in scenes:
         found = dict.fromkeys(hazard for rule in chosen for hazard in rule.hazards(scene))
         told = {hazard.id for hazard in found}
-        for inner in scene.inner:
-            for hazard in (hazard for rule in chosen if rule.id not in told for hazard in rule.hazards(inner)):
-                found[replace(hazard, effect=f"Inside {inner.within}: {hazard.effect}")] = None
+        parts = (part for part in scene.parts if part.node is not None)
+        for inner, part in zip(scene.inner, parts, strict=True):
+            if id(inner) not in of_inner:
+                of_inner[id(inner)] = [hazard for rule in chosen for hazard in rule.hazards(inner)]
+            for hazard in of_inner[id(inner)]:
+                if hazard.id not in told and (id(inner), hazard.id) not in said:
+                    said.add((id(inner), hazard.id))
+                    within = f"Inside {part.within}: {hazard.effect}"
+                    found[replace(hazard, effect=within, line=scene.statement.line)] = None
         new = [hazard for hazard in found if hazard.severity is not Severity.NOTE or _words(hazard) not in noted]
         noted |= {_words(hazard) for hazard in new if hazard.severity is Severity.NOTE}
         yield scene, sorted(new, key=lambda hazard: -hazard.severity.rank)

@@ -67,7 +67,8 @@ class Scene:
     """A statement among the others, with the catalog before it; ``final`` is the catalog after all of them.
 
     ``transaction`` counts the BEGINs of the files; None outside of them. ``parts`` is what runs within the
-    statement, ``inner`` a scene for each statement in it, whose ``within`` says where it stands. ``zone_is_set`` says
+    statement, ``inner`` a scene for each statement in it, whose ``within`` says where it stands; ``checked`` is what
+    rules have said already, by their ids. ``zone_is_set`` says
     that a file has set the TimeZone in force, which is the catalog's; ``made_if_missing`` are the tables that earlier
     statements make IF NOT EXISTS.
     """
@@ -87,6 +88,7 @@ class Scene:
     made_if_missing: frozenset[Key] = frozenset()
     parts: Sequence[RoutinePart] = ()
     inner: list[Scene] = field(default_factory=list, repr=False)
+    checked: dict[str, list[Note]] = field(default_factory=dict, repr=False)
 
     @property
     def earlier(self) -> Sequence[Scene]:
@@ -181,7 +183,7 @@ class Rule:
 
     def hazards(self, scene: Scene) -> Iterator[Hazard]:
         """Yield at most one hazard of a scene: none on new and empty tables, only a note on small ones."""
-        notes = [note for note in self.check(scene) if not self._is_told(scene, note)]
+        notes = [note for note in self._notes(scene) if not self._is_told(scene, note)]
         found = [(note, severity) for note in notes if (severity := self._severity(scene, note))]
         if found:
             worst = max((severity for _, severity in found), key=lambda severity: severity.rank)
@@ -197,7 +199,12 @@ class Rule:
             return False
         same_file = [s for s in scene.earlier if s.statement.file == scene.statement.file]
         inner = [each for other in same_file for each in (other, *other.inner)]
-        return any(told.on and told.on.key == note.on.key for each in inner for told in self.check(each))
+        return any(told.on and told.on.key == note.on.key for each in inner for told in self._notes(each))
+
+    def _notes(self, scene: Scene) -> list[Note]:
+        if self.id not in scene.checked:
+            scene.checked[self.id] = list(self.check(scene))
+        return scene.checked[self.id]
 
     def _severity(self, scene: Scene, note: Note) -> Severity | None:
         severity = note.severity or self.severity
