@@ -128,3 +128,9 @@ def test_an_lsn_belongs_to_the_timelines_that_go_on_from_it(
     """Three of them, left at 0/200 and 0/400."""
     past = wal_segments.Timelines(((1, 0), (2, 0), (3, 0)), (0x200, 0x400))
     assert (past.holds(lsn, timeline), past.is_one_place(lsn)) == (holds, one_place)
+
+
+@pytest.mark.parametrize("text", ["lsn:0/3000060", "lsn:0/3000060@2", "before-release", "2026-11-22 16:54:31+00:00"])
+def test_a_point_is_spelled_as_it_is_read(text: str) -> None:
+    """A run that is resumed reads it again: without the timeline it would be another place."""
+    assert parse_point(text).spelled() == text

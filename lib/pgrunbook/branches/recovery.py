@@ -131,17 +131,19 @@ def restore(
                 told(done)
             new.do("rm", half_restored.MARK)
         except BaseException as exc:
+            full = _full_disk(point, needed_bytes, exc)
             _remove(new)
-            if lack := _lack(exc):
-                raise free_space.full(f"restore to {point}", lack, needed_bytes, state=REMOVED) from exc
+            if full is not None:
+                raise full from exc
             raise
     return done
 
 
-def _lack(exc: BaseException) -> str:
-    """Return what a program said of a full disk, "" where an error says something else."""
+def _full_disk(point: Point, needed_bytes: int, exc: BaseException) -> RunbookError | None:
+    """Return the error of a disk that has run full, where that is why a restore failed; None for other reasons."""
     is_plain = type(exc) is RunbookError and exc.state != REMOVED
-    return free_space.lack(str(exc)) if is_plain else ""
+    lack = free_space.lack(str(exc)) if is_plain else ""
+    return free_space.full(f"restore to {point}", lack, needed_bytes, state=REMOVED) if lack else None
 
 
 def _refuse_existing(new: Server) -> None:

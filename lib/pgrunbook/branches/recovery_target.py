@@ -49,7 +49,8 @@ class Point:
         """Return the text that :func:`parse_point` reads as this point."""
         if self.name is not None:
             return self.name
-        return f"lsn:{self.lsn}" if self.lsn is not None else str(self.time)
+        of = f"@{self.timeline}" if self.timeline else ""
+        return f"lsn:{self.lsn}{of}" if self.lsn is not None else str(self.time)
 
 
 def parse_point(text: str) -> Point:

@@ -15,6 +15,8 @@ from pgrunbook.errors import RunbookError
 
 log = logging.getLogger(__name__)
 
+PIPE_BYTES = 1024 * 1024  # what Linux lets everybody have; 64 kB wake the other side too often
+
 
 def become(account: ServerAccount | None, command: Sequence[str], *, cwd: Path, environment: Mapping[str, str]) -> None:
     """Let this process go on as a program, run as ``run_as`` does; it has our output and gets our signals."""
@@ -43,7 +45,7 @@ def piped(
     whole, who = told_as(account, command, environment)
     with tempfile.TemporaryFile() as told:
         with subprocess.Popen(
-            whole, cwd=cwd, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=told, **who
+            whole, cwd=cwd, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=told, pipesize=PIPE_BYTES, **who
         ) as done:
             assert done.stdin is not None  # noqa: S101 - it is a pipe
             try:
