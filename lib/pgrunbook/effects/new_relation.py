@@ -17,7 +17,7 @@ from pgrunbook.database.relations import CatalogConstraint, Column, Index
 from pgrunbook.effects.table_after import primary_key, with_column, with_constraint, with_new_column
 from pgrunbook.effects.type_change import kind_of
 from pgrunbook.sql.default_names import free_name, joined_columns
-from pgrunbook.sql.tree import Name, options, relation, relations_named, strings, type_word, walk
+from pgrunbook.sql.tree import Name, options, relation, relations_named, strings, text, type_word, walk
 
 # The bits of TableLikeClause.options.
 _LIKE_CONSTRAINTS, _LIKE_DEFAULTS, _LIKE_GENERATED, _LIKE_IDENTITY, _LIKE_INDEXES = 4, 8, 16, 32, 64
@@ -45,6 +45,7 @@ def new(catalog: Catalog, name: Name, kind: str) -> Table:
 def with_created(catalog: Catalog, node: Any) -> Catalog:
     """Return the catalog after CREATE TABLE."""
     table = new(catalog, relation(node.relation), "p" if node.partspec else "r")
+    table = replace(table, partition_key=text(node.partspec) if node.partspec else "")
     there = catalog.find(Name(table.schema or None, table.name))
     if there.standing is Standing.THERE or (node.if_not_exists and there.standing is Standing.NEW):
         return with_tables(catalog, there)  # not made anew: the migration was applied, or fails

@@ -9,11 +9,12 @@ from typing import Any
 
 from pglast import ast
 
-from pgrunbook.database.catalog import Standing
+from pgrunbook.database.catalog import Standing, Table
 from pgrunbook.display.prose import counted
 from pgrunbook.review.hazards import estimates
 from pgrunbook.review.hazards.rule import Note, Scene, Severity, Transactions, others_see, rule
-from pgrunbook.sql.tree import changed, dotted, is_on, object_kind, quoted, relation
+from pgrunbook.sql.default_names import free_name, index_columns, joined_columns
+from pgrunbook.sql.tree import Name, changed, dotted, is_on, object_kind, quoted, relation
 
 ENOUGH_FOR_AN_INDEX_MS = 20 * 60_000
 
@@ -35,10 +36,7 @@ def not_concurrent(scene: Scene) -> Iterator[Note]:
     time = estimates.index_time(scene.catalog, table)
     effect = f"Every INSERT, UPDATE and DELETE on {table.label} waits {time} (ShareLock)."
     if table.kind == "p":
-        name = quoted(node.idxname) if node.idxname else "the index"
-        steps = [_on_only(scene), *(f"CREATE INDEX CONCURRENTLY ... ON {'.'.join(map(quoted, c))} ...; ALTER INDEX"
-                                    f" {name} ATTACH PARTITION ...;" for c in table.children)]  # fmt: skip
-        yield Note(effect, "\n".join(steps), on=table)
+        yield Note(effect, "\n".join(_by_partition(scene, table)), on=table)
         return
     yield Note(effect, _concurrently(scene) + "  -- outside a transaction; then check pg_index.indisvalid", on=table)
 
@@ -51,11 +49,41 @@ def _concurrently(scene: Scene) -> str:
     return changed(scene.statement.sql, change) + ";"
 
 
-def _on_only(scene: Scene) -> str:
-    def change(node: Any) -> None:
-        node.relation.inh = False
+def _by_partition(scene: Scene, table: Table, above: str = "") -> Iterator[str]:
+    """Yield the statements that build the index of a partitioned table part by part; each part is attached."""
+    made = scene.node.idxname if not above and scene.node.idxname else ""
+    taken = {index.name for each in scene.catalog.tables.values() for index in each.indexes}
+    name = made or free_name(table.name, joined_columns(index_columns(scene.node)), "idx", taken)
 
-    return changed(scene.statement.sql, change) + ";"
+    def change(node: Any) -> None:
+        node.idxname, node.if_not_exists = name, False
+        node.relation = ast.RangeVar(schemaname=table.schema or None, relname=table.name, relpersistence="p")
+        node.relation.inh = table.kind != "p"
+        node.concurrent = table.kind != "p"
+
+    yield changed(scene.statement.sql, change) + ";"
+    label = str(Name(table.schema or None, name))
+    for child in map(scene.catalog.at, table.children):
+        yield from _by_partition(scene, child, label)
+    if above:
+        yield f"ALTER INDEX {above} ATTACH PARTITION {label};"
+
+
+@rule(
+    "concurrently-on-partitioned",
+    Severity.ERROR,
+    setup="CREATE TABLE p (id integer, at date) PARTITION BY RANGE (at);"
+    " CREATE TABLE p_1 PARTITION OF p FOR VALUES FROM ('2026-01-01') TO ('2027-01-01');",
+    bad="CREATE INDEX CONCURRENTLY p_id ON p (id);",
+    good="CREATE INDEX p_id ON ONLY p (id); CREATE INDEX CONCURRENTLY p_1_id ON p_1 (id);",
+)
+def on_partitioned(scene: Scene) -> Iterator[Note]:
+    """An index of a partitioned table cannot be built concurrently as a whole."""
+    node = scene.node
+    if isinstance(node, ast.IndexStmt) and node.concurrent:
+        table = scene.table(node.relation)
+        if table.kind == "p":
+            yield Note(f"PostgreSQL refuses it: {table.label} is partitioned.", "\n".join(_by_partition(scene, table)))
 
 
 @rule(
