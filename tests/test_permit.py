@@ -437,7 +437,7 @@ def test_only_the_point_that_was_chosen_is_restored_to() -> None:
     assert told.hint == 'Run cell "choose-the-point" first, then this cell again.'
     made = permit.of_restore(here, here.facts["point"])
     never = Server("never")
-    told = error_of(lambda: restoration.restore(Server("main"), other, made, name="never"))
+    told = error_of(lambda: restoration.restore(Server("main"), other, made, name="never", told=pytest.fail))
     heres._end_earlier()
     assert told.message == "the permit is for another plan, item or point"
     assert not never.dir.exists()

@@ -61,7 +61,7 @@ def test_a_query_for_older_servers_stands_for_the_one_of_its_name() -> None:
 @pytest.fixture(scope="module")
 def ours(server: Server) -> str:
     """A database with our own tables."""
-    steps, made = queries.load("step_log"), [queries.load(name)["create"] for name in ("undo_data", "control")]
+    steps, made = queries.load("step_log"), [queries.load(name)["create"] for name in ("undo_data", "control", "salvage")]
     copies = queries.load("history_table")["create_copy"]
     return server.database("our_own_tables", steps["create_schema"], steps["create"], *made, copies)
 
@@ -83,7 +83,7 @@ def test_rows_have_the_fields_of_their_class(server: Server) -> None:
     """A query for the schema gives the columns that its class names, in that order."""
     parameters = {"schemas": "{}", "left_out": "{}", "left_schemas": []}
     with server.connect("postgres") as conn:
-        for name, cls in schema._CLASSES.items():
+        for name, cls in schema.CLASSES.items():
             query = queries.load("schema", server.version)[name]
             columns = conn.execute(query, parameters).description or []
             assert tuple(column.name for column in columns) == cls._fields, name

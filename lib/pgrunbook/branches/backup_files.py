@@ -18,7 +18,7 @@ from itertools import chain
 from pathlib import Path
 from typing import IO
 
-from crc32c import crc32c
+import google_crc32c
 
 from pgrunbook.branches import frames, manifest, wal_segments
 from pgrunbook.branches.binaries import state_folder
@@ -53,7 +53,7 @@ class StoredFile:
         size = crc = 0
         try:
             for piece in frames.pieces(self.path):
-                size, crc = size + len(piece), crc32c(piece, crc)
+                size, crc = size + len(piece), google_crc32c.extend(crc, piece)
                 yield piece
         except DamagedFrame as exc:
             raise DamagedFile(f"it cannot be decompressed: {exc}") from exc
@@ -172,7 +172,7 @@ def _held(source: IO[bytes], size: int, held: IO[bytes], pool: ThreadPoolExecuto
         piece = source.read(min(FRAME_BYTES, left))
         if not piece:
             raise EOFError("the tar ends within a file")
-        left, crc = left - len(piece), crc32c(piece, crc)
+        left, crc = left - len(piece), google_crc32c.extend(crc, piece)
         running.append(pool.submit(bytes if is_plain else frames.compressed, piece))
         if len(running) > WORKERS:
             held.write(running.popleft().result())

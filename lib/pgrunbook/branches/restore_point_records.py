@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from crc32c import crc32c
+import google_crc32c
 
 from pgrunbook.branches import wal_segments
 from pgrunbook.branches.recovery_target import lsn_text
@@ -107,7 +107,8 @@ def _places(octets: bytes) -> Iterator[int]:
 
 def _is_whole(record: bytes) -> bool:
     told: int = struct.unpack_from("=I", record, CRC_AT)[0]
-    return crc32c(record[CRC_AT + 4 :] + record[:CRC_AT]) == told
+    found: int = google_crc32c.value(record[CRC_AT + 4 :] + record[:CRC_AT])
+    return found == told
 
 
 def _point(record: bytes, lsn: str) -> WalRestorePoint:
