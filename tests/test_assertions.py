@@ -139,6 +139,7 @@ def test_what_is_no_file_is_refused(target: Target) -> None:
         verify_folder.assertions(folder)
 
 
+@pytest.mark.slow
 def test_assertions_are_tried_on_the_branch_behind_the_plan(project: Project) -> None:
     """So prepare tells what validate would say: of a column that only the plan makes, of rows that only it changes."""
     target = project(folder={

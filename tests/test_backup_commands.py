@@ -107,6 +107,7 @@ def test_what_is_damaged_or_missing_is_named_with_exit_code_3(fresh: Server, com
             shutil.chown(path, *fresh.dir.stat()[4:6])
 
 
+@pytest.mark.slow
 def test_what_no_restore_point_needs_is_removed_with_its_wal(fresh: Server, command: Command) -> None:
     """The newest stay, and what a restore point of the last days needs; the WAL before them goes."""
     backup.take_base_backup(fresh)

@@ -135,6 +135,7 @@ def test_what_moves_is_found_as_the_server_has_it_then(conn: Connection, sql: st
     }
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(
     "sql",
     [

@@ -144,6 +144,7 @@ def kept(made: Run, tmp_path: Path) -> Path:
     return tmp_path / "kept"
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("name", sample(FILES, 3))
 def test_a_damaged_file_is_an_error_of_four_lines(made: Run, kept: Path, name: str) -> None:
     """The readers that ask no database, on every change; nobody writes a traceback, and no gate opens."""

@@ -105,6 +105,7 @@ def leaks(*places: dict[str, str]) -> list[tuple[str, str]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "forms",
     [

@@ -83,6 +83,7 @@ def test_what_somebody_did_by_hand_is_named(applied: Project) -> None:
     assert rows(target, "SELECT count(*) FROM a") == [(9,)]
 
 
+@pytest.mark.slow
 def test_texts_that_differ_each_time_are_no_drift(applied: Project) -> None:
     """They are told; another difference in the same object is drift."""
     target = applied({"0001_a.sql": "CREATE VIEW v AS SELECT timestamptz 'now' AS made, 1 AS a;"})
@@ -108,6 +109,7 @@ def test_what_the_migrations_need_and_nobody_wrote_down_is_taken_as_given(applie
     assert "schema app: no migration makes it, and they need it" in found.passed_over
 
 
+@pytest.mark.slow
 @pytest.mark.newest
 def test_an_ordinary_role_without_a_right_on_any_table_is_told_as_much(
     server: Server, database: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

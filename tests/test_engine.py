@@ -153,6 +153,7 @@ def test_a_cell_that_leaves_by_sys_exit_failed(out: Path) -> None:
     assert record(out) == TRUE
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @pytest.mark.parametrize(("engine", "code"), [("pgrunbook", 1), ("nbclient", 0)])
 def test_the_papermill_command_tells_sys_exit_by_its_exit_code(out: Path, engine: str, code: int) -> None:
@@ -212,6 +213,7 @@ def test_a_cell_that_ignores_the_interrupt_is_killed(out: Path) -> None:
     assert errors(out) == [("Stopped", says)]
 
 
+@pytest.mark.slow
 def test_a_second_signal_kills_at_once(out: Path) -> None:
     """Whoever presses Ctrl-C twice does not want to wait; the record is truthful all the same."""
     runner = started(out, DEAF, grace_s=3600)
@@ -441,6 +443,7 @@ def test_a_run_that_is_told_to_stop_ends_all_that_it_began(
     assert not list(sockets.iterdir())
 
 
+@pytest.mark.slow
 def test_a_run_whose_cell_leaves_by_sys_exit_failed(
     out: Path, project: Callable[..., Target], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -524,6 +524,7 @@ def test_a_step_that_takes_too_long_takes_its_helpers_with_it(place: Place) -> N
     assert states(execute(target, plan, run_id="new")) == [StepState.DONE, StepState.DONE]
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @pytest.mark.parametrize("end", ["cancelled", "lock timeout"])
 def test_a_partition_that_is_half_detached_is_not_detached_twice(place: Place, end: str) -> None:

@@ -678,6 +678,7 @@ def test_rollback_tells_the_values_of_rows_whose_key_a_block_has_changed(project
     assert rows(target, "SELECT id FROM k ORDER BY id") == [(1,), (2,)]
 
 
+@pytest.mark.slow
 @pytest.mark.newest
 @pytest.mark.parametrize("ends", ["COMMIT", pytest.param("ROLLBACK", marks=pytest.mark.slow)])
 def test_a_revert_goes_on_behind_a_prepared_transaction(servers: Servers, server: Server, ends: str) -> None:

@@ -118,6 +118,7 @@ def test_a_killed_restore_says_what_it_is_and_is_made_anew(ground: Ground, new: 
     assert not list(new.dir.parent.glob("*.gone"))
 
 
+@pytest.mark.slow
 def test_a_server_that_nobody_has_noted_is_made_anew(ground: Ground, new: Server) -> None:
     """Killed behind the promotion, before the journal had its line: nobody would know of it."""
     child = subprocess.run([sys.executable, "-c", KILLED_BEFORE_IT_IS_NOTED], env=os.environ, check=False)

@@ -362,6 +362,7 @@ def test_every_entrance_refuses_a_schema_of_somebody_else(target: Target, mallor
     assert sung(target) == []
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @pytest.mark.parametrize(
     "statements",

@@ -98,6 +98,7 @@ def written(server: Server, name: str, row: int) -> Point:
     return Point(name=name, at_lsn=lsn)
 
 
+@pytest.mark.slow
 def test_what_was_received_is_restored(hosted: Server, command: Command) -> None:
     """From a base backup over the connection and the WAL of the slot; what is not complete waits for its end."""
     kept = received.home(target())

@@ -158,6 +158,7 @@ def test_every_part_of_a_safe_form_stands_for_the_statement_that_was_written(sta
     assert [segment.kind for segment in change.segments()] == ["together", "together", "together", "alone", "together"]
 
 
+@pytest.mark.first_case
 @both_ways
 def test_a_form_that_is_switched_off_leaves_the_statement_as_it_is_written(
     stage: Callable[..., Target], drafted: Draft
@@ -214,6 +215,7 @@ def test_a_table_of_the_same_name_elsewhere_is_not_the_one_that_was_made(stage: 
         assert forms(changes) == ["", "", "create-index", ""]
 
 
+@pytest.mark.slow
 def test_a_table_that_was_there_already_was_not_made_by_the_release(stage: Callable[..., Target]) -> None:
     """CREATE TABLE IF NOT EXISTS made nothing: the table has rows, and others use it."""
     target = stage("CREATE TABLE IF NOT EXISTS t (id int, a int)", "CREATE INDEX ON t (a)")

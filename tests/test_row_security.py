@@ -116,6 +116,7 @@ def seen(conn: Connection, sql: str) -> int:
         return conn.execute(sql.encode()).rowcount
 
 
+@pytest.mark.first_case
 @pytest.mark.usefixtures("forced")
 @pytest.mark.parametrize("role", sample(list(ROLES), 2))
 def test_a_gate_says_how_many_rows_a_statement_sees(role: str, as_role: Callable[[str], Target]) -> None:

@@ -176,6 +176,7 @@ def test_a_run_that_was_killed_in_the_middle_goes_on(project: Project, killed: s
     assert (made.folder / "01-migrate.attempt-1.ipynb").is_file()
 
 
+@pytest.mark.slow
 def test_ctrl_c_cancels_the_statement_and_the_run_goes_on_later(project: Project) -> None:
     """The server's statement ends, the record says interrupted, nothing is taken back, the way on is told."""
     target = project(folder={"0001_a.sql": "CREATE TABLE a (id int);", "0002_b.sql": WAITS})

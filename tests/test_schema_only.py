@@ -118,6 +118,7 @@ def test_a_role_that_owns_something_can_be_dropped(project: Project, sql: str) -
     assert done.end.fingerprint == now(target).fingerprint
 
 
+@pytest.mark.slow
 def test_our_own_schema_in_the_target_is_passed_over(project: Project) -> None:
     """The second release: schema pgrunbook and the history table are there, and not part of the promise."""
     target = project(folder={"0001_a.sql": "CREATE TABLE a ()"})
@@ -232,6 +233,7 @@ def test_what_a_migration_sets_does_not_reach_the_next_one(project: Project) -> 
     assert rows(target, "SELECT schemaname FROM pg_tables WHERE tablename = 'b'") == [("public",)]
 
 
+@pytest.mark.slow
 def test_a_schema_that_is_locked_cannot_be_copied(project: Project) -> None:
     """pg_dump waits two seconds for its locks; then it is said, with the way on."""
     target = project(folder={"0001_a.sql": "SELECT 1"})

@@ -76,6 +76,7 @@ def rows(server: Server) -> list[object]:
         return [one[0] for one in conn.execute("SELECT DISTINCT n FROM t ORDER BY n")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("to", "expected"), [("before", [1]), ("kept", [1, 3]), *AS_WELL])
 def test_a_restore_goes_across_the_change_of_timeline(past: Past, to: str, expected: list[object]) -> None:
     """From a backup of before: to a point before it and behind it, by name and by LSN."""

@@ -68,6 +68,7 @@ changes = st.builds(
 )
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("partitioned", [False, True])
 @settings(
     max_examples=examples(6, 60),

@@ -762,6 +762,7 @@ CREATE TABLE parted_rest PARTITION OF parted DEFAULT
 CHANGES_VALUES = ("TYPE numeric", "TYPE integer USING", "TYPE bigint USING")
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @settings(max_examples=examples(40, 200), deadline=None, derandomize=True)
 @given(rows=rows, parents=parents, statement=demand)
