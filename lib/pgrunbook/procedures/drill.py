@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from pgrunbook.branches import amcheck, destruction
@@ -21,6 +21,7 @@ from pgrunbook.session import session as heres
 from pgrunbook.session.parameters import Drill
 from pgrunbook.session.session import Session
 
+BESIDE = timedelta(days=1)  # what a picture shows before the first drill and behind the last
 MOST_DRAWN = 100
 STAYS = "The target was only read; the restored server stays to be looked at."
 
@@ -177,6 +178,8 @@ def _drawn(drills: Sequence[tuple[str, Mapping[str, Any]]], promised_s: float | 
     axes.plot(at, [e["recovery_time_s"] for _, e in drills], "o-", color="#0969da", label="recovery time")
     if promised_s is not None:
         axes.axhline(promised_s, color="#cf222e", linestyle="--", label="promised")
+    if at:  # one drill alone would stand in years
+        axes.set_xlim(at[0] - BESIDE, at[-1] + BESIDE)
     axes.set_ylim(bottom=0)
     axes.set_ylabel("s")
     axes.set_xlabel("time (UTC)")
