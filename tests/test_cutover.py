@@ -211,7 +211,7 @@ def killed_behind(stage: str, looked: str) -> int:
 
 @pytest.mark.slow
 def test_what_stands_in_the_way_is_said_before_the_fence(shop: Target, tmp_path: Path) -> None:
-    """Nothing that leads over, a service that leads elsewhere, a prepared transaction, rows that cannot be carried."""
+    """Nothing that leads over, a wrong service, a prepared transaction, code of others, rows that cannot be carried."""
     looked = restored(shop)
     given = {"of_run": looked, "compare": "none", "cut_over": "true"}
     file, declared = tmp_path / "pg_service.conf", tmp_path / "targets.toml"
@@ -237,6 +237,13 @@ def test_what_stands_in_the_way_is_said_before_the_fence(shop: Target, tmp_path:
         assert refused(3)[0] == f"database {shop.database} has prepared transactions: held"
     finally:
         do(shop, "ROLLBACK PREPARED 'held'")
+    do(shop, "CREATE ROLE plants; GRANT CREATE ON SCHEMA public TO plants; SET ROLE plants; CREATE FUNCTION f(int)"
+       " RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 1'; CREATE TABLE p (n int);"
+       " CREATE INDEX ON p ((n + f(1)))")  # fmt: skip
+    try:
+        assert refused(3)[0] == "refused to compare, before a cut-over, public.p"
+    finally:
+        do(shop, "DROP OWNED BY plants; DROP ROLE plants")
     assert refused(2, carry="plain")[0] == "cannot salvage table public.plain: rows cannot be told apart"
     assert refused(2, carry="nothing")[0] == "there is no table nothing to salvage"
 
@@ -260,6 +267,7 @@ def test_a_hook_that_fails_leaves_the_fence_up_and_what_was_taken_back_is_not_go
     assert says[3].endswith(f"pgrunbook server unfence --run {made.run_id}")
     hook.write_text(f"#!/bin/sh\necho $PGRUNBOOK_TO_HOST $PGRUNBOOK_DATABASE >> {told}\n")
     code, _, _ = command("server", "unfence", "--run", made.run_id)
+    assert [e["by"] for e in events(made, "cut-over-taken-back")] == [runs.operator()]
     assert code == 0
     places = [f"{Server(name).socket_dir} {shop.database}" for name in (new.name, str(shop.server))]
     assert told.read_text().splitlines() == places

@@ -207,6 +207,26 @@ def test_only_the_tables_that_are_asked_for_are_compared(project: Callable[..., 
 
 
 @pytest.mark.slow
+def test_what_another_role_has_planted_is_not_compared(project: Callable[..., Target], restored: Restore) -> None:
+    """To plan a query on its table calls its function, as a superuser on both sides: it is named, and not read."""
+    target = project(folder={"0001_a.sql": "CREATE TABLE a (id int)"})
+    assert run("migrate")[1] == 0
+    role = "plants_for_restore"
+    do(target, f"DROP ROLE IF EXISTS {role}; CREATE ROLE {role}; GRANT CREATE ON SCHEMA public TO {role};"
+       f" SET ROLE {role}; CREATE FUNCTION f(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS"
+       " 'BEGIN IF current_user <> ''plants_for_restore'' THEN RAISE EXCEPTION ''called''; END IF; RETURN 1; END';"
+       " CREATE TABLE p (n int); CREATE INDEX ON p ((n + f(1)))")  # fmt: skip
+    try:
+        made, code = restored(to=lsn_now(target))
+        assert code == 0
+        shown = outputs(made, "how-does-it-differ")
+        assert "not compared: it calls functions of another role" in shown
+        assert [line.split("  ")[0] for line in shown.splitlines()[1:]][:2] == ["public.p", "public.a"]
+    finally:
+        do(target, f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+@pytest.mark.slow
 def test_a_run_that_was_killed_in_its_restore_goes_on(project: Callable[..., Target]) -> None:
     """The half restored server is shown, and made anew under its name."""
     target = project(folder={"0001_a.sql": "CREATE TABLE a (id int)"})

@@ -10,6 +10,7 @@ Source: https://www.postgresql.org/docs/current/xfunc-volatility.html
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from pglast.parser import ParseError
@@ -17,20 +18,50 @@ from psycopg import sql
 
 from pgrunbook.database import queries
 from pgrunbook.database.connection import Connection
+from pgrunbook.errors import Refused
 from pgrunbook.sql.outside import relations_read
 from pgrunbook.sql.tree import Name, trees
 
+MOST_NAMED = 5
 WHY = "it calls functions of another role, which would run with our rights"
 
 
 def reached(conn: Connection) -> frozenset[int]:
     """Return the OIDs of the tables, indexes and constraints whose use would run such code. Locks: none."""
-    return frozenset(int(row["oid"]) for row in _found(conn))
+    return frozenset(int(row["oid"]) for row in _found(conn) if not row["is_by_column"])
 
 
 def tables(conn: Connection) -> frozenset[tuple[str, str]]:
     """Return schema and name of the tables that no query can read without it. Locks: none."""
     return frozenset((row["schema"], row["name"]) for row in _found(conn) if row["schema"])
+
+
+def written(conn: Connection, oids: Collection[int], *, fires: bool) -> frozenset[int]:
+    """Return which of these tables run such code when a row is written into them.
+
+    By a check, a default, a rule, the type of a column (its casts, what its domain asks), or a trigger: those that are
+    always enabled, and with ``fires`` all that are. What no query can read without such code is named by
+    :func:`tables`. Locks: none.
+    """
+    with queries.snapshot_cursor(conn):
+        roles = [row["oid"] for row in queries.rows(conn, "foreign_code", "roles")]
+        if not roles:
+            return frozenset()
+        reached_ = [row["oid"] for row in queries.rows(conn, "foreign_code", "reached", roles=roles)]
+        found = queries.rows(
+            conn, "foreign_code", "written", roles=roles, oids=list(oids), reached=reached_, fires=fires
+        )
+    return frozenset(int(row["oid"]) for row in found)
+
+
+def refuse(tables_: Collection[tuple[str, str]], doing: str, instead: str) -> None:
+    """Raise Refused where tables run such code: what would be done with them, and what to do instead."""
+    if tables_:
+        raise Refused(
+            f"refused to {doing} {', '.join(sorted('.'.join(one) for one in tables_)[:MOST_NAMED])}",
+            detail=f"Whoever does it runs code of their owners: {WHY}.",
+            hint=f"Give those functions to a role that is trusted (ALTER FUNCTION ... OWNER TO), or {instead}.",
+        )
 
 
 def hinders(conn: Connection, query: str) -> str:

@@ -26,6 +26,7 @@ from pgrunbook.online import fence, salvage, salvage_plan, salvage_rows
 from pgrunbook.online.fence import DatabaseSession, Openness
 from pgrunbook.online.salvage_plan import SalvageChoice
 from pgrunbook.record import journal
+from pgrunbook.record import run as runs
 from pgrunbook.record.run import Run
 
 HOOK_TIMEOUT_S = 120
@@ -105,7 +106,7 @@ def take_back(made: Run) -> list[str]:
     if raised is None:
         raise WrongInput(f"run {made.run_id} has raised no fence", hint="See what it did: pgrunbook show RUN")
     target, done = targets.load(made.target), []
-    made.journal.write("cut-over-taken-back-meant", procedure="restore")
+    made.journal.write("cut-over-taken-back-meant", procedure="restore", by=runs.operator())
     led = [e for e in events if e["event"] == "switch-meant"]
     if led:
         lead(target, None, "", led[-1]["before"], led[-1]["to"])
@@ -114,7 +115,7 @@ def take_back(made: Run) -> list[str]:
     with administrator(target) as admin:
         fence.lower(admin, raised["database"], Openness(raised["lets_in"], tuple(raised["may_connect"])))
     done.append(f"Database {raised['database']} of server {target.server} lets in whoever could connect before.")
-    made.journal.write("cut-over-taken-back", procedure="restore", done=done)
+    made.journal.write("cut-over-taken-back", procedure="restore", done=done, by=runs.operator())
     return done
 
 

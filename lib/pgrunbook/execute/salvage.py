@@ -8,7 +8,7 @@ from pgrunbook.branches import free_space
 from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection
 from pgrunbook.execute.permit import Permit
-from pgrunbook.online import salvage, salvage_rows
+from pgrunbook.online import salvage, salvage_plan, salvage_rows
 from pgrunbook.online.salvage import SalvageBatch
 from pgrunbook.online.salvage_plan import SalvageChoice, SalvagedTable
 
@@ -32,6 +32,7 @@ def write(
     Raises Refused without a permit for it, or without room on the disk, and what ``online.salvage`` raises.
     """
     permit.check(subject, conn)
+    salvage_plan.refuse_foreign(conn, tables, choice)  # whoever owns them may have made it since the look
     if not salvage_rows.is_staged(conn, tables, permit.run_id):
         free_space.check("the rows that are salvaged", STAGED_TIMES * staged_bytes)
         salvage_rows.stage(

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from psycopg import sql
 
-from pgrunbook.database import checksums, queries
+from pgrunbook.database import checksums, foreign_code, queries
 from pgrunbook.database.checksums import TableName
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import Refused, WrongInput
@@ -80,10 +80,12 @@ def plan(old: Connection, conn: Connection, choice: SalvageChoice) -> list[Salva
 
     Raises WrongInput for a table that is not on both sides or has no primary key, and for a condition that is none or
     may do more than read; Refused where old rows could not be written, for circles that cannot be salvaged, and where
-    triggers cannot be silent.
+    triggers cannot be silent, or code of others would run with our rights.
     Locks: AccessShareLock on catalogs.
     """
     names = _named(old, conn, choice.tables)
+    hidden = foreign_code.tables(old) | foreign_code.tables(conn)
+    foreign_code.refuse({*names.values()} & hidden, "salvage", "leave them out")
     where = _conditions(old, names, choice.where)
     found = [replace(_table(old, conn, name), condition=where.get(name, "")) for name in names.values()]
     keys = queries.rows(conn, "integrity", "foreign_keys")
@@ -95,7 +97,14 @@ def plan(old: Connection, conn: Connection, choice: SalvageChoice) -> list[Salva
             hint="Let them fire: -p salvage_triggers=fire.",
         )
     _refuse_circles(ordered, conn, choice)
+    refuse_foreign(conn, ordered, choice)
     return ordered
+
+
+def refuse_foreign(conn: Connection, tables: Sequence[SalvagedTable], choice: SalvageChoice) -> None:
+    """Raise Refused where a row that is written would run code of roles that we do not trust."""
+    written = foreign_code.written(conn, [one.oid for one in tables], fires=choice.triggers == "fire")
+    foreign_code.refuse({one.name for one in tables if one.oid in written}, "write rows into", "leave them out")
 
 
 def is_silent(conn: Connection, tables: Sequence[SalvagedTable], choice: SalvageChoice) -> bool:

@@ -14,7 +14,7 @@ from psycopg import sql
 from pgrunbook.branches import promotion
 from pgrunbook.branches.server import Server
 from pgrunbook.config import service_file
-from pgrunbook.database import checksums
+from pgrunbook.database import checksums, foreign_code
 from pgrunbook.database.checksums import TableName
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.display import progress
@@ -56,6 +56,7 @@ def preview(here: Session) -> Table:
         fence.refuse_prepared(admin, _database(here))
     today = _today(here)
     with connect(_branch(here), purpose="compares") as branch:
+        _refuse_foreign(today, branch)
         rows, carried = [], _carried(here, today, branch)
         if carried:
             choice = SalvageChoice(tuple(carried), {}, rows="changed")
@@ -139,6 +140,7 @@ def ended(here: Session) -> str:
 def _carry(here: Session) -> None:
     today = _today(here)
     with connect(_branch(here), purpose="carries") as branch:
+        _refuse_foreign(today, branch)
         carried = _carried(here, today, branch)
         number = len(_told(here, "carry-started")) + 1
         here.journal("carry-started", tables=carried)
@@ -148,6 +150,12 @@ def _carry(here: Session) -> None:
         with progress.doing("listing what is left behind"):
             counts = _list_left(here, today, branch)
     here.journal("left-behind", rows=sum(counts.values()), tables=counts)
+
+
+def _refuse_foreign(today: Connection, branch: Connection) -> None:
+    """See that every table can be compared: what cannot be read would be left behind without a line."""
+    hidden = foreign_code.tables(today) | foreign_code.tables(branch)
+    foreign_code.refuse(hidden, "compare, before a cut-over,", "drop what calls them")
 
 
 def _list_left(here: Session, today: Connection, branch: Connection) -> dict[str, int]:
@@ -169,7 +177,7 @@ def _left(today: Connection, branch: Connection) -> Iterator[tuple[str, str, str
             yield from ((label, one.change, one.key) for one in found.samples)
         else:
             side, change = (today, "missing") if name in now else (branch, "new")
-            query = sql.SQL("SELECT pg_catalog.left(t::text, 200) FROM {} AS t").format(name.identifier())
+            query = sql.SQL("SELECT pg_catalog.left(ROW(t.*)::text, 200) FROM {} AS t").format(name.identifier())
             yield from ((label, change, str(row)) for (row,) in side.execute(query))
 
 
@@ -177,7 +185,7 @@ def _apart(today: Connection, branch: Connection) -> list[tuple[TableName, dict[
     """Return the tables whose rows differ, with how many are missing on the branch, changed, and new there."""
     now, then = (checksums.checksums(conn) for conn in (today, branch))
     found = []
-    for name in sorted(now.keys() | now.keys() | then.keys()):
+    for name in sorted(now.keys() | then.keys()):
         a, b = now.get(name), then.get(name)
         if a == b:
             continue

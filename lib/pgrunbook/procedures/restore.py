@@ -13,7 +13,7 @@ from pgrunbook.branches.recovery_target import Point, parse_point
 from pgrunbook.branches.restore_point_records import WalRestorePoint
 from pgrunbook.branches.server import Server
 from pgrunbook.branches.server_status import ServerState
-from pgrunbook.database import checksums, step_log
+from pgrunbook.database import checksums, foreign_code, step_log
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.display.show import BAD, GOOD, QUIET, WARN, Banner, Card, Cell, Picture, Table, figure
 from pgrunbook.errors import Refused, WrongInput
@@ -162,7 +162,11 @@ def how_does_it_differ(here: Session) -> Table:
     with connect(restored_server.beside(here, here.facts["restored"].server), purpose="compares") as old:
         names, lacking = _chosen(here, old)
         rows += [(name, "-", "-", "", "", "", Cell("on neither side", BAD)) for name in lacking]
-        then, now = (checksums.checksums(conn, names[conn]) for conn in (old, here.conn))
+        hidden = foreign_code.tables(old) | foreign_code.tables(here.conn)
+        rows += [(_plain(name), "-", "-", "", "", "", Cell(f"not compared: {foreign_code.WHY}", WARN))
+                 for name in sorted({*names[old], *names[here.conn]}) if name in hidden]  # fmt: skip
+        read = {conn: [name for name in some if name not in hidden] for conn, some in names.items()}
+        then, now = (checksums.checksums(conn, read[conn]) for conn in (old, here.conn))
         for table in sorted(then.keys() | now.keys()):
             a, b = then.get(table), now.get(table)
             if a == b:

@@ -24,7 +24,7 @@ WHERE NOT r.rolsuper
   AND EXISTS (SELECT FROM pg_catalog.pg_proc AS p WHERE p.proowner = r.oid)
 
 -- name: reached
--- a row is: an index, a constraint or a table, whose use by a query of ours may run code of these roles; of a table also its name
+-- a row is: an index, a constraint or a table, whose use by a query of ours may run code of these roles, of a table also its name; or a table with a column of a type that does
 WITH RECURSIVE code AS (
     SELECT p.oid
     FROM pg_catalog.pg_proc AS p
@@ -118,15 +118,51 @@ WITH RECURSIVE code AS (
           AND t.is_key
     ) AS x
 )
-SELECT r.objid::bigint AS oid, NULL AS schema, NULL AS name
+SELECT r.objid::bigint AS oid, r.subid > 0 AS is_by_column, NULL AS schema, NULL AS name
 FROM reached AS r
-WHERE r.subid = 0
-  AND r.classid IN ('pg_catalog.pg_constraint'::pg_catalog.regclass, 'pg_catalog.pg_class'::pg_catalog.regclass)
+WHERE r.classid IN ('pg_catalog.pg_constraint'::pg_catalog.regclass, 'pg_catalog.pg_class'::pg_catalog.regclass)
 UNION
-SELECT c.oid::bigint, n.nspname::text, c.relname::text
+SELECT c.oid::bigint, false, n.nspname::text, c.relname::text
 FROM tables AS t
 JOIN pg_catalog.pg_class AS c ON c.oid = t.oid
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+
+-- name: written
+-- a row is: one of these tables, where a row that is written into it would run code of these roles
+SELECT DISTINCT f.root::bigint AS oid
+FROM (
+    SELECT t.root,
+           coalesce(p.relid::oid, t.root) AS oid
+    FROM pg_catalog.unnest(%(oids)s::oid[]) AS t (root)
+    LEFT JOIN LATERAL pg_catalog.pg_partition_tree(t.root) AS p ON true
+) AS f
+LEFT JOIN (
+    SELECT g.tgrelid AS oid,
+           'pg_catalog.pg_trigger'::pg_catalog.regclass AS classid,
+           g.oid AS objid
+    FROM pg_catalog.pg_trigger AS g
+    WHERE NOT g.tgisinternal
+      AND (g.tgenabled = 'A' OR %(fires)s AND g.tgenabled <> 'D')
+    UNION ALL
+    SELECT a.adrelid, 'pg_catalog.pg_attrdef'::pg_catalog.regclass, a.oid
+    FROM pg_catalog.pg_attrdef AS a
+    UNION ALL
+    SELECT w.ev_class, 'pg_catalog.pg_rewrite'::pg_catalog.regclass, w.oid
+    FROM pg_catalog.pg_rewrite AS w
+    UNION ALL
+    SELECT k.conrelid, 'pg_catalog.pg_constraint'::pg_catalog.regclass, k.oid
+    FROM pg_catalog.pg_constraint AS k
+    WHERE k.oid = ANY (%(reached)s::oid[])
+) AS x ON x.oid = f.oid
+WHERE f.oid = ANY (%(reached)s::oid[])
+   OR x.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass
+   OR EXISTS (SELECT
+              FROM pg_catalog.pg_depend AS d
+              JOIN pg_catalog.pg_proc AS c ON c.oid = d.refobjid
+              WHERE d.classid = x.classid
+                AND d.objid = x.objid
+                AND d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass
+                AND c.proowner = ANY (%(roles)s::oid[]))
 
 -- name: read_by
 -- a row is: a relation that a query of these reads, also as a partition or child table, or, of a view, not known
