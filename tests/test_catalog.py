@@ -9,6 +9,7 @@ from dataclasses import replace
 import psycopg
 import pytest
 
+from budget import sample
 from conftest import connect
 from pgrunbook.config.targets import Target
 from pgrunbook.database.catalog import Catalog, Standing, Table, Use, Weight
@@ -76,15 +77,21 @@ def test_touched_tables_are_read_with_all_that_hangs_on_them(conn: Connection) -
 
 @pytest.mark.parametrize(
     ("sql", "read"),
-    [
-        ("TRUNCATE users CASCADE", {"users", "Orders", "lines", "remarks", "replies"}),
-        ("DO $$ BEGIN TRUNCATE users CASCADE; END $$", {"users", "Orders", "lines", "remarks", "replies"}),
-        ("DELETE FROM users", {"users", "Orders", "lines", "remarks"}),
-        ("WITH gone AS (DELETE FROM users RETURNING id) SELECT id FROM gone", {"users", "Orders", "lines", "remarks"}),
-        ("TRUNCATE users", {"users", "Orders"}),
-        ("DROP TABLE users CASCADE", {"users", "Orders"}),
-        ("UPDATE users SET email = 'x'", {"users", "Orders"}),
-    ],
+    sample(
+        [
+            ("TRUNCATE users CASCADE", {"users", "Orders", "lines", "remarks", "replies"}),
+            ("DO $$ BEGIN TRUNCATE users CASCADE; END $$", {"users", "Orders", "lines", "remarks", "replies"}),
+            ("DELETE FROM users", {"users", "Orders", "lines", "remarks"}),
+            (
+                "WITH gone AS (DELETE FROM users RETURNING id) SELECT id FROM gone",
+                {"users", "Orders", "lines", "remarks"},
+            ),
+            ("TRUNCATE users", {"users", "Orders"}),
+            ("DROP TABLE users CASCADE", {"users", "Orders"}),
+            ("UPDATE users SET email = 'x'", {"users", "Orders"}),
+        ],
+        3,
+    ),
 )
 def test_foreign_keys_are_read_as_far_as_a_statement_follows_them(conn: Connection, sql: str, read: set[str]) -> None:
     """TRUNCATE ... CASCADE goes through all, DELETE up to the first without ON DELETE CASCADE, others one hop."""
@@ -112,15 +119,18 @@ def test_a_type_of_the_system_reads_no_table(conn: Connection) -> None:
 
 @pytest.mark.parametrize(
     ("sql", "there", "gone"),
-    [
-        ('ALTER TABLE users SET SCHEMA "Odd"', '"Odd".users', "public.users"),
-        ('ALTER TABLE users RENAME TO "People"', 'public."People"', "public.users"),
-        ("ALTER SCHEMA public RENAME TO new", "new.users", "public.users"),
-        ('ALTER TABLE log SET SCHEMA "Odd"', '"Odd".log', "public.log"),
-        ('ALTER VIEW mails SET SCHEMA "Odd"', '"Odd".mails', "public.mails"),
-        ('ALTER VIEW mails RENAME TO "Mails"', 'public."Mails"', "public.mails"),
-        ('ALTER SCHEMA "Odd" RENAME TO new', 'new."Orders"', '"Odd"."Orders"'),
-    ],
+    sample(
+        [
+            ('ALTER TABLE users SET SCHEMA "Odd"', '"Odd".users', "public.users"),
+            ('ALTER TABLE users RENAME TO "People"', 'public."People"', "public.users"),
+            ("ALTER SCHEMA public RENAME TO new", "new.users", "public.users"),
+            ('ALTER TABLE log SET SCHEMA "Odd"', '"Odd".log', "public.log"),
+            ('ALTER VIEW mails SET SCHEMA "Odd"', '"Odd".mails', "public.mails"),
+            ('ALTER VIEW mails RENAME TO "Mails"', 'public."Mails"', "public.mails"),
+            ('ALTER SCHEMA "Odd" RENAME TO new', 'new."Orders"', '"Odd"."Orders"'),
+        ],
+        3,
+    ),
 )
 def test_what_moves_is_found_as_the_server_has_it_then(conn: Connection, sql: str, there: str, gone: str) -> None:
     """Under its new name with its sequences, indexes, views, partitions and foreign keys in both directions."""

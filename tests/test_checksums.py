@@ -103,6 +103,7 @@ def test_values_that_an_application_can_tell_apart_differ(server: Server, databa
         assert _difference(server, a, b, table) == TableDifference(0, 1, 0, (Sample("changed", "1"),)), type_
 
 
+@pytest.mark.slow
 def test_values_that_look_the_same_are_equal(server: Server, database: Make) -> None:
     """Ways of writing a value, and the OIDs of a database's own types, do not count."""
     a, b = database(*TYPES), database("CREATE TYPE before AS ENUM ('x')", *TYPES)

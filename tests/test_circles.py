@@ -67,6 +67,7 @@ def test_rows_of_a_circle_come_back(conn: Conn, how: str, more: str) -> None:
     assert not result.left
 
 
+@pytest.mark.slow
 @pytest.mark.newest
 def test_rows_that_need_each_other_behind_a_trigger_are_told(conn: Conn) -> None:
     """Where triggers have to fire and keys cannot be deferred, nothing inserts them: they are listed, or stop it."""
@@ -81,6 +82,7 @@ def test_rows_that_need_each_other_behind_a_trigger_are_told(conn: Conn) -> None
     assert texts(conn, "a") == ["(1,,)", "(2,,)", "(3,,)", "(4,1,4)"]
 
 
+@pytest.mark.slow
 @pytest.mark.newest
 def test_a_trigger_that_takes_rows_away_again_does_not_keep_the_revert_going(conn: Conn) -> None:
     """Each round would insert them anew: they are told as rows that are not there, and the others are back."""

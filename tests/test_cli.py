@@ -295,6 +295,7 @@ def test_a_run_by_hand_is_opened_again_and_not_resumed(project: Project, command
     assert in_form(err)[-1] == f"Hint: Open its notebooks again: pgrunbook start --resume {made.run_id}"
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @pytest.mark.parametrize("how", ["run", "start"])
 def test_a_run_of_another_version_is_not_resumed(project: Project, command: Command, how: str) -> None:

@@ -49,7 +49,7 @@ def conn(made: Conn) -> Iterator[Conn]:
 
 
 @pytest.mark.every_version
-@pytest.mark.parametrize(("type_", "null"), sample([(each, null) for null in ("", " NOT NULL") for each in TYPES], 5))
+@pytest.mark.parametrize(("type_", "null"), sample([(each, null) for null in ("", " NOT NULL") for each in TYPES], 10))
 def test_values_of_each_type_come_back(conn: Conn, type_: str, null: str) -> None:
     """Also those of domains and arrays, where no expression tells which texts are values; NULL where it may be."""
     conn.execute(f"CREATE TABLE t (id integer PRIMARY KEY, b {type_}{null})".encode())

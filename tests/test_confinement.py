@@ -89,6 +89,7 @@ def test_a_process_of_a_branch_ends_no_other(branch: Server) -> None:
     assert "NoNewPrivs:\t1" in status
 
 
+@pytest.mark.slow
 def test_the_log_is_opened_by_the_account_of_the_server(branch: Server) -> None:
     """A link that somebody laid in its place leads root nowhere."""
     if branch.installation.account is None:

@@ -144,6 +144,7 @@ def kept(made: Run, tmp_path: Path) -> Path:
     return tmp_path / "kept"
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @pytest.mark.parametrize("name", sample(FILES, 3))
 def test_a_damaged_file_is_an_error_of_four_lines(made: Run, kept: Path, name: str) -> None:
@@ -244,6 +245,7 @@ def test_the_record_of_another_run_is_refused(made: Run) -> None:
         assert outcome(command, made).startswith("plan.json is not the plan that was frozen\n")
 
 
+@pytest.mark.slow
 def test_a_folder_that_was_copied_to_another_machine_is_refused(made: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """By every command that would go on with it; to look at it is allowed."""
     monkeypatch.setattr(socket, "gethostname", lambda: "elsewhere")
@@ -255,6 +257,7 @@ def test_a_folder_that_was_copied_to_another_machine_is_refused(made: Run, monke
     assert outcome(shows, made) == ""
 
 
+@pytest.mark.slow
 def test_a_target_that_has_another_name_now_is_refused(made: Run) -> None:
     """Before anything is done: the run stays as it was."""
     file = Path(os.environ["PGRUNBOOK_TARGETS"])

@@ -104,6 +104,7 @@ def test_the_branch_archives_nothing_and_reaches_nobody(project: Project) -> Non
             do(target, f"ALTER SYSTEM RESET {name}")
 
 
+@pytest.mark.slow
 def test_a_prepared_transaction_does_not_stand_in_the_way(project: Project) -> None:
     """It came along in the base backup with its locks; on the branch it is aborted."""
     target = project()
@@ -119,6 +120,7 @@ def test_a_prepared_transaction_does_not_stand_in_the_way(project: Project) -> N
             conn.execute("ROLLBACK PREPARED 'somebody''s'")
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @pytest.mark.parametrize("way", ["server", "address"])
 def test_the_branch_starts_sessions_with_the_settings_of_the_target(
@@ -158,6 +160,7 @@ def test_a_dump_gives_the_same_data(project: Project, monkeypatch: pytest.Monkey
         do(target, "DROP OWNED BY owner_of_p; DROP ROLE owner_of_p")
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @pytest.mark.parametrize("way", ["server", "address"])
 def test_a_database_may_have_any_name(
@@ -435,6 +438,7 @@ def test_what_is_unlogged_is_on_the_branch_too(
             server.destroy()
 
 
+@pytest.mark.slow
 def test_a_branch_with_fewer_rows_than_the_target_is_noticed(project: Project) -> None:
     """Counted on both sides."""
     target = project()
@@ -451,6 +455,7 @@ def test_a_branch_with_fewer_rows_than_the_target_is_noticed(project: Project) -
     assert [beside.table for beside in found if beside.falls_short] == ["public.p", "public.u"]
 
 
+@pytest.mark.slow
 def test_the_rows_of_a_big_table_are_estimated_from_its_size(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """A copy of the catalog with too small a file beside it is found, though both have the same statistics."""
     target = project()

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import pytest
 
+from budget import sample
 from conftest import ROOT, Site, connect, do, rows, write_folder
 from pgrunbook import history as histories
 from pgrunbook.config.targets import Target
@@ -154,6 +155,7 @@ def test_a_migration_and_its_version_are_committed_in_one_transaction(project: P
     assert len(rows(target, "SELECT xmin::text FROM a UNION SELECT xmin::text FROM schema_migrations")) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["", " transaction:true", " transaction:false"])
 def test_what_cannot_run_in_a_transaction_runs_alone_with_or_without_the_option(project: Project, option: str) -> None:
     """The statement itself says that it has to; the option adds nothing."""
@@ -164,6 +166,7 @@ def test_what_cannot_run_in_a_transaction_runs_alone_with_or_without_the_option(
     assert versions(target) == ["20260101000000"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_statements_are_named_by_the_line_of_the_file(project: Project, end: str) -> None:
     """In both directions, so that an error points to where one looks."""
@@ -425,7 +428,7 @@ def test_a_file_that_dbmate_refuses_is_refused(project: Project, case: str) -> N
     assert message_of(project(folder={"1_a.sql": both("SELECT 1;"), "2_b.sql": text})) == message
 
 
-@pytest.mark.parametrize("case", REFUSED)
+@pytest.mark.parametrize("case", sample(REFUSED, 3))
 def test_dbmate_refuses_it_too(project: Project, dbmate: Dbmate, case: str) -> None:
     """The rules are dbmate's, not ours."""
     done = dbmate.run(project(folder={"2_b.sql": REFUSED[case][0]}), "up")

@@ -270,6 +270,7 @@ def test_rows_of_a_block_are_captured_as_those_of_its_statements(project: Projec
     assert {name.name for name in plain if plain[name] != after[name]} <= {"log"}
 
 
+@pytest.mark.slow
 def test_a_name_that_may_be_a_column_is_not_read_as_that_of_a_variable(project: Project) -> None:
     """Where the database lets columns come first, nobody knows what a block did; and its rows are those of psql."""
     target = project(folder={"0001_m.sql": "DO $$ BEGIN FOR n IN 7..7 LOOP UPDATE r SET t = n; END LOOP; END $$"})
@@ -299,6 +300,7 @@ def test_a_block_that_changes_rows_of_a_table_twice_is_captured_as_a_whole(proje
     assert everything(target) == before
 
 
+@pytest.mark.slow
 def test_what_a_block_destroys_beside_objects_has_no_way_back(project: Project) -> None:
     """Rows of old tables that it changes are told, also where a statement of it lets a condition hold."""
     target = project(folder={f"{n:04}_{name}.sql": _block(body) for n, (name, body) in enumerate(LOSES.items(), 1)})

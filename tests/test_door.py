@@ -204,6 +204,7 @@ def test_a_plan_is_executed_with_the_secret_that_the_folder_holds_and_with_no_ot
     assert leaks(written(made), kept(target)) == []
 
 
+@pytest.mark.slow
 def test_a_way_back_that_would_hold_a_secret_is_a_gate(stage: Callable[..., Target]) -> None:
     """What stood there before is a secret that no record may hold: only the restore point leads back."""
     forms = (
@@ -300,6 +301,7 @@ def test_the_key_is_readable_by_its_owner_alone_and_the_same_for_all(
     ]
 
 
+@pytest.mark.slow
 def test_review_shows_no_secret(tmp_path: Path) -> None:
     """Neither for people, nor as JSON or SARIF, nor in the error for what cannot be parsed."""
     good, bad = tmp_path / "good.sql", [tmp_path / f"bad_{number}.sql" for number in range(len(REFUSED))]

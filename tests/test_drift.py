@@ -95,6 +95,7 @@ def test_texts_that_differ_each_time_are_no_drift(applied: Project) -> None:
     assert (one.kind, one.name, one.change) == ("view", "public.v", "changed")
 
 
+@pytest.mark.slow
 def test_what_the_migrations_need_and_nobody_wrote_down_is_taken_as_given(applied: Project) -> None:
     """A schema that an administrator has made is told; where they do not need it, it is drift."""
     target = applied({"0001_a.sql": "SELECT 1;"})
@@ -153,6 +154,7 @@ def test_a_history_that_is_not_what_was_applied_is_not_compared(project: Project
     assert file.name in missing.value.message or file.stem in missing.value.detail
 
 
+@pytest.mark.slow
 def test_a_migration_that_needs_what_is_gone_is_named(project: Project) -> None:
     """The place, what the server says, and that the target is as it was."""
     target = project(folder={"0001_a.sql": "ALTER TABLE made_by_hand ADD COLUMN b int;"})
@@ -190,6 +192,7 @@ def test_the_command_tells_by_its_exit_code(applied: Project, command: Command) 
     assert command("drift", "--target", "demo", "--against", "nowhere")[0] == 2
 
 
+@pytest.mark.slow
 def test_another_target_is_compared_as_it_is(applied: Project, command: Command) -> None:
     """Each without its own history table."""
     applied(FOLDER)

@@ -198,6 +198,7 @@ def test_after_a_rollback_both_find_it_pending(drizzle: Path, conn: Connection, 
     assert run_drizzle(drizzle, major, conn, folder)[0] == TEXTS[NAMES[2]]
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @LAYOUTS
 def test_out_of_order_is_an_error_and_can_be_applied_on_purpose(
@@ -277,6 +278,7 @@ def test_a_breakpoint_ends_a_statement_as_in_the_real_tool(
     assert ours == theirs == ["CREATE TABLE a (id int)", "CREATE TABLE b (id int)"]
 
 
+@pytest.mark.slow
 def test_a_renamed_folder_is_an_error_for_drizzle_would_run_it_again(
     drizzle: Path, conn: Connection, tmp_path: Path
 ) -> None:
@@ -291,6 +293,7 @@ def test_a_renamed_folder_is_an_error_for_drizzle_would_run_it_again(
     assert 'relation "d" already exists' in caught.value.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moved_ms", [+DAY_MS, -DAY_MS // 2])
 def test_a_new_time_in_the_journal_counts_where_drizzle_would_run_it_again(
     drizzle: Path, conn: Connection, tmp_path: Path, moved_ms: int
@@ -337,6 +340,7 @@ def test_a_table_of_the_betas_is_kept_until_drizzle_upgrades_it(
     assert rows_of(conn) == before
 
 
+@pytest.mark.slow
 def test_a_row_without_a_name_is_known_by_its_time_and_hash(drizzle: Path, conn: Connection, tmp_path: Path) -> None:
     """A Drizzle 0.x that went on after the upgrade leaves such rows, and 1.0 would run them again."""
     folder = folder_of(tmp_path, "1")
@@ -351,6 +355,7 @@ def test_a_row_without_a_name_is_known_by_its_time_and_hash(drizzle: Path, conn:
         run_drizzle(drizzle, "1", conn, folder)
 
 
+@pytest.mark.slow
 def test_names_are_ordered_as_javascript_does(drizzle: Path) -> None:
     """Folders of one second are applied in the order of localeCompare."""
     chance = random.Random(7)  # noqa: S311
@@ -430,6 +435,7 @@ def test_the_journals_times_count_to_the_millisecond(conn: Connection, tmp_path:
     assert [entry.state for entry in read(conn, tmp_path).entries] == ["out_of_order", "edited"]
 
 
+@pytest.mark.slow
 def test_one_of_the_same_time_as_the_newest_is_skipped_too(drizzle: Path, conn: Connection, tmp_path: Path) -> None:
     """Drizzle 0.x applies what is later than its newest row, and nothing else."""
     folder = journal_of(folder_of(tmp_path, "0", NAMES[:2]), [(NAMES[0], FIRST_MS)])

@@ -145,6 +145,7 @@ def test_a_cell_that_loses_its_kernel_failed(out: Path, engine: str | None, says
         assert errors(out) == [("KernelDied", "the kernel died in this cell")]
 
 
+@pytest.mark.slow
 def test_a_cell_that_leaves_by_sys_exit_failed(out: Path) -> None:
     """A step that ends its own kernel did not do what it was there for."""
     raised = run(out, "1", "import sys\nsys.exit()", "3")
@@ -264,6 +265,7 @@ def test_a_cell_that_swallows_the_interrupt_took_too_long_all_the_same(out: Path
     assert "start a new one where it was taken back" in out.read_text()
 
 
+@pytest.mark.slow
 def test_a_cell_that_answers_an_interrupt_with_another_error_was_stopped(out: Path) -> None:
     """The record says that somebody stopped it, and then what the cell made of it."""
     wraps = "import time\ntry:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    raise ValueError('half') from None"
@@ -290,6 +292,7 @@ def test_a_signal_before_the_kernel_has_begun_the_cell_is_not_lost(out: Path) ->
     assert errors(out) == [("KeyboardInterrupt", "")]
 
 
+@pytest.mark.slow
 def test_a_signal_between_two_cells_starts_no_other(out: Path) -> None:
     """The cell that is not run says why, and papermill fails."""
     raised = run(out, *BETWEEN, on_cell_executed=lambda cell, **_: cell.source == "2" and signal.raise_signal(15))
@@ -312,6 +315,7 @@ def kernel() -> Iterator[EarlyKernel]:
     made.end()
 
 
+@pytest.mark.slow
 def test_a_signal_while_the_kernel_starts_runs_no_cell(out: Path, kernel: EarlyKernel) -> None:
     """The kernel has nothing to lose, so nobody waits for it."""
     kernel.process.send_signal(signal.SIGSTOP)
@@ -343,6 +347,7 @@ def test_a_kernel_that_does_not_start_is_told_in_our_form(out: Path, kernel: Ear
     assert record(out) == (["pending", "pending"], True)
 
 
+@pytest.mark.slow
 def test_handlers_of_signals_are_given_back(out: Path) -> None:
     """A signal that is ignored (nohup) stays ignored, and afterwards all is as before."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -370,6 +375,7 @@ def test_a_reader_never_sees_a_part_of_the_record(out: Path) -> None:
     assert record(out) == (["completed"] * 8, False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["1", "1 / 0"])
 def test_no_write_is_in_place(out: Path, source: str) -> None:
     """Not even papermill's own last one: a file that was there before stays whole for whoever has it open."""

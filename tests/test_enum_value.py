@@ -59,6 +59,7 @@ def moods(server: Server) -> Iterator[Stage]:
     yield from make(server, "enum_values", MADE.strip().split(";\n"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("added", ["'new'", "'new' BEFORE 'sad'", "IF NOT EXISTS 'it''s new' AFTER 'sad'"])
 def test_a_value_is_taken_back_with_all_that_uses_the_type(moods: Stage, added: str) -> None:
     """Schema, rights, comments and rows are as they were; what is rewritten is said, and for how long."""

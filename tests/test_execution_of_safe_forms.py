@@ -181,6 +181,7 @@ def test_killed_at_every_step_it_comes_to_the_end_of_the_plain_sql(place: Place)
     assert unlike_plain_sql(target, twin) == []
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @pytest.mark.parametrize("end", ["killed", "terminated"])
 @pytest.mark.parametrize("middle", MIDDLES)
@@ -404,6 +405,7 @@ def test_an_index_that_became_a_constraint_is_not_built_twice(place: Place) -> N
     assert unlike_plain_sql(target, twin) == []
 
 
+@pytest.mark.slow
 def test_a_built_index_is_dropped_when_what_comes_behind_it_is_refused(place: Place) -> None:
     """The primary key's index was built; NOT NULL before it and the key behind it are not there any more either."""
     migration = "ALTER TABLE keyless ADD CONSTRAINT one PRIMARY KEY (a), ADD CONSTRAINT two UNIQUE (b)"
@@ -452,6 +454,7 @@ def test_a_partition_that_is_refused_takes_the_others_with_it(place: Place, stat
     assert unlike_plain_sql(target, twin) == []
 
 
+@pytest.mark.slow
 def test_helpers_that_cannot_be_taken_away_stay_and_are_used_again(place: Place) -> None:
     """A reader is in the way of dropping them: the error says so, and the next attempt goes on from them."""
     target = place(
@@ -615,6 +618,7 @@ def test_a_default_isolation_level_of_the_database_is_not_that_of_our_steps(plac
     assert rows(target, "SELECT hits, count(*) FROM orders GROUP BY hits") == [(1, 500)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("refused_at", [50, 250])
 def test_a_batch_that_is_refused_leaves_no_helpers_unless_others_are_committed(place: Place, refused_at: int) -> None:
     """Where nothing was changed, triggers and notes go, and the file may be changed; else the same run goes on."""
@@ -650,6 +654,7 @@ def test_a_migration_that_is_put_up_again_runs_its_batches_again(place: Place) -
         assert rows(target, "SELECT FROM pgrunbook.batch") == []
 
 
+@pytest.mark.slow
 def test_a_plan_that_another_plan_has_begun_is_refused(place: Place) -> None:
     """The plan as written goes another way; the same steps under another run go on."""
     target = place(RELEASE)

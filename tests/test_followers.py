@@ -56,6 +56,7 @@ LEAVES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_over", ["COMMIT", pytest.param("ROLLBACK", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("comes", [60, pytest.param(170, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("leaves", LEAVES)
@@ -741,7 +742,7 @@ SCANS = "SELECT sum(seq_scan)::integer, count(*) FROM pg_stat_xact_user_tables W
 
 
 @pytest.mark.parametrize("key", [*KEYED, "partitioned"])
-@pytest.mark.parametrize("captured", ["column", "rows"])
+@pytest.mark.parametrize("captured", sample(["column", "rows"], 3))
 def test_no_row_that_is_written_has_all_that_was_captured_read(
     own: Conn, server: Server, key: str, captured: str
 ) -> None:

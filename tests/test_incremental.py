@@ -80,6 +80,7 @@ def test_a_restore_combines_both_and_replays_the_rest(source: Server, pair: tupl
         Server("restored").destroy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_damage_in_either_is_named(source: Server, pair: tuple[BaseBackup, BaseBackup], which: int) -> None:
     """Neither is used without the other."""
@@ -91,6 +92,7 @@ def test_damage_in_either_is_named(source: Server, pair: tuple[BaseBackup, BaseB
     assert not list(source.dir.parent.glob("damaged*"))
 
 
+@pytest.mark.slow
 def test_what_an_incremental_backup_stands_on_stays(source: Server, pair: tuple[BaseBackup, BaseBackup]) -> None:
     """It is no backup without it; where it is gone, that is said before anything is copied."""
     whole, on_it = pair

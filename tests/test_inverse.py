@@ -335,7 +335,7 @@ def _for(stage: Stage, line: str) -> str:
     return told
 
 
-@pytest.mark.parametrize("line", sample(CASES, 5))
+@pytest.mark.parametrize("line", sample(CASES, 10))
 def test_every_kind_of_statement_comes_back_or_says_why_not(shop: Stage, line: str) -> None:
     """Steps that lead back, nothing to take back, rows to keep, or a sentence."""
     sql = _for(shop, line)
@@ -356,7 +356,7 @@ def test_triggers_of_a_partition_are_told(rare: Stage) -> None:
         assert sorted(d.object for d in undo.differs if "events_watched" in d.why) == [f"rare.{name}" for name in told]
 
 
-@pytest.mark.parametrize("line", sample(BACK, 5))
+@pytest.mark.parametrize("line", sample(BACK, 10))
 def test_what_is_done_is_undone(rare: Stage, line: str) -> None:
     """Schema, and the rows where they are kept, are what they were; what differs is told."""
     told = line.startswith("differs: ")

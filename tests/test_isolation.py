@@ -223,6 +223,7 @@ def test_a_copy_reaches_nothing_and_nobody(source: Server, publisher: Server, st
         assert rows(publisher, "SELECT pid FROM pg_stat_replication") == before
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 def test_the_subscriber_itself_goes_on(source: Server, publisher: Server) -> None:
     """What is published while a branch stands reaches the subscriber, and not the branch."""
@@ -271,6 +272,7 @@ def test_tablespaces_lie_in_the_folder_of_the_branch(source: Server) -> None:
         do(source, "DROP TABLESPACE far")
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 def test_a_tablespace_made_before_the_point_is_not_replayed(source: Server) -> None:
     """The WAL names the folder of the living server; a point before it can be restored."""
@@ -303,6 +305,7 @@ def test_a_tablespace_made_before_the_point_is_not_replayed(source: Server) -> N
         do(source, "DROP TABLESPACE later")
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 def test_a_library_that_a_branch_does_not_load_is_named_as_the_reason(source: Server) -> None:
     """The server's own words say that something must be preloaded."""

@@ -204,6 +204,7 @@ def test_an_autovacuum_in_the_way_is_asked_to_yield(vacuumed: Target) -> None:
     assert f"process {pid}" in result.blockers
 
 
+@pytest.mark.slow
 def test_while_an_autovacuum_is_asked_others_read_and_write(vacuumed: Target) -> None:
     """We wait in a mode that keeps neither out; somebody else's lock of that mode makes the wait long enough to see."""
     plan = safe_plan_of(vacuumed)

@@ -94,6 +94,7 @@ def test_many_small_tables_are_measured_together(target: Target, monkeypatch: py
     assert sum(thrown) < 10 * len(many)
 
 
+@pytest.mark.slow
 def test_the_values_of_the_same_columns_are_compared(target: Target) -> None:
     """Not those of new ones; a table that lost a column, changed its type, is locked or gone is not compared."""
     before = taken(target)

@@ -163,6 +163,7 @@ def filled(case: str, pair: Pair) -> str:
     return case.format(table=table, column=column)
 
 
+@pytest.mark.slow
 @pytest.mark.every_version
 def test_a_newer_branch_holds_the_same_schema(pairs: list[Pair]) -> None:
     """But for what PostgreSQL 14 did otherwise: rights on public, and which triggers of partitions are on."""

@@ -134,6 +134,7 @@ def test_an_odd_database_is_released_to(made: Made, kind: str) -> None:
     released(made(more=DATABASES[kind]))
 
 
+@pytest.mark.slow
 @pytest.mark.newest
 def test_what_was_dropped_of_a_new_database_is_on_no_branch(made: Made) -> None:
     """An unqualified name finds no schema on the target, and so on no branch; the history table is not there either."""

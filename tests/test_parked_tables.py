@@ -271,7 +271,7 @@ NEEDS = {
 }
 
 
-@pytest.mark.parametrize("kind", sample(list(NEEDS), 4))
+@pytest.mark.parametrize("kind", sample(list(NEEDS), 8))
 def test_a_parked_table_needs_nothing_of_the_application(conn: Conn, kind: str) -> None:
     """All that the application has made may be dropped behind it, and nothing of the table goes with that."""
     columns, _, more = NEEDS[kind].partition("; ")
@@ -313,6 +313,7 @@ def _parked(conn: Conn, names: list[str]) -> object:
     return found, sums, [str(one) for one in objects if "parked_" in str(one)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("together", [True, False], ids=["one statement", "one each"])
 def test_names_collide_with_nothing(conn: Conn, together: bool) -> None:
     """Neither with ours, nor with those of other parked tables: of tables, indexes, sequences, statistics and types."""
@@ -497,6 +498,7 @@ KEY_NEEDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.every_version
 @pytest.mark.parametrize("later", [False, True], ids=["same migration", "later migration"])
 @pytest.mark.parametrize("table", sample(list(KEY_NEEDS), 3))

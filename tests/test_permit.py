@@ -180,6 +180,7 @@ migrate.take_restore_point(here)
 """
 
 
+@pytest.mark.slow
 def test_what_passed_in_a_kernel_counts_in_that_kernel_only(accepted: Run, target: Target) -> None:
     """Restarted in the middle, the checks are run again; also where somebody makes the session up without `begin`."""
     with tempfile.TemporaryFile() as told:
@@ -311,6 +312,7 @@ def test_what_changed_between_check_and_execution_is_seen(
     assert "number" not in str(rows(target, "SELECT attname FROM pg_attribute WHERE attrelid = 'a'::regclass"))
 
 
+@pytest.mark.slow
 def test_without_restore_points_none_is_asked_for(project: Project) -> None:
     """Where the target has them off, its plan is executed without one."""
     target = project(folder={"0001_b.sql": FOLDER["0002_b.sql"]}, restore_points=False)
@@ -349,6 +351,7 @@ def test_a_permit_is_for_its_plan_its_run_and_its_connection(accepted: Run, targ
     assert is_untouched(target)
 
 
+@pytest.mark.slow
 def test_a_session_of_another_procedure_permits_nothing(accepted: Run, target: Target) -> None:
     """The checks of a rollback are not those of a release, whatever the session holds."""
     here = stepped()
@@ -466,6 +469,7 @@ def test_nothing_is_salvaged_and_no_fence_raised_before_their_checks(target: Tar
     assert is_untouched(target)
 
 
+@pytest.mark.slow
 def test_a_rehearsal_is_permitted_on_a_branch_only(site: Site, target: Target) -> None:
     """A system identifier and a database's name prove nothing, nor do the address, the name or the mark of a server."""
     plan = plan_of(target)

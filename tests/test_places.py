@@ -127,6 +127,7 @@ def test_one_acceptance_is_for_one_statement(target: Target) -> None:
     assert rows(target, "SELECT count(*) FROM pg_attribute WHERE attname = 'number'") == [(0,)]
 
 
+@pytest.mark.slow
 def test_migrate_refuses_a_name_that_fits_two(target: Target) -> None:
     """Where nothing was prepared as well, and nothing is executed."""
     made, code = run("migrate", accept="migration.sql:1")

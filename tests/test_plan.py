@@ -38,6 +38,7 @@ def made(text: str = TEXT, **more: object) -> Plan:
     return Plan(direction="up", target="demo", base=BASE, attempts=5, rehearsed="no", changes=(change,))
 
 
+@pytest.mark.slow
 def test_the_digest_is_the_same_in_every_process() -> None:
     """Another interpreter with another hash seed comes to the same digest of the same plan."""
     script = "import sys; sys.path.insert(0, sys.argv[1]); import test_plan; print(test_plan.made().digest, end='')"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from budget import examples
+from budget import examples, sample
 from pgrunbook import undo_data
 from pgrunbook.undo_data import Site
 from servers import Server
@@ -188,7 +188,7 @@ AGAIN = {
 }
 
 
-@pytest.mark.parametrize("type_", AGAIN)
+@pytest.mark.parametrize("type_", sample(AGAIN, 3))
 def test_what_another_type_does_not_take_stays_and_is_told(conn: Conn, type_: str) -> None:
     """Nothing that is captured is passed over in silence, cut or rounded."""
     held, told = AGAIN[type_]

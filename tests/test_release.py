@@ -143,6 +143,7 @@ def test_a_step_takes_the_locks_that_were_promised(stage: Callable[..., Target],
                 assert promised <= taken, step.sql
 
 
+@pytest.mark.slow
 def test_every_part_of_a_safe_form_stands_for_the_statement_that_was_written(stage: Callable[..., Target]) -> None:
     """Steps are numbered through, each names its statement, and what is written is kept beside them."""
     target = stage("ALTER TABLE t ADD CHECK (a > 0);\nALTER TABLE u ADD n int;\nCREATE INDEX ON t (a)")
@@ -158,6 +159,7 @@ def test_every_part_of_a_safe_form_stands_for_the_statement_that_was_written(sta
     assert [segment.kind for segment in change.segments()] == ["together", "together", "together", "alone", "together"]
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @both_ways
 def test_a_form_that_is_switched_off_leaves_the_statement_as_it_is_written(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from budget import sample
 from conftest import connect
 from pgrunbook.config.targets import Target
 from pgrunbook.errors import WrongInput
@@ -354,7 +355,7 @@ CREATE SCHEMA calm; CREATE TABLE calm.wide (id integer);
 
 @pytest.mark.parametrize(
     ("sql", "ids"),
-    [
+    sample([
         ("SELECT app_drops()", {"drop-table"}),
         ("INSERT INTO small VALUES (2)", {"drop-table"}),
         ("SELECT app_computed('wide')", {"code-not-readable"}),
@@ -368,7 +369,7 @@ CREATE SCHEMA calm; CREATE TABLE calm.wide (id integer);
         ("SET search_path TO calm; RESET ALL; DROP TABLE wide", {"drop-table"}),
         ("CREATE OR REPLACE FUNCTION app_drops() RETURNS void LANGUAGE sql AS 'SELECT 1'; SELECT app_drops()", set()),
         ("CREATE FUNCTION later() RETURNS void LANGUAGE sql AS 'DROP TABLE wide'", set()),
-    ],
+    ], 3),
 )  # fmt: skip
 def test_code_that_a_statement_runs_is_reviewed(
     project: Callable[..., Target], tmp_path: Path, sql: str, ids: set[str]

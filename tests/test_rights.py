@@ -196,6 +196,7 @@ def test_each_missing_right_is_named_with_the_statement(
     assert caught.value.hint.startswith(f"Let a superuser run ALTER ROLE {QUOTED} BYPASSRLS")
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 def test_nothing_speaks_of_a_restore_point_where_there_is_none(
     admin: psycopg.Connection[tuple[object, ...]], target: Target, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -156,6 +156,7 @@ def test_the_branch_has_the_roles_rights_and_settings_of_the_target(
                     conn.execute("GRANT SET ON PARAMETER work_mem TO another; GRANT SET ON PARAMETER jit TO readers")
 
 
+@pytest.mark.slow
 @pytest.mark.newest
 @pytest.mark.first_case
 @pytest.mark.parametrize("name", ["copied", schema_branch.LOADED])
@@ -231,6 +232,7 @@ WHERE n.nspname = 'public' ORDER BY 1, 2, 3, 4
 """
 
 
+@pytest.mark.slow
 @pytest.mark.every_version
 @pytest.mark.parametrize("is_newer", [False, True])
 @pytest.mark.parametrize("statements", sample(PUBLIC, len(PUBLIC)))
@@ -261,6 +263,7 @@ def test_two_targets_with_roles_of_one_name_do_not_meet(target: Callable[..., Ta
             assert (ROLE, True) in asked(second, "SELECT rolname, rolcreatedb FROM pg_roles")
 
 
+@pytest.mark.slow
 @pytest.mark.newest
 def test_rows_are_measured_by_who_sees_them_all(target: Callable[..., Target], server: Server) -> None:
     """The branch holds what the target's role may not read; the migration itself runs as the role."""

@@ -154,7 +154,7 @@ t.at + t.g: ALTER TABLE t ADD COLUMN g timestamptz; UPDATE t SET at = now(); UPD
 """.strip().split("\n")
 
 
-@pytest.mark.parametrize("line", sample(WANDERING, 3))
+@pytest.mark.parametrize("line", sample(WANDERING, 6))
 def test_a_value_that_is_another_one_each_time_is_passed_over_and_named(pair: Pair, line: str) -> None:
     """The plain SQL itself would differ from a second run of it: those columns are left out, and no other."""
     names, _, release = line.partition(": ")
@@ -179,7 +179,7 @@ mv: CREATE MATERIALIZED VIEW mv AS SELECT clock_timestamp() AS at; REFRESH MATER
 """.strip().split("\n")
 
 
-@pytest.mark.parametrize("line", COUNTED)
+@pytest.mark.parametrize("line", sample(COUNTED, 4))
 def test_rows_that_something_else_writes_are_counted(pair: Pair, line: str) -> None:
     """A trigger, a function or a block does not tell in the statement what it writes: that is said, table by table."""
     pair_of = (pair.plain, pair.safe)
@@ -225,7 +225,7 @@ UPDATE keyless SET a = a + 1 | UPDATE keyless SET a = 7 WHERE ctid = (SELECT min
 """.strip().split("\n")
 
 
-@pytest.mark.parametrize("line", sample(APART, 2))
+@pytest.mark.parametrize("line", sample(APART, 4))
 def test_what_differs_otherwise_is_told(pair: Pair, line: str) -> None:
     """Immutable expressions excuse nothing, and what is volatile excuses no other column, row or table."""
     for conn in (pair.plain, pair.safe):
@@ -291,7 +291,7 @@ NUMBERED = ("serial", "bigint GENERATED ALWAYS AS IDENTITY", "int DEFAULT nextva
 
 @pytest.mark.parametrize(
     ("release", "apart"),
-    [
+    sample([
         ("CREATE SEQUENCE s; UPDATE t SET a = nextval('s')", "UPDATE t SET a = 21 - a"),
         ("INSERT INTO d (a, at, u) SELECT a, NULL, NULL FROM t", "UPDATE d SET id = 200 - id"),
         ("CREATE TABLE n (a int, i int GENERATED ALWAYS AS IDENTITY); INSERT INTO n SELECT a FROM t",
@@ -299,7 +299,7 @@ NUMBERED = ("serial", "bigint GENERATED ALWAYS AS IDENTITY", "int DEFAULT nextva
         *((f"ALTER TABLE keyless ADD COLUMN n {words}", "UPDATE keyless SET n = DEFAULT") for words in NUMBERED),
         ("CREATE SEQUENCE s; INSERT INTO keyless SELECT nextval('s') FROM t UNION ALL SELECT 99",
          "UPDATE keyless SET a = 98 WHERE a = 99"),
-    ],
+    ], 3),
 )  # fmt: skip
 def test_numbers_given_to_rows_as_they_lie_differ_by_nature(pair: Pair, release: str, apart: str) -> None:
     """Batches leave the rows of a table in another order, and sequences number them as they come."""

@@ -232,7 +232,7 @@ def writes(own: Twins, number: int) -> list[Callable[[psycopg.Connection[tuple[o
 
 
 @pytest.mark.parametrize("loop", [UPDATE, DELETE])
-@pytest.mark.parametrize("key", sample([*KEYS], 5))
+@pytest.mark.parametrize("key", sample([*KEYS], 10))
 def test_rows_are_done_once_while_keys_change(server: Server, key: str, loop: str) -> None:
     """Rows that are moved, swapped, deleted, inserted again, copied, merged, by replication too: none is done twice."""
 
@@ -271,7 +271,7 @@ OVERLAPS: dict[str, Sequence[tuple[int, int]]] = {
 
 
 @pytest.mark.parametrize("isolation", ["READ COMMITTED", pytest.param("REPEATABLE READ", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("moves", OVERLAPS)
+@pytest.mark.parametrize("moves", sample(OVERLAPS, 3))
 @pytest.mark.parametrize("key", ["integer", pytest.param("partitions", marks=pytest.mark.slow)])
 def test_batch_that_waits_for_a_move_does_the_row_once(server: Server, key: str, moves: str, isolation: str) -> None:
     """The transaction begins before the loop, and moves rows while a batch is about to do them."""
@@ -303,6 +303,7 @@ def test_batch_that_waits_for_a_move_does_the_row_once(server: Server, key: str,
         assert own.differing(conn) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["within", "beyond"])
 @pytest.mark.parametrize("loop", [UPDATE, DELETE])
 def test_a_row_that_waits_for_its_new_partition_is_not_new(server: Server, loop: str, place: str) -> None:
@@ -335,6 +336,7 @@ def test_a_row_that_waits_for_its_new_partition_is_not_new(server: Server, loop:
         assert own.differing(conn) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["integer", "partitions"])
 def test_rows_of_a_table_that_was_emptied_are_new(server: Server, key: str) -> None:
     """TRUNCATE in the middle, also of a single partition: what comes after it is left as it is."""

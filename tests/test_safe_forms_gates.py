@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import psycopg
 import pytest
 
+from budget import sample
 from pgrunbook.review.review import Severity, review
 from pgrunbook.safe_forms.expander import Expander
 from pgrunbook.sql import statements
@@ -149,7 +150,7 @@ PLAIN = [
 ]
 
 
-@pytest.mark.parametrize(("id_", "migration"), GATES)
+@pytest.mark.parametrize(("id_", "migration"), sample(GATES, 3))
 def test_statement_without_safe_form_meets_its_gate(stage: Stage, id_: str, migration: str) -> None:
     """The gate says why and which procedure does it, and the statement stays in the plan as it is written."""
     *before, last = migration.split("; ")
@@ -200,17 +201,20 @@ CREATE VIEW app.shows AS SELECT a, id FROM t; CREATE VIEW app.shows_c AS SELECT 
 
 @pytest.mark.parametrize(
     ("sql", "named"),
-    [
-        ("ALTER TABLE t RENAME TO tt2", ["app.reads()", "app.shows", "app.shows_c"]),
-        ("ALTER TABLE t RENAME COLUMN a TO aa", ["app.fires()", "app.reads()", "app.shows"]),
-        ('ALTER TABLE t RENAME COLUMN "Odd Col" TO even', ["app.reads()"]),
-        ("ALTER FUNCTION app.twice(integer) RENAME TO double", ["app.calls()"]),
-        ("ALTER SCHEMA app RENAME TO apps", ["app.calls()", "app.moods()", "app.other()"]),
-        ("ALTER TYPE app.mood RENAME TO humour", ["app.moods()"]),
-        ("ALTER TYPE app.mood RENAME VALUE 'sad' TO 'blue'", ["app.moods()"]),
-        ("ALTER TABLE t SET SCHEMA app", ["app.reads()", "app.shows", "app.shows_c"]),
-        ("ALTER TABLE u RENAME TO v", []),
-    ],
+    sample(
+        [
+            ("ALTER TABLE t RENAME TO tt2", ["app.reads()", "app.shows", "app.shows_c"]),
+            ("ALTER TABLE t RENAME COLUMN a TO aa", ["app.fires()", "app.reads()", "app.shows"]),
+            ('ALTER TABLE t RENAME COLUMN "Odd Col" TO even', ["app.reads()"]),
+            ("ALTER FUNCTION app.twice(integer) RENAME TO double", ["app.calls()"]),
+            ("ALTER SCHEMA app RENAME TO apps", ["app.calls()", "app.moods()", "app.other()"]),
+            ("ALTER TYPE app.mood RENAME TO humour", ["app.moods()"]),
+            ("ALTER TYPE app.mood RENAME VALUE 'sad' TO 'blue'", ["app.moods()"]),
+            ("ALTER TABLE t SET SCHEMA app", ["app.reads()", "app.shows", "app.shows_c"]),
+            ("ALTER TABLE u RENAME TO v", []),
+        ],
+        3,
+    ),
 )
 def test_the_gate_of_a_rename_names_whose_text_has_the_name(stage: Stage, sql: str, named: list[str]) -> None:
     """Functions whose text a rename does not change, and views that go on under the old name."""
@@ -232,7 +236,7 @@ def test_tables_of_an_extension_are_lost_with_it(stage: Stage) -> None:
     assert "settings_of_it" in found.says
 
 
-@pytest.mark.parametrize(("reason", "statement"), WHOLE)
+@pytest.mark.parametrize(("reason", "statement"), sample(WHOLE, 3))
 def test_statement_that_means_something_else_in_parts_is_not_split(stage: Stage, reason: str, statement: str) -> None:
     """It meets a gate with the reason."""
     stage.conn.execute(
@@ -247,7 +251,7 @@ def test_statement_that_means_something_else_in_parts_is_not_split(stage: Stage,
     assert reason in expansion.gate.says
 
 
-@pytest.mark.parametrize("statement", PLAIN)
+@pytest.mark.parametrize("statement", sample(PLAIN, 3))
 def test_statement_that_is_quick_stays_as_it_is(stage: Stage, statement: str) -> None:
     """No form and no gate: it is executed as it is written."""
     (expansion,) = plan(stage.conn, statement, batch_rows=15)
@@ -366,27 +370,30 @@ def test_a_new_identity_goes_on_behind_the_rows_that_were_there(stage: Stage) ->
 
 @pytest.mark.parametrize(
     ("first", "bound"),
-    [
-        ("SET LOCAL TimeZone = 'Asia/Tokyo'", True),
-        ("SELECT set_config('my.user', '7', true)", True),
-        ("SET CONSTRAINTS ALL DEFERRED", True),
-        ("LOCK TABLE u", True),
-        ("SELECT pg_advisory_xact_lock(7)", True),
-        ("SET LOCAL lock_timeout = '2s'", False),
-        ("SELECT set_config('statement_timeout', '5s', true)", False),
-        ("SET TimeZone = 'Asia/Tokyo'", False),
-        ("SET LOCAL search_path = public", True),
-        ("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE", True),
-        ("CREATE TEMP TABLE x (a int) ON COMMIT DROP", True),
-        ("SELECT FROM u WHERE id = 1 FOR UPDATE", True),
-        ("DO $$ BEGIN PERFORM pg_advisory_xact_lock(7); END $$", True),
-        ("SET LOCAL application_name = 'x'", False),
-        ("SET LOCAL enable_seqscan = off", False),
-        ("SET CONSTRAINTS ALL IMMEDIATE", False),
-        ("SELECT pg_catalog.set_config('search_path', 'public', false)", False),
-        ("RESET ALL", False),
-        ("DISCARD PLANS", False),
-    ],
+    sample(
+        [
+            ("SET LOCAL TimeZone = 'Asia/Tokyo'", True),
+            ("SELECT set_config('my.user', '7', true)", True),
+            ("SET CONSTRAINTS ALL DEFERRED", True),
+            ("LOCK TABLE u", True),
+            ("SELECT pg_advisory_xact_lock(7)", True),
+            ("SET LOCAL lock_timeout = '2s'", False),
+            ("SELECT set_config('statement_timeout', '5s', true)", False),
+            ("SET TimeZone = 'Asia/Tokyo'", False),
+            ("SET LOCAL search_path = public", True),
+            ("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE", True),
+            ("CREATE TEMP TABLE x (a int) ON COMMIT DROP", True),
+            ("SELECT FROM u WHERE id = 1 FOR UPDATE", True),
+            ("DO $$ BEGIN PERFORM pg_advisory_xact_lock(7); END $$", True),
+            ("SET LOCAL application_name = 'x'", False),
+            ("SET LOCAL enable_seqscan = off", False),
+            ("SET CONSTRAINTS ALL IMMEDIATE", False),
+            ("SELECT pg_catalog.set_config('search_path', 'public', false)", False),
+            ("RESET ALL", False),
+            ("DISCARD PLANS", False),
+        ],
+        3,
+    ),
 )
 def test_what_holds_for_a_transaction_keeps_the_rest_of_the_file_in_it(stage: Stage, first: str, bound: bool) -> None:
     """Split into several transactions the rest would mean something else; timeouts mean nothing."""

@@ -65,7 +65,7 @@ LONG = [
 ]
 
 
-@pytest.mark.parametrize(("table", "migration", "work"), ALONE)
+@pytest.mark.parametrize(("table", "migration", "work"), sample(ALONE, 3))
 def test_step_that_waits_makes_nobody_wait(stage: Stage, table: str, migration: str, work: str) -> None:
     """While it waits for a transaction to end, its locks let others read and write, and they do."""
     expansions = plan(stage.conn, migration)
@@ -96,6 +96,7 @@ def test_rows_that_do_not_fit_leave_the_table_as_it_was(
     assert as_it_was[1] == data_now
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("migration", sample(LONG, 3))
 def test_sequence_can_be_cut_off_behind_every_step(stage: Stage, migration: str) -> None:
     """Stopped before each step in turn and started again, it comes to the same end, each step done once."""
@@ -113,6 +114,7 @@ def test_sequence_can_be_cut_off_behind_every_step(stage: Stage, migration: str)
     assert [(name, rows) for name, rows in wanted[1].items() if data_now[name].rows != rows.rows] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("migration", sample(LONG, 3))
 def test_abandoned_sequence_leaves_nothing_but_data(stage: Stage, migration: str) -> None:
     """Whichever step it was stopped before, undo takes everything away that the steps before it have made."""
@@ -135,7 +137,7 @@ def test_abandoned_sequence_leaves_nothing_but_data(stage: Stage, migration: str
         assert [difference.line() for difference in diff(as_it_was, end(conn)[0])] == [], stop
 
 
-@pytest.mark.parametrize(("table", "migration"), [(table, migration) for table, migration, _ in ALONE])
+@pytest.mark.parametrize(("table", "migration"), sample([(table, migration) for table, migration, _ in ALONE], 3))
 def test_killed_step_is_done_when_run_again(stage: Stage, table: str, migration: str) -> None:
     """Its session is ended while it waits; the same plan on a new session comes to the same end."""
     with stage.conn.transaction(force_rollback=True):

@@ -208,6 +208,7 @@ INSERT INTO a VALUES (1, NULL), (2, NULL); INSERT INTO b VALUES (1, 1), (2, 2); 
 GONE = "UPDATE a SET b = NULL; DELETE FROM b; DELETE FROM a"
 
 
+@pytest.mark.slow
 def test_tables_that_refer_to_each_other_come_back_together(scene: Callable[[str], Scene]) -> None:
     """In one transaction, where their keys can be deferred; else refused, unless triggers are there and are silent."""
     round_ = scene(CIRCLE.format("DEFERRABLE"))
@@ -227,6 +228,7 @@ def test_tables_that_refer_to_each_other_come_back_together(scene: Callable[[str
     assert round_.same("SELECT * FROM a, b ORDER BY 1, 2, 3, 4")
 
 
+@pytest.mark.slow
 def test_what_is_there_by_now_stays_and_is_told(scene: Callable[[str], Scene]) -> None:
     """A unique value that is taken, a key that came back meanwhile, a parent that went; numbers start behind them."""
     shop = scene(SHOP)
@@ -268,6 +270,7 @@ SCHEMA_SINCE = [
 TOLD = "ALTER TABLE t DROP gone, ADD more int DEFAULT 7, ALTER n TYPE bigint, ALTER v TYPE varchar(20)"
 
 
+@pytest.mark.slow
 def test_a_schema_that_has_changed_is_told_or_refused_before_anything_changes(scene: Callable[[str], Scene]) -> None:
     """Columns that came or went, types that hold every old value; what would lose or guess is refused."""
     since = scene("CREATE TABLE t (id int PRIMARY KEY, n int, v varchar(9), gone text);"

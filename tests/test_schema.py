@@ -318,6 +318,7 @@ def test_order_that_counts_is_told(server: Server, database: Callable[..., str],
     assert diff(server.snapshot(a), server.snapshot(b))
 
 
+@pytest.mark.slow
 @pytest.mark.newest
 @pytest.mark.parametrize("seed", [1, 2])
 def test_order_of_creation_does_not_matter(

@@ -99,6 +99,7 @@ def test_roles_extensions_partitions_and_quoted_names_are_on_the_branch_as_well(
         do(target, "DROP OWNED BY owner_of_p, reader CASCADE; DROP ROLE owner_of_p, reader")
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @pytest.mark.parametrize(
     "sql",
@@ -253,6 +254,7 @@ def test_a_schema_that_is_locked_cannot_be_copied(project: Project) -> None:
     assert branches() == []
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @pytest.mark.parametrize("way", ["url_from", "service"])
 def test_the_schema_is_copied_however_the_target_is_reached(
@@ -377,6 +379,7 @@ def version(target: Target) -> int:
     return int(str(rows(target, "SHOW server_version_num")[0][0])) // 10_000
 
 
+@pytest.mark.slow
 def test_a_difference_by_nature_is_declared_and_no_more(project: Project) -> None:
     """A primary key on a partitioned table says NOT NULL once more for each partition, from PostgreSQL 18 on."""
     target = project(folder={"0001_a.sql": "ALTER TABLE p ADD PRIMARY KEY (id)"}, batch_rows=8)
@@ -497,6 +500,7 @@ def test_a_statement_that_only_the_safe_plan_fails_on_is_found(project: Project)
     assert rows(target, "SELECT count(*) FROM u") == [(51,)]
 
 
+@pytest.mark.slow
 def test_a_statement_that_fails_either_way_is_told_as_the_files_own(project: Project) -> None:
     """It fails as it is written: the safe form has no part in it."""
     target = project(folder={"0001_a.sql": "ALTER TABLE t ADD CHECK (nothing > 0)"})

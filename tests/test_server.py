@@ -231,6 +231,7 @@ def test_a_session_that_never_ends_is_named_and_left_alone(server: Server, monke
         session.join()
 
 
+@pytest.mark.slow
 def test_three_processes_that_start_it_at_once_get_one_server(server: Server) -> None:
     """The lock file lets them in one after the other; all are told the same process."""
     server.destroy()
@@ -239,6 +240,7 @@ def test_three_processes_that_start_it_at_once_get_one_server(server: Server) ->
     assert {out for out, _ in told} == {f"{server.status().pid}\n"}, told
 
 
+@pytest.mark.slow
 def test_a_full_disk_at_initdb_is_one_clear_error_and_leaves_nothing(elsewhere: Path) -> None:
     """Files cannot grow past 1 MB here; when they can again, the same command makes the server."""
     limited = in_another_process(
@@ -371,6 +373,7 @@ def test_an_installation_that_is_missing_or_too_old_is_wrong_input(
     shutil.rmtree(folder)
 
 
+@pytest.mark.slow
 @ROOT_ONLY
 def test_programs_that_the_account_cannot_reach_are_copied_once(elsewhere: Path, tmp_path: Path) -> None:
     """A virtual environment below /root is such a case; its permissions stay as they are."""

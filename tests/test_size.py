@@ -41,6 +41,7 @@ JUDGED = {
 QUICK = ("sum", "block", "sum in a block")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in LARGE])
 def test_a_statement_that_is_too_large_is_refused_by_its_line(name: str) -> None:
     """The parser is not asked, which takes minutes or ends the process; nor is a judge that would take as long."""

@@ -67,6 +67,7 @@ def sent(conn: psycopg.Connection[Any], expression: str, type_: str) -> set[obje
     return of_zones(conn, f"SELECT {send}({expression})")
 
 
+@pytest.mark.slow
 @pytest.mark.every_version
 def test_each_conversion_by_the_zone_is_known(server: Server) -> None:
     """Every pair of types: those of times, of texts, and some of the others; arrays and ranges among them."""

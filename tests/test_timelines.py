@@ -89,6 +89,7 @@ def test_a_restore_goes_across_the_change_of_timeline(past: Past, to: str, expec
         Server("across").destroy()
 
 
+@pytest.mark.slow
 def test_a_restore_point_of_the_timeline_that_was_left_is_unknown(past: Past) -> None:
     """Its WAL is there, but leads elsewhere."""
     with pytest.raises(WrongInput, match='could not find restore point "row-2" in the WAL'):

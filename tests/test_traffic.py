@@ -101,6 +101,7 @@ def test_a_held_lock_shows_as_a_stall(run: Run, target: Target) -> None:
     assert told.failed == ""
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @pytest.mark.parametrize(
     ("name", "schema", "table"),
@@ -113,6 +114,7 @@ def test_rows_are_found_by_any_key(run: Run, target: Target, name: str, schema: 
     assert told.failed == ""
 
 
+@pytest.mark.slow
 def test_tables_without_a_key_or_without_rows_are_looked_into(run: Run, target: Target) -> None:
     """And those that are not there are passed over; with none at all there is no traffic."""
     with run("public.keyless", "public.empty", "public.not_there") as told:
@@ -123,6 +125,7 @@ def test_tables_without_a_key_or_without_rows_are_looked_into(run: Run, target: 
     assert told == Traffic()
 
 
+@pytest.mark.slow
 def test_columns_that_the_plan_changes_are_left_alone(run: Run, target: Target) -> None:
     """They can be dropped meanwhile; where the key is among them, rows are no longer looked for by it."""
     leave = {"public.orders": {"note", "twice"}, "public.p": {"at"}}
@@ -134,6 +137,7 @@ def test_columns_that_the_plan_changes_are_left_alone(run: Run, target: Target) 
     assert updates(target, "p_2026") == 0
 
 
+@pytest.mark.slow
 def test_traffic_that_fails_is_told_and_raises_nothing(run: Run, target: Target) -> None:
     """What an application would have failed with; the rehearsal goes on, with what was measured until then."""
     with run("public.orders") as told:

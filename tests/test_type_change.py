@@ -207,6 +207,7 @@ WHERE indrelid = %s::regclass
 """
 
 
+@pytest.mark.slow
 @pytest.mark.newest
 @pytest.mark.parametrize("part", sample(range(PARTS), PARTS))
 def test_every_index_that_is_built_again_is_told(stage: Stage, part: int) -> None:

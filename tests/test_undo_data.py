@@ -13,6 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from budget import sample
 from pgrunbook.database import control
 from pgrunbook.display import progress
 from pgrunbook.errors import Broken, Interrupted, Refused
@@ -112,7 +113,7 @@ EVERYTHING = ("t", 'app."T x"', "ident", "p")
 @pytest.mark.newest
 @pytest.mark.parametrize(
     ("statement", "rows"),
-    [
+    sample([
         ("UPDATE t SET c = c + 1, b = NULL WHERE id % 2 = 0", 100),
         ("UPDATE t AS old SET (a, b) = (SELECT 1, 'x') FROM p WHERE p.id = old.id", 60),
         ("WITH few AS (SELECT 3 AS n) UPDATE t SET c = n FROM few WHERE id < n", 2),
@@ -131,7 +132,7 @@ EVERYTHING = ("t", 'app."T x"', "ident", "p")
         ("UPDATE p SET v = upper(v)", 60),
         ("UPDATE p SET at = at + 100 WHERE at < '2025-12-31'", 30),
         ("UPDATE public.p_2 SET v = 'in' WHERE id > 50", 10),
-    ],
+    ], 4),
 )  # fmt: skip
 def test_what_a_statement_changes_is_given_back_exactly(conn: Conn, statement: str, rows: int) -> None:
     """The number of rows is that of the statement as written, the end too; given back, all is as it was."""
@@ -337,7 +338,7 @@ OUTCOMES = [
 
 
 @pytest.mark.newest
-@pytest.mark.parametrize(("step", "since", "values", "outcome", "is_gone"), OUTCOMES)
+@pytest.mark.parametrize(("step", "since", "values", "outcome", "is_gone"), sample(OUTCOMES, 3))
 def test_each_conflict_is_in_a_file(
     conn: Conn, tmp_path: Path, step: str, since: str, values: list[str], outcome: str, is_gone: bool
 ) -> None:
@@ -470,6 +471,7 @@ def test_what_cannot_be_kept_is_told(conn: Conn, statement: str, reason: str) ->
     assert list_entries(conn) == []
 
 
+@pytest.mark.slow
 def test_steps_are_given_back_in_turn(conn: Conn) -> None:
     """Each step restores what it found; the first cannot be given back before the second that built on it."""
     before = state(conn, "t")
@@ -506,7 +508,7 @@ FOLLOWED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("write", FOLLOWED)
+@pytest.mark.parametrize("write", sample(FOLLOWED, 4))
 def test_captured_rows_follow_theirs(conn: Conn, server: Server, write: str) -> None:
     """What was captured is reverted in the row of which it was captured, whatever its key is now, and in no other."""
     if write == "merged" and conn.info.server_version < 150_000:
@@ -562,7 +564,7 @@ ODD = {
 
 
 @pytest.mark.newest
-@pytest.mark.parametrize("kind", ODD)
+@pytest.mark.parametrize("kind", sample(ODD, 3))
 def test_rows_with_odd_keys_are_followed(conn: Conn, kind: str) -> None:
     """Whatever moves them: the application's triggers, its parent table, a key that takes other texts for equal."""
     if kind == "any case" and not conn.execute("SELECT FROM pg_collation WHERE collname = 'und-x-icu'").fetchall():
@@ -594,7 +596,7 @@ OURS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("later", OURS)
+@pytest.mark.parametrize("later", sample(OURS, 4))
 def test_what_a_later_step_takes_away_comes_back_with_its_row(conn: Conn, later: str) -> None:
     """Not with another row that has its key meanwhile."""
     conn.execute("UPDATE t SET c = id")

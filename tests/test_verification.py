@@ -139,6 +139,7 @@ def test_a_damaged_base_backup_is_not_restored(
     assert not list(ground.source.dir.parent.glob("damaged*"))
 
 
+@pytest.mark.slow
 def test_every_damaged_file_is_named(ground: Ground) -> None:
     """Not the first one only."""
     with kept(stored(ground.backup, ground.heap)) as heap, kept(stored(ground.backup, "backup_label")) as label:
@@ -196,6 +197,7 @@ def test_a_damaged_segment_is_named_with_how_far_replay_came(ground: Ground, dam
     assert verification.damage_of_wal(ground.source, min(stretch), max(stretch)) is None
 
 
+@pytest.mark.slow
 def test_a_missing_segment_is_found_before_anything_is_copied(ground: Ground) -> None:
     """It is named, with the LSN that replay would reach; what lies before it can be restored."""
     with kept(segment(ground, 1)) as path:
@@ -217,6 +219,7 @@ def test_a_missing_segment_is_found_before_anything_is_copied(ground: Ground) ->
             Server("before").destroy()
 
 
+@pytest.mark.slow
 def test_a_backup_after_a_gap_begins_a_window_of_its_own(ground: Ground) -> None:
     """What lies in the gap cannot be restored, what lies behind the new backup can."""
     with kept(segment(ground, 1)) as path:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from budget import examples
+from budget import examples, sample
 from pgrunbook.errors import Blocked, Refused
 from pgrunbook.inverse.inverter import Inverter
 from pgrunbook.sql.statements import parse
@@ -248,7 +248,7 @@ SCENES: Mapping[str, list[tuple[str, int, tuple[str, ...]]]] = {
 ROUNDED = ("made TYPE date", "numeric(10, 2)")
 
 
-@pytest.mark.parametrize("statement", SCENES)
+@pytest.mark.parametrize("statement", sample(SCENES, 4))
 def test_rows_that_stand_against_a_statement_are_counted_and_shown(conn: Conn, statement: str) -> None:
     """Each kind of demand, with rows for and against it; the server refuses what has rows against it."""
     found = look(conn, statement)
@@ -472,7 +472,7 @@ ORDERS: list[tuple[list[str], list[tuple[str, int | None, str]]]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("statements", "expected"), ORDERS, ids=[order[0][-1] for order in ORDERS])
+@pytest.mark.parametrize(("statements", "expected"), sample(ORDERS, 4), ids=[order[0][-1] for order in ORDERS])
 def test_statements_are_followed_in_their_order(
     conn: Conn, statements: list[str], expected: list[tuple[str, int | None, str]]
 ) -> None:
@@ -570,6 +570,7 @@ def test_a_table_that_somebody_locks_is_not_counted(home: Server, conn: Conn) ->
     assert of_its_parent.rows == 1
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 def test_definitions_that_somebody_locks_are_not_waited_for(home: Server, conn: Conn) -> None:
     """What a statement demands cannot be known before its partitions are read: the whole text of the error."""

@@ -391,6 +391,7 @@ def test_a_release_without_touched_tables_is_tried_all_the_same(scene: Scene) ->
     assert ways.trial.safe_traffic is None
 
 
+@pytest.mark.slow
 def test_a_data_set_larger_than_allowed_is_not_copied(scene: Scene) -> None:
     """The bound is heeded before anything is made."""
     target = scene("CREATE INDEX ON t (a)")

@@ -135,6 +135,7 @@ def ends(conn: psycopg.Connection[Any], sql: str) -> int:
     return len(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sql", ["; ".join(ALTERATIONS), "; ".join(CHANGES)], ids=["alterations", "changes"])
 def test_what_is_told_is_what_ends_otherwise(sql: str, target: Target) -> None:
     """Each statement is executed under two zones."""
@@ -177,7 +178,7 @@ SETS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("before", "zone"), SETS)
+@pytest.mark.parametrize(("before", "zone"), sample(SETS, 3))
 def test_the_zone_that_a_file_sets_counts(before: str, zone: str, target: Target, zones: Server) -> None:
     """Then it is a note which names that zone, and no gate; a way out names the zone in force."""
     zones.run("postgres", "ALTER DATABASE zones SET TimeZone = 'Europe/Rome'")
@@ -199,6 +200,7 @@ def test_the_zone_that_a_file_sets_counts(before: str, zone: str, target: Target
     assert found[0][2] == f"ALTER TABLE public.v ALTER COLUMN t TYPE timestamptz USING t AT TIME ZONE {wanted};"
 
 
+@pytest.mark.slow
 def test_the_form_that_is_shown_ends_as_the_statement_does(target: Target, zones: Server) -> None:
     """For each alteration that is found, under the zone in force; and under every other zone as well."""
     zones.run("postgres", "ALTER DATABASE zones SET TimeZone = 'UTC'")
