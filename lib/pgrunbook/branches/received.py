@@ -6,9 +6,13 @@ in the same way. ``pgrunbook backup receive`` fills its archive.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import logging
+import os
+import time
 
-from pgrunbook.branches import backup, streams, wal_segments
+from pgrunbook.branches import archive_compression, backup, streams, wal_segments
 from pgrunbook.branches.binaries import state_folder
 from pgrunbook.branches.server import Server
 from pgrunbook.config.targets import Target
@@ -19,6 +23,7 @@ from pgrunbook.errors import Refused
 log = logging.getLogger(__name__)
 
 SLOT_MAX_CHARS = 63
+POLL_S, COMPRESS_EVERY = 0.2, 25
 
 
 def home(target: Target) -> Server:
@@ -40,6 +45,8 @@ def slot(target: Target) -> str:
 def receive(target: Target) -> None:
     """Receive the target's WAL from now on; this process becomes pg_receivewal, and never returns.
 
+    A child of it compresses what has come, and ends with it.
+
     The slot is made where it is missing. What it may keep while nobody receives is bounded by the server's
     max_slot_wal_keep_size; the slot of a reader that stays away longer is lost.
 
@@ -54,6 +61,7 @@ def receive(target: Target) -> None:
             log.info('making replication slot "%s" of target "%s"', name, target.name)
             conn.execute("SELECT pg_catalog.pg_create_physical_replication_slot(%s, true)", (name,))
         environment = backup.own_environment(conn)
+    _compress_meanwhile(kept)
     words = [str(kept.program("pg_receivewal")), "-D", "archive", "--slot", name, "--no-loop", "--no-password", "-v"]
     streams.become(kept.installation.account, words, cwd=kept.dir, environment=environment)
 
@@ -75,6 +83,21 @@ def stop_for_good(target: Target) -> bool:
             )
         conn.execute("SELECT pg_catalog.pg_drop_replication_slot(%s)", (slot(target),))
     return True
+
+
+def _compress_meanwhile(kept: Server) -> None:
+    """Let a child of this process compress what is received, for as long as this process is there."""
+    receiver = os.getpid()
+    if os.fork():
+        return
+    with contextlib.suppress(KeyboardInterrupt):  # a terminal sends it to both
+        for number in itertools.count():
+            if os.getppid() != receiver:
+                break
+            if number % COMPRESS_EVERY == 0:
+                archive_compression.compress(kept)
+            time.sleep(POLL_S)
+    os._exit(0)
 
 
 def _refuse_unfit(target: Target, conn: Connection) -> None:
