@@ -12,29 +12,74 @@ import logging
 import os
 import time
 
-from pgrunbook.branches import archive_compression, backup, streams, wal_segments
+import psycopg
+
+from pgrunbook.branches import archive, archive_compression, backup, streams, wal_segments
 from pgrunbook.branches.binaries import state_folder
+from pgrunbook.branches.recovery_target import lsn_number
 from pgrunbook.branches.server import Server
 from pgrunbook.config.targets import Target
-from pgrunbook.database.connection import Connection
+from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.queries import load
-from pgrunbook.errors import Refused
+from pgrunbook.errors import Blocked, Refused
 
 log = logging.getLogger(__name__)
 
 SLOT_MAX_CHARS = 63
 POLL_S, COMPRESS_EVERY = 0.2, 25
+RECEIVE_TIMEOUT_S = 60
 
 
 def home(target: Target) -> Server:
     """Return what has the backups and the WAL of a target: its server where it is ours, else the folder of them."""
     if target.server is not None:
         return Server(target.server)
-    kept = Server(f"received-{target.name.lower()}")
+    kept = kept_of(target)
     if not kept.backups_dir.is_dir():
         state_folder("servers")
         kept.make_folders(kept.dir)
     return kept
+
+
+def kept_of(target: Target) -> Server:
+    """Return what :func:`home` returns, but make nothing."""
+    return Server(target.server or f"received-{target.name.lower()}")
+
+
+def wait_received(target: Target, lsn: str | None) -> None:
+    """Wait until the WAL of a target that is not ours has come up to an LSN, or up to now.
+
+    Its segment is ended, behind an empty transaction: replay stops only at a record that lies behind its point.
+
+    Raises Refused where the role may not end a segment, Blocked where it does not come within RECEIVE_TIMEOUT_S.
+    """
+    kept = kept_of(target)
+    with connect(target, purpose="restore") as conn:
+        (now,) = conn.execute("SELECT pg_catalog.pg_current_wal_insert_lsn()::text").fetchone() or ("0/0",)
+        aim = min(lsn or str(now), str(now), key=lsn_number)
+        needed = archive.timelines(kept).name(wal_segments.number_at(aim))
+        if needed in archive.archived(kept):
+            return
+        try:
+            conn.execute("SELECT pg_catalog.pg_current_xact_id()")
+            conn.execute("SELECT pg_catalog.pg_switch_wal()")
+        except psycopg.errors.InsufficientPrivilege as exc:
+            raise Refused(
+                f'could not end the WAL segment of target "{target.name}": the role lacks the right',
+                detail=str(exc.diag.message_primary),
+                hint="Let a superuser GRANT EXECUTE ON FUNCTION pg_catalog.pg_switch_wal() to the role, or restore to "
+                "a point in WAL that has come.",
+            ) from exc
+    ends_at = time.monotonic() + RECEIVE_TIMEOUT_S
+    while needed not in archive.archived(kept):
+        if time.monotonic() > ends_at:
+            raise Blocked(
+                f'the WAL of target "{target.name}" up to {aim} has not come in {RECEIVE_TIMEOUT_S} s',
+                detail=f"Segment {needed} is needed; the newest that came is "
+                f"{max(archive.archived(kept), default='none')}.",
+                hint=f"Let it be received: pgrunbook backup receive --target {target.name}; then do this again.",
+            )
+        time.sleep(POLL_S)
 
 
 def slot(target: Target) -> str:

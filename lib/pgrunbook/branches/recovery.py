@@ -125,8 +125,7 @@ def restore(
             with progress.doing(f"copying the base backup of {human(needed_bytes)}"):
                 _copy(source, parts, new)
             copy_s = time.monotonic() - began
-            first = wal_segments.number_at(chosen.start_lsn)
-            with progress.doing("replaying the WAL") as stage, wal_delivery.delivered(source, new, first):
+            with progress.doing("replaying the WAL") as stage, wal_delivery.delivered(source, new, chosen):
                 measures = _replay(source, point, chosen, new, stage, running=running, timeout_s=timeout_s)
             done = Restored(new, source.name, point, chosen, replace(measures, copy_s=copy_s))
             if told is not None:

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from pgrunbook.branches import archive, wal_segments
+from pgrunbook.branches.backup import BaseBackup
 from pgrunbook.branches.frames import SUFFIX, WORKERS
 from pgrunbook.branches.server import Server
 from pgrunbook.branches.streams import piped
@@ -46,12 +47,14 @@ def restore_command(source: Server, *, otherwise: str = "false") -> str:
 
 
 @contextlib.contextmanager
-def delivered(source: Server, new: Server, first: int) -> Iterator[None]:
-    """Deliver the compressed WAL of a source while the body runs, from a segment on; the folder goes afterwards."""
+def delivered(source: Server, new: Server, backup: BaseBackup) -> Iterator[None]:
+    """Deliver the compressed WAL of a source while the body runs, from a backup on; the folder goes."""
     new.do("mkdir", "-p", FOLDER)
     ends = threading.Event()
     with ThreadPoolExecutor(WORKERS) as pool:
-        thread = threading.Thread(target=_Delivery(source, new, pool).run, args=(first, ends), daemon=True)
+        thread = threading.Thread(
+            target=_Delivery(source, new, pool).run, args=(wal_segments.number_at(backup.start_lsn), ends), daemon=True
+        )
         thread.start()
         try:
             yield
