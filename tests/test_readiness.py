@@ -75,7 +75,7 @@ def test_a_quiet_primary_is_ready(project: Project) -> None:
         found = readiness.checks(conn, activity.identity(conn), LIMITS, data_dir=None, needs_restore_point=True)
     assert [one.name for one in found] == [
         "primary", "rights", "connections", "pooler", "other runs", "oldest transaction", "WAL archive",
-        "replication lag", "replication slots", "vacuum at work", "wraparound", "free disk",
+        "replication lag", "replication slots", "slots' bound", "vacuum at work", "wraparound", "free disk",
     ]  # fmt: skip
     assert {one.name: one.level for one in found if one.level is not Level.GOOD} == {"free disk": Level.UNKNOWN}
 
@@ -297,9 +297,40 @@ def test_slots_that_nobody_reads_are_named(own_server: Server) -> None:
         conn.execute("SELECT pg_switch_wal()")
         stop = check(conn, "replication slots", Limits(slot_retained_bytes=1))
         conn.execute("SELECT pg_drop_replication_slot('left_behind')")
+        assert check(conn, "slots' bound").level is Level.GOOD
     assert look.level is Level.WARN
     assert look.found.endswith("of WAL kept by the furthest behind of 1; nobody reads left_behind")
     assert stop.level is Level.STOP
+
+
+def is_lost(conn: Connection) -> bool:
+    """Write more WAL than a slot may keep, and ask whether it is lost by now."""
+    for _ in range(3):
+        conn.execute("SELECT pg_logical_emit_message(true, '', 'x')")
+        conn.execute("SELECT pg_switch_wal()")
+    conn.execute("CHECKPOINT")
+    return "lost" in check(conn, "replication slots").found
+
+
+def test_what_slots_may_keep_is_told_and_one_that_was_lost(own_server: Server) -> None:
+    """Without a bound, whoever stops reading fills the disk; with one, the slot is lost instead."""
+    with own_server.connect() as conn, conn.as_target():
+        conn.execute("SELECT pg_create_physical_replication_slot('far_behind', true)")
+        without = check(conn, "slots' bound")
+        conn.execute("ALTER SYSTEM SET max_slot_wal_keep_size = '16MB'")
+        conn.execute("SELECT pg_reload_conf()")
+        until(lambda: check(conn, "slots' bound").level is Level.GOOD)
+        bounded = check(conn, "slots' bound")
+        until(lambda: is_lost(conn))
+        lost = check(conn, "replication slots")
+        conn.execute("SELECT pg_drop_replication_slot('far_behind')")
+        conn.execute("ALTER SYSTEM RESET max_slot_wal_keep_size")
+        conn.execute("SELECT pg_reload_conf()")
+    assert (without.level, without.found) == (Level.WARN, "none: max_slot_wal_keep_size is -1")
+    assert "ALTER SYSTEM SET max_slot_wal_keep_size = '10GB'" in without.advice
+    assert bounded.found == "max_slot_wal_keep_size is 16MB"
+    assert lost.level is Level.WARN
+    assert lost.found.endswith("; lost: far_behind")
 
 
 @pytest.fixture

@@ -8,10 +8,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
-from acting import wait_until
+from acting import completed, error, events, outputs, run, wait_until
 from own_state import own_source
 from pgrunbook.branches import archive, backup, incremental, received
 from pgrunbook.branches.archive import create_restore_point
@@ -21,7 +22,8 @@ from pgrunbook.branches.server import Server
 from pgrunbook.branches.server_status import ServerState
 from pgrunbook.config import targets
 from pgrunbook.config.targets import Target
-from pgrunbook.errors import Refused
+from pgrunbook.errors import Blocked, Refused
+from pgrunbook.record.run import Status
 
 Command = Callable[..., tuple[int, str, str]]
 pytestmark = pytest.mark.newest
@@ -184,3 +186,38 @@ def test_an_incremental_backup_comes_over_the_connection_too(hosted: Server) -> 
         assert hosted.installation.major < incremental.SINCE, reason
         return
     assert incremental.take(kept, of=target()).onto == whole.id
+
+
+@pytest.mark.slow
+def test_the_notebooks_restore_what_was_received(
+    hosted: Server, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The point is chosen, restored and compared, rows come home, and a drill leaves nothing; headless."""
+    monkeypatch.setenv("PGRUNBOOK_OUTPUTS", str(tmp_path))
+    ask(hosted, "CREATE TABLE ledger (id int PRIMARY KEY, amount int)")
+    ask(hosted, "INSERT INTO ledger SELECT n, n FROM generate_series(1, 100) AS n")
+    with receiver() as process:
+        wait_until(lambda: is_received(hosted) or process.poll() is not None)
+        assert command("backup", "create", "--target", "hosted")[0] == 0
+        with hosted.connect() as conn, conn.as_target():
+            lsn = create_restore_point(conn, "before_loss")
+        ask(hosted, "DELETE FROM ledger WHERE id <= 40")
+        ask(hosted, "INSERT INTO ledger VALUES (1000, 1)")
+        made, code = run("restore", "hosted", to=f"lsn:{lsn}", salvage="ledger")
+        assert (code, made.status, completed(made)) == (0, Status.DONE, True), error(made)
+        name = events(made, "restored")[0]["name"]
+        try:
+            assert ask(Server(name), "SELECT count(*), sum(amount) FROM ledger") == [(100, 5050)]
+            assert "public.ledger" in outputs(made, "how-does-it-differ")
+            assert ask(hosted, "SELECT count(*), sum(amount) FROM ledger") == [(101, 5051)]
+            assert "cut over" not in outputs(made, "what-next")
+        finally:
+            Server(name).destroy()
+        drilled, code = run("restore-drill", "hosted", to="newest")
+        assert (code, drilled.status) == (0, Status.DONE), error(drilled)
+        assert Server(events(drilled, "restored")[0]["name"]).status().state is ServerState.ABSENT
+    monkeypatch.setattr(received, "RECEIVE_TIMEOUT_S", 1)
+    with pytest.raises(Blocked, match="has not come in 1 s") as late:
+        received.wait_received(target(), None)
+    assert "pgrunbook backup receive --target hosted" in late.value.hint
+    received.stop_for_good(target())

@@ -150,12 +150,18 @@ def test_a_table_with_other_columns_since_is_shown_as_such(project: Callable[...
 def test_a_database_that_is_not_on_a_server_of_ours_is_refused(
     project: Callable[..., Target], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only a server of ours has backups that we can read; the refusal says where to look."""
+    """Where nothing of it was received; the refusal says where to look, and how it can be next time."""
     monkeypatch.setenv("ADDRESS_OF_TESTS", "postgresql://nobody@localhost:1/nothing")
     project(folder=FOLDER, server=None, database=None, url_from="ADDRESS_OF_TESTS")
     made, code = run("restore")
     assert (code, made.status) == (3, Status.REFUSED)
-    assert error(made).splitlines()[0] == 'target "demo" cannot be restored from here'
+    assert error(made).splitlines()[:2] == [
+        'target "demo" cannot be restored from here',
+        "Detail: Its server is not ours, and no base backup of it was received.",
+    ]
+    made, code = run("restore", cut_over="true")
+    assert (code, made.status) == (2, Status.FAILED)
+    assert error(made).splitlines()[0] == 'cannot cut over from target "demo": its server is not ours'
 
 
 @pytest.mark.slow

@@ -30,12 +30,13 @@ def create(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Take a base backup of the target's server, and verify it."""
-    from pgrunbook.branches import backup, backup_report, incremental
+    """Take a base backup of the target's server, and verify it; the WAL archived before is compressed."""
+    from pgrunbook.branches import archive_compression, backup, backup_report, incremental
 
     chosen, server = _chosen(target, "create")
     of = None if chosen.server else chosen
     taken = incremental.take(server, of=of) if of_changes else backup.take_base_backup(server, of=of)
+    archive_compression.compress(server)
     if as_json:
         _write(backup_report.report(target, server), as_json=True)
     else:

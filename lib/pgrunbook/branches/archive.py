@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 import time
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 import psycopg
 
-from pgrunbook.branches import restore_point_index, restore_point_records, wal_segments
-from pgrunbook.branches.binaries import run_as
+from pgrunbook.branches import restore_point_index, restore_point_records, wal_dump, wal_segments
 from pgrunbook.branches.recovery_target import checked_name, lsn_number, lsn_text
 from pgrunbook.branches.restore_point_records import WalRestorePoint
 from pgrunbook.branches.server import Server
@@ -114,11 +113,8 @@ def tablespaces_made(server: Server) -> list[tuple[str, str]]:
     chain, found = timelines(server), dict[str, str]()
     for folder in _folders(server):
         for one in wal_segments.stretches(wal_segments.names(folder), chain):
-            for _, first, last in chain.parts(one.first, one.last):
-                # It ends with an error where the WAL ends, so its exit code says nothing.
-                names = (str(folder / chain.name(first)), chain.name(last))
-                waldump = [str(server.program("pg_waldump")), "--rmgr=Tablespace", *names]
-                told = run_as(server.installation.account, waldump, cwd=server.dir)
+            # It ends with an error where the WAL ends, so its exit code says nothing.
+            for _, told in wal_dump.dumped(server, folder, chain, one.first, one.last, "--rmgr=Tablespace"):
                 found.update(TABLESPACE.findall(told.stdout))
     return [(lsn_text(lsn_number(lsn)), folder) for lsn, folder in found.items()]
 
@@ -135,7 +131,7 @@ def archived(server: Server) -> list[str]:
 
 def archived_at(server: Server, name: str) -> datetime:
     """Return when a segment was archived."""
-    return datetime.fromtimestamp((server.archive_dir / name).stat().st_mtime, UTC)
+    return wal_segments.archived_at(server.archive_dir / name)
 
 
 def _folders(server: Server) -> tuple[Path, Path]:

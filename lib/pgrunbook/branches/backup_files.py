@@ -118,7 +118,7 @@ def pack(
                     info.name, info.size = name + ("" if name in PLAIN else SUFFIX), held.tell()
                     held.seek(0)
                     read_bytes += came[name].bytes
-                _write(tar.stdin, info, iter(partial(held.read, FRAME_BYTES), b""))
+                write_member(tar.stdin, info, iter(partial(held.read, FRAME_BYTES), b""))
             told(read_bytes)
         tar.stdin.write(THE_END)
     wrong = sorted(name for name, one in manifest.read(server.dir / folder).files.items() if came.get(name) != one)
@@ -190,10 +190,10 @@ def _write_whole(to: IO[bytes], file: StoredFile) -> None:
     if file.expected is None:
         first = b"".join([first, *contents])
     info.size = file.expected.bytes if file.expected else len(first)
-    _write(to, info, chain([first], contents))
+    write_member(to, info, chain([first], contents))
 
 
-def _write(to: IO[bytes], info: tarfile.TarInfo, contents: Iterable[bytes]) -> None:
+def write_member(to: IO[bytes], info: tarfile.TarInfo, contents: Iterable[bytes]) -> None:
     """Write a member of a tar. Its size must be that of the contents."""
     to.write(info.tobuf(tarfile.GNU_FORMAT))
     for piece in contents:

@@ -6,30 +6,80 @@ in the same way. ``pgrunbook backup receive`` fills its archive.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import logging
+import os
+import time
 
-from pgrunbook.branches import backup, streams, wal_segments
+import psycopg
+
+from pgrunbook.branches import archive, archive_compression, backup, streams, wal_segments
 from pgrunbook.branches.binaries import state_folder
+from pgrunbook.branches.recovery_target import lsn_number
 from pgrunbook.branches.server import Server
 from pgrunbook.config.targets import Target
-from pgrunbook.database.connection import Connection
+from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.queries import load
-from pgrunbook.errors import Refused
+from pgrunbook.errors import Blocked, Refused
 
 log = logging.getLogger(__name__)
 
 SLOT_MAX_CHARS = 63
+POLL_S, COMPRESS_EVERY = 0.2, 25
+RECEIVE_TIMEOUT_S = 60
 
 
 def home(target: Target) -> Server:
     """Return what has the backups and the WAL of a target: its server where it is ours, else the folder of them."""
     if target.server is not None:
         return Server(target.server)
-    kept = Server(f"received-{target.name.lower()}")
+    kept = kept_of(target)
     if not kept.backups_dir.is_dir():
         state_folder("servers")
         kept.make_folders(kept.dir)
     return kept
+
+
+def kept_of(target: Target) -> Server:
+    """Return what :func:`home` returns, but make nothing."""
+    return Server(target.server or f"received-{target.name.lower()}")
+
+
+def wait_received(target: Target, lsn: str | None) -> None:
+    """Wait until the WAL of a target that is not ours has come up to an LSN, or up to now.
+
+    Its segment is ended, behind an empty transaction: replay stops only at a record that lies behind its point.
+
+    Raises Refused where the role may not end a segment, Blocked where it does not come within RECEIVE_TIMEOUT_S.
+    """
+    kept = kept_of(target)
+    with connect(target, purpose="restore") as conn:
+        (now,) = conn.execute("SELECT pg_catalog.pg_current_wal_insert_lsn()::text").fetchone() or ("0/0",)
+        aim = min(lsn or str(now), str(now), key=lsn_number)
+        needed = archive.timelines(kept).name(wal_segments.number_at(aim))
+        if needed in archive.archived(kept):
+            return
+        try:
+            conn.execute("SELECT pg_catalog.pg_current_xact_id()")
+            conn.execute("SELECT pg_catalog.pg_switch_wal()")
+        except psycopg.errors.InsufficientPrivilege as exc:
+            raise Refused(
+                f'could not end the WAL segment of target "{target.name}": the role lacks the right',
+                detail=str(exc.diag.message_primary),
+                hint="Let a superuser GRANT EXECUTE ON FUNCTION pg_catalog.pg_switch_wal() to the role, or restore to "
+                "a point in WAL that has come.",
+            ) from exc
+    ends_at = time.monotonic() + RECEIVE_TIMEOUT_S
+    while needed not in archive.archived(kept):
+        if time.monotonic() > ends_at:
+            raise Blocked(
+                f'the WAL of target "{target.name}" up to {aim} has not come in {RECEIVE_TIMEOUT_S} s',
+                detail=f"Segment {needed} is needed; the newest that came is "
+                f"{max(archive.archived(kept), default='none')}.",
+                hint=f"Let it be received: pgrunbook backup receive --target {target.name}; then do this again.",
+            )
+        time.sleep(POLL_S)
 
 
 def slot(target: Target) -> str:
@@ -39,6 +89,8 @@ def slot(target: Target) -> str:
 
 def receive(target: Target) -> None:
     """Receive the target's WAL from now on; this process becomes pg_receivewal, and never returns.
+
+    A child of it compresses what has come, and ends with it.
 
     The slot is made where it is missing. What it may keep while nobody receives is bounded by the server's
     max_slot_wal_keep_size; the slot of a reader that stays away longer is lost.
@@ -54,6 +106,7 @@ def receive(target: Target) -> None:
             log.info('making replication slot "%s" of target "%s"', name, target.name)
             conn.execute("SELECT pg_catalog.pg_create_physical_replication_slot(%s, true)", (name,))
         environment = backup.own_environment(conn)
+    _compress_meanwhile(kept)
     words = [str(kept.program("pg_receivewal")), "-D", "archive", "--slot", name, "--no-loop", "--no-password", "-v"]
     streams.become(kept.installation.account, words, cwd=kept.dir, environment=environment)
 
@@ -75,6 +128,21 @@ def stop_for_good(target: Target) -> bool:
             )
         conn.execute("SELECT pg_catalog.pg_drop_replication_slot(%s)", (slot(target),))
     return True
+
+
+def _compress_meanwhile(kept: Server) -> None:
+    """Let a child of this process compress what is received, for as long as this process is there."""
+    receiver = os.getpid()
+    if os.fork():
+        return
+    with contextlib.suppress(KeyboardInterrupt):  # a terminal sends it to both
+        for number in itertools.count():
+            if os.getppid() != receiver:
+                break
+            if number % COMPRESS_EVERY == 0:
+                archive_compression.compress(kept)
+            time.sleep(POLL_S)
+    os._exit(0)
 
 
 def _refuse_unfit(target: Target, conn: Connection) -> None:

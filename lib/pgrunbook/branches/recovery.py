@@ -23,6 +23,7 @@ from pgrunbook.branches import (
     recovery_failure,
     server_name,
     verification,
+    wal_delivery,
     wal_segments,
 )
 from pgrunbook.branches.archive import tablespaces_made, wait_archived
@@ -124,7 +125,7 @@ def restore(
             with progress.doing(f"copying the base backup of {human(needed_bytes)}"):
                 _copy(source, parts, new)
             copy_s = time.monotonic() - began
-            with progress.doing("replaying the WAL") as stage:
+            with progress.doing("replaying the WAL") as stage, wal_delivery.delivered(source, new, chosen):
                 measures = _replay(source, point, chosen, new, stage, running=running, timeout_s=timeout_s)
             done = Restored(new, source.name, point, chosen, replace(measures, copy_s=copy_s))
             if told is not None:
@@ -279,10 +280,9 @@ def _recovery_settings(source: Server, point: Point, *, running: bool) -> dict[s
     An LSN is where a restore point's or a transaction's record ended: the record that begins there is
     left out (not inclusive), else it would be one too many. What was committed at exactly the time is included.
     """
-    archive, wal = f"../../{source.name}/archive/%f", f"../../{source.name}/data/pg_wal/%f"
-    command = f'test -f {archive} && cp {archive} "%p"'
-    if not running:  # then nobody archives the end of its WAL any more, and nobody writes to it
-        command = f'if test -f {archive}; then cp {archive} "%p"; else test -f {wal} && cp {wal} "%p"; fi'
+    wal = f"../../{source.name}/data/pg_wal/%f"
+    # Where it does not run, nobody archives the end of its WAL any more, and nobody writes to it.
+    otherwise = "false" if running else f'test -f {wal} && cp {wal} "%p"'
     aim = (
         {"recovery_target_name": point.name}
         if point.name is not None
@@ -294,7 +294,7 @@ def _recovery_settings(source: Server, point: Point, *, running: bool) -> dict[s
         "hot_standby": "on",
         # All files reach the disk before replay begins: at once, not one by one.
         **({"recovery_init_sync_method": "syncfs"} if sys.platform.startswith("linux") else {}),
-        "restore_command": command,
+        "restore_command": wal_delivery.restore_command(source, otherwise=otherwise),
         **aim,
         "recovery_target_inclusive": "off" if point.lsn is not None else "on",
         "recovery_target_timeline": "latest",

@@ -5,6 +5,7 @@ A record that begins in one segment and ends in the next is found when both are 
 
 from __future__ import annotations
 
+import logging
 import re
 import struct
 from collections.abc import Iterable, Iterator
@@ -15,14 +16,17 @@ from pathlib import Path
 import google_crc32c
 
 from pgrunbook.branches import wal_segments
+from pgrunbook.branches.frames import DamagedFrame
 from pgrunbook.branches.recovery_target import lsn_text
 from pgrunbook.branches.wal_segments import SEGMENT_BYTES
 
-PAGE_BYTES, READ_BYTES = 8192, 1024 * 1024
+PAGE_BYTES = 8192
 LONG_HEADER, SHORT_HEADER = 40, 24
 PAGE_ADDRESS_AT = 8
 EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 RECORD_BYTES, CRC_AT, TIME_AT, NAME_AT = 98, 20, 26, 34
+log = logging.getLogger(__name__)
+
 LENGTH = struct.pack("=I", RECORD_BYTES)
 # Length, transaction, previous record, kind (XLOG_RESTORE_POINT of resource manager XLOG), checksum, 72 bytes of data.
 RECORD = re.compile(re.escape(LENGTH) + rb".{12}\x70\0\0\0.{4}\xff\x48", re.S)
@@ -84,16 +88,25 @@ def _text(path: Path, number: int) -> _Text:
     parts: list[bytes] = []
     pages: list[tuple[int, int]] = []
     length = 0
-    with path.open("rb", buffering=READ_BYTES) as file:
-        for address in range(number * SEGMENT_BYTES, (number + 1) * SEGMENT_BYTES, PAGE_BYTES):
-            page, header = file.read(PAGE_BYTES), SHORT_HEADER if parts else LONG_HEADER
-            if page[PAGE_ADDRESS_AT : PAGE_ADDRESS_AT + 8] == struct.pack("=Q", address):
-                parts.append(page[header:])
-                pages.append((length, address + header))
-                length += len(parts[-1])
-            elif not parts:
-                break
+    addresses = iter(range(number * SEGMENT_BYTES, (number + 1) * SEGMENT_BYTES, PAGE_BYTES))
+    for page, address in zip(_pages(path), addresses, strict=False):
+        header = SHORT_HEADER if parts else LONG_HEADER
+        if page[PAGE_ADDRESS_AT : PAGE_ADDRESS_AT + 8] == struct.pack("=Q", address):
+            parts.append(page[header:])
+            pages.append((length, address + header))
+            length += len(parts[-1])
+        elif not parts:
+            break
     return _Text(b"".join(parts), pages)
+
+
+def _pages(path: Path) -> Iterator[bytes]:
+    """Yield the pages of a segment; of one whose compressed form is damaged those before the damage."""
+    try:
+        for piece in wal_segments.pieces(path):
+            yield from (piece[at : at + PAGE_BYTES] for at in range(0, len(piece), PAGE_BYTES))
+    except DamagedFrame as exc:
+        log.warning("WAL segment %s cannot be decompressed: %s", path.name, exc)
 
 
 def _places(octets: bytes) -> Iterator[int]:

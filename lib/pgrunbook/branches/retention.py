@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from pgrunbook.branches import archive, backup, verification, wal_segments
+from pgrunbook.branches import archive, archive_compression, backup, verification, wal_segments
 from pgrunbook.branches.backup import BaseBackup
 from pgrunbook.branches.recovery_target import lsn_number
 from pgrunbook.branches.restore_point_records import WalRestorePoint
@@ -36,7 +36,7 @@ def expire(server: Server, on_it: Sequence[Target]) -> Expiry:
     """Remove what is neither among the newest backups nor needed by a restore point, and the WAL before what stays.
 
     The targets on the server say how many backups to keep (``keep_backups``) and for how long a restore point is
-    offered (``keep_days``); the most of them counts. What stays is verified first.
+    offered (``keep_days``); the most of them counts. What stays is verified first, and its WAL compressed at the end.
 
     Raises Broken when a backup that is to stay is damaged: nothing is removed then. Raises Blocked while a restore
     reads them.
@@ -53,6 +53,7 @@ def expire(server: Server, on_it: Sequence[Target]) -> Expiry:
         for first in range(0, len(found.segments), NAMES_AT_ONCE):
             names = found.segments[first : first + NAMES_AT_ONCE]
             server.do("rm", "-f", *(f"archive/{name}" for name in names))
+    archive_compression.compress(server)
     return found
 
 

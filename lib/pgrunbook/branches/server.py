@@ -58,6 +58,7 @@ class Server:
         self.archive_dir = self.dir / "archive"
         self.backups_dir = self.dir / "backups"
         self.backups_lock = self.dir.with_name(f"{name}.backups.lock")
+        self.archive_lock = self.dir.with_name(f"{name}.archive.lock")
         self.socket_dir = paths.socket_dir(name)
         self._postmaster = Postmaster(self.data_dir, self.socket_dir)
         self.superuser = self.database = POSTGRES
@@ -144,7 +145,7 @@ class Server:
             _remove(self._gone)
             if self.socket_dir.is_dir() and self.socket_dir.lstat().st_uid == self._owner():
                 shutil.rmtree(self.socket_dir, ignore_errors=True)
-            for file in (self.backups_lock, self._lock_file):
+            for file in (self.backups_lock, self.archive_lock, self._lock_file):
                 file.unlink(missing_ok=True)
             return self.status()
 

@@ -10,12 +10,13 @@ import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from pgrunbook.branches import archive, backup_files, frames, manifest, wal_segments
+from pgrunbook.branches import archive, archive_compression, backup_files, frames, manifest, wal_dump, wal_segments
 from pgrunbook.branches.backup import BaseBackup, facts
 from pgrunbook.branches.backup_files import DamagedFile, StoredFile
-from pgrunbook.branches.binaries import run_as
+from pgrunbook.branches.frames import DamagedFrame
 from pgrunbook.branches.manifest import DamagedManifest
 from pgrunbook.branches.server import Server
 from pgrunbook.branches.wal_segments import SEGMENT_BYTES, Timelines
@@ -76,28 +77,16 @@ def damage_of_wal(server: Server, first: int, last: int) -> Damage | None:
     What lies behind it cannot be read: each record names the one before. Reads 500 MB or more per second.
     """
     chain = archive.timelines(server)
-    for number in range(first, last + 1):
-        if says := wrong_size(server.archive_dir / chain.name(number)):
-            return Damage(chain.name(number), says)
-    for timeline, begins, ends in chain.parts(first, last):
-        told = run_as(
-            server.installation.account,
-            [
-                *(str(server.program("pg_waldump")), "--quiet", "--path=archive", f"--timeline={timeline}"),
-                *(f"--start={wal_segments.start_lsn(begins)}", f"--end={wal_segments.start_lsn(ends + 1)}"),
-            ],
-            cwd=server.dir,
-        )
+    names = [chain.name(number) for number in range(first, last + 1)]
+    with ThreadPoolExecutor(frames.WORKERS) as pool:
+        for name, says in zip(names, pool.map(partial(_damage_of_file_of_wal, server.archive_dir), names), strict=True):
+            if says:
+                return Damage(name, says)
+    for name, told in wal_dump.dumped(server, server.archive_dir, chain, first, last, "--quiet"):
         if told.returncode:
             says = PROGRAM.sub("", (told.stderr.strip().splitlines() or ["it cannot be read"])[-1])
-            return Damage(segment_of(says, chain) or chain.name(begins), says)
+            return Damage(segment_of(says, chain) or name, says)
     return None
-
-
-def wrong_size(path: Path) -> str:
-    """Return what is wrong with the size of a segment's file, "" where it is right."""
-    size = path.stat().st_size
-    return "" if size == SEGMENT_BYTES else f"it has {size:,} bytes instead of {SEGMENT_BYTES:,}"
 
 
 def segment_of(told: str, chain: Timelines) -> str | None:
@@ -106,6 +95,20 @@ def segment_of(told: str, chain: Timelines) -> str | None:
         return str(names[-1])
     lsns = LSN.findall(told)
     return chain.name(wal_segments.number_at(lsns[-1])) if lsns else None
+
+
+def _damage_of_file_of_wal(folder: Path, name: str) -> str:
+    """Return what is wrong with the file of an archived segment, whatever it holds; "" where nothing is."""
+    plain = folder / name
+    try:
+        if archive_compression.is_there_twice(folder, name):
+            return "it is there twice, plain and compressed, and they differ"
+        if plain.is_file():
+            return wal_segments.wrong_size(plain)
+        size = sum(map(len, wal_segments.pieces(plain)))
+    except DamagedFrame as exc:
+        return f"it cannot be decompressed: {exc}"
+    return "" if size == SEGMENT_BYTES else f"it holds {size:,} bytes instead of {SEGMENT_BYTES:,}"
 
 
 def _damage_of_file(file: StoredFile) -> Damage | None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
+from pgrunbook.branches import frames
 from pgrunbook.branches.frames import SUFFIX
 from pgrunbook.branches.recovery_target import lsn_number, lsn_text
 
@@ -91,6 +93,37 @@ def timelines(*folders: Path) -> Timelines:
 def names(folder: Path) -> list[str]:
     """Return the names of the segments in a folder, compressed or not, sorted."""
     return sorted({path.name[:24] for path in folder.glob("*") if NAME.fullmatch(path.name.removesuffix(SUFFIX))})
+
+
+def compressed(plain: Path) -> Path:
+    """Return the file that holds a segment compressed, by its plain one."""
+    return plain.with_name(plain.name + SUFFIX)
+
+
+def pieces(plain: Path) -> Iterator[bytes]:
+    """Yield the contents of a segment by the path of its plain file, which may be there compressed only.
+
+    Raises FileNotFoundError where it is there in no form, DamagedFrame.
+    """
+    try:
+        yield from frames.pieces(plain)
+    except FileNotFoundError:  # compressed, perhaps this moment
+        yield from frames.pieces(compressed(plain))
+
+
+def archived_at(plain: Path) -> datetime:
+    """Return when a segment was archived, by the path of its plain file."""
+    try:
+        facts = plain.stat()
+    except FileNotFoundError:
+        facts = compressed(plain).stat()
+    return datetime.fromtimestamp(facts.st_mtime, UTC)
+
+
+def wrong_size(plain: Path) -> str:
+    """Return what is wrong with the size of a plain segment's file, "" where it is right."""
+    size = plain.stat().st_size
+    return "" if size == SEGMENT_BYTES else f"it has {size:,} bytes instead of {SEGMENT_BYTES:,}"
 
 
 def number(name: str) -> int:

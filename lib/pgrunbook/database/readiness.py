@@ -75,6 +75,7 @@ def checks(
         lambda: _archive(conn, who, needs_restore_point),
         lambda: _replication(conn, who, limits),
         lambda: _slots(conn, who, limits),
+        lambda: _slot_bound(conn, who),
         lambda: _vacuum(conn),
         lambda: _wraparound(conn, limits),
         lambda: _disk(who, limits, data_dir),
@@ -202,11 +203,25 @@ def _slots(conn: Connection, who: Identity, limits: Limits) -> Check:
     if lag["slot_retained_bytes"] > limits.slot_retained_bytes:
         advice = "A slot that nobody reads fills the disk: find its reader, or drop it."
         return Check("replication slots", found, limit, Level.STOP, advice)
+    if lag["slots_lost"]:
+        advice = "The WAL that its reader needs is gone: drop it; the reader begins anew, behind a new base backup."
+        return Check("replication slots", f"{found}; lost: {lag['slots_lost']}", limit, Level.WARN, advice)
     if lag["slots_without_reader"]:
         found += f"; nobody reads {lag['slots_without_reader']}"
         advice = "It keeps WAL until it is read: find its reader, or drop it."
         return Check("replication slots", found, limit, Level.WARN, advice)
     return Check("replication slots", found, limit, Level.GOOD)
+
+
+def _slot_bound(conn: Connection, who: Identity) -> Check:
+    lag = {} if who.in_recovery else activity.row(conn, "replication")
+    if not lag.get("slots"):
+        return Check("slots' bound", "not checked on a replica" if who.in_recovery else "no slot", "any",
+                     Level.UNKNOWN if who.in_recovery else Level.GOOD)  # fmt: skip
+    if lag["slot_bound"] != "-1":
+        return Check("slots' bound", f"max_slot_wal_keep_size is {lag['slot_bound']}", "any", Level.GOOD)
+    advice = "Whoever stops reading fills the disk: ALTER SYSTEM SET max_slot_wal_keep_size = '10GB'."
+    return Check("slots' bound", "none: max_slot_wal_keep_size is -1", "any", Level.WARN, advice)
 
 
 def _vacuum(conn: Connection) -> Check:

@@ -66,7 +66,7 @@ def is_it_whole(here: Session) -> Table:
 
     Raises WrongInput where the server is gone, or PostgreSQL's program is missing.
     """
-    event, database = here.facts["restored"], str(here.target.database or "postgres")
+    event, database = here.facts["restored"], restored_server.database(here)
     headings = ["proof", "found", "verdict"]
     reached = ("it is the point", f"{event['told']}; at LSN {event['end_lsn']}", Cell("yes", GOOD))
     before = _told(here, "drill-proved")

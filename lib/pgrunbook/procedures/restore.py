@@ -7,7 +7,7 @@ import time
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 
-from pgrunbook.branches import archive, backup, points
+from pgrunbook.branches import archive, backup, points, received
 from pgrunbook.branches.recovery import Restored
 from pgrunbook.branches.recovery_target import Point, parse_point
 from pgrunbook.branches.restore_point_records import WalRestorePoint
@@ -15,6 +15,7 @@ from pgrunbook.branches.server import Server
 from pgrunbook.branches.server_status import ServerState
 from pgrunbook.database import checksums, foreign_code, step_log
 from pgrunbook.database.connection import Connection, connect
+from pgrunbook.display import progress
 from pgrunbook.display.show import BAD, GOOD, QUIET, WARN, Banner, Card, Cell, Picture, Table, figure
 from pgrunbook.errors import Refused, WrongInput
 from pgrunbook.execute import permit, restoration
@@ -38,6 +39,12 @@ def begin(**given: object) -> Session:
             "salvage and cut_over exclude each other",
             detail="Old rows come home to the database of today, or programs move to the restored one.",
             hint="Choose one; rows that were written since are carried over with carry.",
+        )
+    if here.parameters.cut_over and here.target.server is None:
+        raise WrongInput(
+            f'cannot cut over from target "{here.target.name}": its server is not ours',
+            detail="The fence before the old database is raised, and taken back, on servers of ours only.",
+            hint="Salvage rows (-p salvage=<table>); or close the old database and lead programs over by hand.",
         )
     return here
 
@@ -334,6 +341,9 @@ def _restore(here: Session, point: Point) -> tuple[Restored, float]:
     name = here.parameters.name or _free_name(here)
     here.journal("restore-started", name=name, to=str(point), point=point.spelled())
     started = time.monotonic()
+    if here.target.server is None and here.facts["alive"]:
+        with progress.doing("waiting for the WAL to come"):
+            received.wait_received(here.target, point.lsn or point.at_lsn)
 
     def told(done: Restored) -> None:
         """Note the server while it still counts as half restored: one that nobody has noted is made anew."""

@@ -10,12 +10,13 @@ from dataclasses import fields
 from datetime import datetime
 from typing import Any
 
-from pgrunbook.branches import backup
+from pgrunbook.branches import backup, received
 from pgrunbook.branches.recovery import Measures, Restored
 from pgrunbook.branches.recovery_target import Point, parse_point
 from pgrunbook.branches.server import Server
 from pgrunbook.branches.server_status import ServerState
 from pgrunbook.config.targets import Target
+from pgrunbook.database import address
 from pgrunbook.display.show import BAD, GOOD, PLAIN, Card, Cell, Table
 from pgrunbook.errors import Refused, Unreachable, WrongInput
 from pgrunbook.record import journal
@@ -27,14 +28,27 @@ _HEADINGS = ["way", "what it does", "command"]
 
 
 def source(here: Session) -> Server:
-    """Return the target's server. Raises Refused where it is not one of ours."""
-    if here.target.server is None:
+    """Return what has the target's backups and WAL: its server, or the folder of what was received.
+
+    Raises Refused where nothing was received of a server that is not ours.
+    """
+    found = received.kept_of(here.target)
+    if here.target.server is None and not backup.list_base_backups(found):
+        name = here.target.name
         raise Refused(
-            f'target "{here.target.name}" cannot be restored from here',
-            detail="Only an embedded server has base backups and an archive that we can read.",
-            hint="Restore with your provider's tool; pgrunbook cannot read its backups yet.",
+            f'target "{name}" cannot be restored from here',
+            detail="Its server is not ours, and no base backup of it was received.",
+            hint="Restore with your provider's tool; or, for what comes: pgrunbook backup receive --target "
+            f"{name} (as a service), and pgrunbook backup create --target {name}.",
         )
-    return Server(here.target.server)
+    return found
+
+
+def database(here: Session) -> str:
+    """Return the name of the target's database, which it has on a restored server, too."""
+    if here.target.server is None and here.facts.get("alive"):
+        return here.conn.info.dbname
+    return here.target.database or str(address.keywords(here.target).get("dbname") or "postgres")
 
 
 def meet_the_target(here: Session) -> Card:
@@ -108,7 +122,8 @@ def known(here: Session, point: Point) -> tuple[Restored, float] | None:
 
 def beside(here: Session, server: Server) -> Target:
     """Return the target as it is on a restored server."""
-    return here.target.model_copy(update={"name": f"{here.target.name}, restored", "server": server.name})
+    there = {"server": server.name, "service": None, "url_from": None, "database": database(here)}
+    return here.target.model_copy(update={"name": f"{here.target.name}, restored", **there})
 
 
 def recovery_time(here: Session, took_s: float) -> Cell:
@@ -125,7 +140,7 @@ def ways_on(here: Session, *, is_led: bool) -> Table:
     done: Restored = here.facts["restored"]
     server, name = done.server, here.target.name
     on = f"pgrunbook run restore --target {name} -p of_run={here.run.run_id}"
-    connecting = f'psql -h "{server.socket_dir}" -U postgres {here.target.database}'
+    connecting = f'psql -h "{server.socket_dir}" -U postgres {database(here)}'
     look = ("look", f"The database as it was at {done.point}, on server {server.name}", connecting)
     if is_led:
         back = ("take it back", "Lead programs to the old database again, which lets them in",
@@ -141,4 +156,5 @@ def ways_on(here: Session, *, is_led: bool) -> Table:
          f"pgrunbook server stop --name {server.name}"),
         ("remove", "Remove the restored server and its files", f"pgrunbook server destroy --name {server.name}"),
     ]  # fmt: skip
-    return Table(_HEADINGS, rows)
+    ours = here.target.server is not None  # the fence is raised on those only
+    return Table(_HEADINGS, [row for row in rows if ours or row[0] != "cut over"])

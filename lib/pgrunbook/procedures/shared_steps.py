@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from pgrunbook import history as histories
-from pgrunbook.branches import archive, backup, incremental
+from pgrunbook.branches import archive, archive_compression, backup, incremental
 from pgrunbook.branches.recovery_target import NAME_MAX_BYTES
 from pgrunbook.branches.server import Server
 from pgrunbook.config.targets import Target
@@ -175,6 +175,7 @@ def _check_base_backup(here: Session) -> None:
         try:
             with progress.doing("taking an incremental base backup, for a quick restore"):
                 taken = incremental.take(server)
+                archive_compression.compress(server)
         except RunbookError as exc:
             here.journal("base-backup-failed", error=exc.lines())
         else:

@@ -79,6 +79,12 @@ SELECT
         WHERE NOT s.active
     ) AS slots_without_reader,
     (
+        SELECT coalesce(pg_catalog.string_agg(s.slot_name::text, ', ' ORDER BY s.slot_name), '')
+        FROM pg_catalog.pg_replication_slots s
+        WHERE s.wal_status = 'lost'
+    ) AS slots_lost,
+    pg_catalog.current_setting('max_slot_wal_keep_size') AS slot_bound,
+    (
         SELECT coalesce(max(pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), s.restart_lsn)), 0)::bigint
         FROM pg_catalog.pg_replication_slots s
     ) AS slot_retained_bytes
