@@ -24,7 +24,7 @@ from pgrunbook.branches.server import Server
 from pgrunbook.branches.server_name import server_names
 from pgrunbook.config.targets import Target
 from pgrunbook.errors import RunbookError
-from pgrunbook.procedures import migrate, purge, restore, rollback
+from pgrunbook.procedures import migrate, purge, restore, restore_views, rollback
 from pgrunbook.rehearse import rollback as rehearsal
 from pgrunbook.session import acceptance
 from pgrunbook.session import session as heres
@@ -362,7 +362,7 @@ def test_a_server_is_restored_after_its_point_was_chosen_and_once(
 ) -> None:
     """No other order of cells makes a server; a second time, also after a restart, the first one is shown."""
     if most == 4:
-        monkeypatch.setattr(restore, "_timeline", lambda *_: None)  # drawing takes longer than all else
+        monkeypatch.setattr(restore_views, "timeline", lambda *_: None)  # drawing takes longer than all else
     backup.take_base_backup(site.server)
     target = project(folder={"0001_a.sql": "CREATE TABLE a (id int PRIMARY KEY)"})
     assert run("migrate")[1] == 0

@@ -115,7 +115,7 @@ def test_values_of_rows_that_somebody_has_deleted_are_told_on_the_way_back_and_o
     made, code = run("release", **given)
     assert code == 0
     told = outputs(made, "nothing-left-behind")
-    assert "2 values of rows that were deleted since" in told
+    assert "2 values of rows that were deleted or changed since" in told
     assert rows(target, "SELECT count(b) FROM d") == [(6,)]
 
 

@@ -325,7 +325,7 @@ def test_a_release_that_ends_half_way_through_a_migration_is_taken_back(project:
         (None, None, 0)
     ]
     assert rows(target, "SELECT * FROM b") == [(0,)]
-    assert error(made, 1).splitlines()[-1] == (
+    assert error(made, 1).splitlines()[-2] == (
         "Hint: Correct what the server names, leave the file as it is, and start a new run, "
         "when this one has taken back what it applied."
     )

@@ -428,7 +428,7 @@ def test_a_second_release_is_not_compared_by_captured_rows_of_ours(scene: Scene)
 @pytest.mark.slow
 def test_the_first_release_of_a_tool_makes_its_history_table_once(project: Callable[..., Target]) -> None:
     """The second migration finds the table that the first one has made."""
-    target = project(folder={"001.sql": "CREATE TABLE t (id integer)", "002.sql": "INSERT INTO t VALUES (1)"})
+    target = project(folder={"001_a.sql": "CREATE TABLE t (id integer)", "002_b.sql": "INSERT INTO t VALUES (1)"})
     done = safely(target)
     with connect(target) as conn:
         history = histories.read(conn, target)

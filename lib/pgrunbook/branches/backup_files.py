@@ -133,20 +133,19 @@ def unpack(server: Server, backup: Path, files: Sequence[StoredFile], to: str) -
     """
     folders = [to, *(f"{to}/{path.relative_to(backup)}" for path in backup.rglob("*") if path.is_dir())]
     server.do("mkdir", "-m", "0700", *sorted(folders))
-    waiting = deque(sorted(files, key=lambda file: file.expected.bytes if file.expected else 0))
+    waiting = iter(sorted(files, key=lambda file: -file.expected.bytes if file.expected else 0))
     has_failed = threading.Event()
 
     def lane() -> None:
         with piped(server.installation.account, ["tar", "-xpf", "-", "-C", to], cwd=server.dir) as tar:
             assert tar.stdin  # noqa: S101 - it is a pipe
             try:
-                while not has_failed.is_set():
-                    _write_whole(tar.stdin, waiting.pop())
-            except IndexError:
-                tar.stdin.write(THE_END)
+                while not has_failed.is_set() and (file := next(waiting, None)):
+                    _write_whole(tar.stdin, file)
             except BaseException:
                 has_failed.set()
                 raise
+            tar.stdin.write(THE_END)  # also where another one has failed: the error is that one's, and not tar's
 
     with ThreadPoolExecutor(WORKERS) as pool:
         for done in [pool.submit(lane) for _ in range(WORKERS)]:
