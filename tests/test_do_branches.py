@@ -234,6 +234,13 @@ def test_what_is_declared_may_be_why(code: str, because: str) -> None:
     assert read_block(tree(f"DO $$ {code} $$")).because == because
 
 
+@pytest.mark.parametrize("grows", ["v := v || v;", "v := v || 'x';", "PERFORM 1 WHERE found AND found;"])
+def test_a_value_that_grows_without_end_is_not_followed(grows: str) -> None:
+    """A variable that is made of itself a thousand times costs no more than its thousand parts."""
+    found = read_block(tree(f"DO $$ DECLARE v text := 'a'; BEGIN PERFORM 1; {grows * 1000} DROP TABLE t; END $$"))
+    assert found.because == "a value of it is put together of more than 1,000 parts"
+
+
 # Blocks whose rows are captured as those of the statements in them; and what is captured where.
 CAPTURED = {
     "DELETE FROM r WHERE id = 1; UPDATE t SET a = 'x' WHERE id < 3;": [("delete", "r"), ("update", "t")],

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from types import MappingProxyType
 
 import pglast
 import pytest
+from pglast import ast
 
 from pgrunbook.database.catalog import UNKNOWN, Catalog, Dependent, Standing, Use
 from pgrunbook.effects.catalog_after import after
-from pgrunbook.review.hazards import RULES, Hazard, Rule, Severity, Timeouts, Transactions, find
+from pgrunbook.review.hazards import RULES, Hazard, Note, Rule, Scene, Severity, Timeouts, Transactions, find
+from pgrunbook.review.hazards.rule import Check
 from pgrunbook.review.safe_mode import refusals
 from pgrunbook.review.statement_scenes import script, stage
 from pgrunbook.sql.statements import parse
@@ -79,6 +83,43 @@ def test_way_out_is_sql_of_the_same_names(rule: Rule) -> None:
         is_part = any(word in hazard.way_out for word in ("...", "$last", "FOREIGN KEY (b)"))
         if hazard.id == rule.id and not is_part and not hazard.way_out[0].islower():
             pglast.parse_sql(hazard.way_out)
+
+
+def test_a_rule_finds_nothing_where_it_says_that_it_concerns_nothing() -> None:
+    """What a rule says that it looks at is all that it looks at: asked about anything else, it finds nothing."""
+    texts = [text for rule in RULES.values() for text in (rule.bad, rule.good)]
+    files = [[text] if isinstance(text, str) else list(text) for text in texts]
+    reads = [script([(f"{number}.sql", text) for number, text in enumerate(each)]) for each in files]
+    scenes = [scene for read in reads for scene in stage(read, UNKNOWN)]
+    every = [one for scene in scenes for one in (scene, *scene.inner)]
+    others = [(rule, one) for rule in RULES.values() for one in every if not rule.concerns(one.kinds)]
+    missed = {rule.id for rule, one in others if list(rule.check(one))}
+    assert not missed
+
+
+def test_the_expressions_of_a_body_are_left_to_the_rules_that_they_concern(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body of a thousand assignments is judged by the few rules that look at every statement, and by no other."""
+    asked: Counter[str] = Counter()
+    for name, known in RULES.items():
+
+        def counted(scene: Scene, check: Check = known.check, name: str = name) -> Iterator[Note]:
+            asked[name] += 1
+            return check(scene)
+
+        monkeypatch.setitem(RULES, name, replace(known, check=counted))
+    body = "".join(f"v := v + {number};" for number in range(1000))
+    hazards(f"DO $$ DECLARE v bigint := 0; BEGIN {body} END $$;")
+    assert {name for name, times in asked.items() if times > 1} == {rule.id for rule in RULES.values() if not rule.on}
+    assert asked.total() < 6 * 1010
+
+
+def test_a_way_out_is_written_where_it_is_told() -> None:
+    """The batches of an UPDATE are not written where its table is new, and nothing is told of it."""
+    table, change = "CREATE TABLE a (id integer PRIMARY KEY, b text);", "UPDATE a SET b = 'x';"
+    (scene,) = [s for s in stage(script([("1.sql", table + change)]), UNKNOWN) if isinstance(s.node, ast.UpdateStmt)]
+    (note,) = RULES["update-unbatched"].check(scene)
+    assert callable(note.way_out)
+    assert "update-unbatched" not in ids(table + change)
 
 
 def test_ids_and_severities_are_well_formed() -> None:

@@ -713,3 +713,51 @@ CREATE TABLE IF NOT EXISTS shop.never (a integer REFERENCES shop.persons)
 ALTER TABLE shop.never ALTER COLUMN p TYPE text COLLATE pg_catalog."default"
 ALTER TABLE shop.never ADD COLUMN q shop.positive[]
 from 18 ALTER TABLE shop.never ADD COLUMN q integer GENERATED ALWAYS AS (v * 2) VIRTUAL NOT NULL
+-- the kinds of statements that lock no table of anybody, and the rest of the subcommands
+ALTER TABLE shop.plain INHERIT shop.parent
+ALTER TABLE shop.bottom NO INHERIT shop.middle
+ALTER TABLE shop.of_cells NOT OF
+ALTER TABLE shop.items ENABLE TRIGGER USER
+ALTER FOREIGN TABLE shop.remote OPTIONS (ADD kind 'x')
+ALTER COLLATION pg_catalog."C" REFRESH VERSION
+ALTER DATABASE effects REFRESH COLLATION VERSION
+ALTER DATABASE effects SET work_mem = '8MB'
+ALTER DATABASE effects CONNECTION LIMIT 10
+ALTER EXTENSION plpgsql UPDATE
+ALTER FOREIGN DATA WRAPPER nowhere OPTIONS (ADD kind 'x')
+ALTER SERVER far OPTIONS (ADD kind 'x')
+ALTER OPERATOR pg_catalog.= (integer, integer) SET (RESTRICT = eqsel)
+ALTER OPERATOR FAMILY pg_catalog.float_ops USING hash ADD FUNCTION 1 (integer) hashint4(integer)
+ALTER ROLE shop_owner SET work_mem = '8MB'
+ALTER ROLE shop_owner CONNECTION LIMIT 3
+ALTER TEXT SEARCH CONFIGURATION pg_catalog.simple DROP MAPPING FOR email
+ALTER TEXT SEARCH DICTIONARY pg_catalog.simple (ACCEPT = false)
+ALTER TABLESPACE pg_default SET (seq_page_cost = 1)
+ALTER TYPE pg_catalog.varbit SET (STORAGE = main)
+CHECKPOINT
+CLOSE ALL
+CREATE ACCESS METHOD shop_heap TYPE TABLE HANDLER heap_tableam_handler
+CREATE CONVERSION shop.new FOR 'LATIN1' TO 'UTF8' FROM iso8859_1_to_utf8
+CREATE EXTENSION IF NOT EXISTS plpgsql
+CREATE FOREIGN DATA WRAPPER shop_new
+CREATE SERVER shop_new FOREIGN DATA WRAPPER nowhere
+CREATE USER MAPPING FOR shop_owner SERVER far
+CREATE OPERATOR FAMILY shop.new USING btree
+CREATE OPERATOR CLASS shop.new FOR TYPE integer USING hash AS OPERATOR 1 =, FUNCTION 1 hashint4(integer)
+CREATE LANGUAGE shop_c HANDLER plpgsql_call_handler
+ALTER TABLE shop.parent OF shop.row_type
+CREATE TRANSFORM FOR integer LANGUAGE sql (FROM SQL WITH FUNCTION prsd_lextype(internal))
+CREATE SUBSCRIPTION shop_new CONNECTION 'dbname=nowhere' PUBLICATION news WITH (connect = false, slot_name = NONE)
+DEALLOCATE ALL
+DISCARD PLANS
+DISCARD SEQUENCES
+DROP ROLE IF EXISTS shop_nobody
+DROP SUBSCRIPTION IF EXISTS shop_nothing
+DROP USER MAPPING IF EXISTS FOR shop_owner SERVER far
+GRANT pg_monitor TO shop_owner
+LISTEN shop
+LOAD 'plpgsql'
+NOTIFY shop
+SHOW work_mem
+UNLISTEN shop
+CREATE EVENT TRIGGER shop_watch ON sql_drop EXECUTE FUNCTION shop.watch()

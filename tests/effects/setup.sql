@@ -5,6 +5,7 @@ CREATE TYPE shop.pair AS (a integer, b text);
 CREATE DOMAIN shop.positive AS integer CONSTRAINT above_zero CHECK (VALUE > 0);
 CREATE DOMAIN shop.any_number AS integer;
 CREATE FUNCTION shop.touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+CREATE FUNCTION shop.watch() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';
 CREATE FUNCTION shop.one() RETURNS integer LANGUAGE sql IMMUTABLE AS 'SELECT 1';
 CREATE FUNCTION shop.dice() RETURNS integer LANGUAGE sql VOLATILE AS 'SELECT floor(random() * 6)::integer';
 CREATE TABLE shop.users (

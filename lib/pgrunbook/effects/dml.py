@@ -11,7 +11,7 @@ from pgrunbook.database.catalog import Table
 from pgrunbook.database.relations import CatalogConstraint
 from pgrunbook.effects import result as fx
 from pgrunbook.sql.lock_modes import ACCESS_SHARE, ROW_EXCLUSIVE, ROW_SHARE
-from pgrunbook.sql.tree import functions_in, relation, relations_named, strings, walk
+from pgrunbook.sql.tree import functions_in, relation, relations_named, strings, whole
 
 Writing = ast.InsertStmt | ast.UpdateStmt | ast.DeleteStmt | ast.MergeStmt
 
@@ -33,7 +33,7 @@ def parse(found: fx.Found, node: Any) -> None:
 
 def read(found: fx.Found, node: Any) -> None:
     """Collect what a query locks; a SELECT can also write, in WITH or through a function."""
-    _lock_read(found, node, [part for part in walk(node) if isinstance(part, ast.LockingClause)])
+    _lock_read(found, node, [part for part in whole(node) if isinstance(part, ast.LockingClause)])
     if isinstance(node, ast.SelectStmt) and node.whereClause is None and node.limitCount is None:
         for source in node.fromClause or ():
             if isinstance(source, ast.RangeVar):
@@ -69,7 +69,7 @@ def collect(found: fx.Found, node: Any) -> None:
 
 
 def _writes(found: fx.Found, node: Any, *, runs: bool) -> None:
-    for part in walk(node):
+    for part in whole(node):
         if isinstance(part, Writing):
             _write(found, part, runs=runs)
 

@@ -24,7 +24,7 @@ from pgrunbook.sql.places import Place, numbered
 from pgrunbook.sql.settings import ANY, Setting, settings
 from pgrunbook.sql.size import too_many
 from pgrunbook.sql.statements import Statement, is_one_transaction, line_of, parse, readable, refusal
-from pgrunbook.sql.tree import Same, once_per_node, text, tree
+from pgrunbook.sql.tree import Same, tree
 from pgrunbook.sql.values_lists import shortened
 
 _OPENS = (TransactionStmtKind.TRANS_STMT_BEGIN, TransactionStmtKind.TRANS_STMT_START)
@@ -230,21 +230,10 @@ class _InRoutines:
         return self._scenes[key]
 
     def _made(self, outer: Scene, part: RoutinePart, catalog: Catalog) -> Scene:
-        written = replace(outer.statement, sql=_text(part.node))
         found = self.effects(part.node, catalog)
         return replace(
-            outer,
-            statement=written,
-            node=part.node,
-            effects=found,
-            catalog=catalog,
-            within=part.within,
-            inner=[],
-            checked={},
+            outer, node=part.node, effects=found, catalog=catalog, within=part.within, parts=(), inner=[], checked={}
         )
-
-
-_text = once_per_node(text)
 
 
 def _standing(node: Any, catalog: Catalog) -> Hashable:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from pglast import ast
 
 from pgrunbook.sql.routines import analyzes
-from pgrunbook.sql.tree import Name, dotted, once_per_node, relation, strings, walk
+from pgrunbook.sql.tree import Name, dotted, once_per_node, relation, relations_named, strings, whole
 
 DML = (ast.InsertStmt, ast.UpdateStmt, ast.DeleteStmt, ast.MergeStmt)
 # What these hold runs when somebody calls it by its name, or fires it: it is judged there. What others store (views,
@@ -82,13 +82,7 @@ def touched(node: Any) -> tuple[tuple[Name, str], ...]:
     for part in run_nodes(node):
         if isinstance(part, DML):
             written[id(part.relation)] = _events(part)
-    own = {part.ctename for part in walk(node) if isinstance(part, ast.CommonTableExpr)}
-    found = [
-        (relation(part), event)
-        for part in run_nodes(node)
-        if isinstance(part, ast.RangeVar) and (part.schemaname or part.relname not in own)
-        for event in written.get(id(part), ["READ"])
-    ]
+    found = [(relation(part), event) for part in relations_named(node) for event in written.get(id(part), ["READ"])]
     return tuple(dict.fromkeys(found))
 
 
@@ -103,8 +97,8 @@ def _events(node: Any) -> list[str]:
     return ["INSERT", "UPDATE", "DELETE"]
 
 
-def run_nodes(node: Any) -> Iterator[Any]:
-    """Yield the nodes of a statement that run with it: not what it only stores for later."""
+def run_nodes(node: Any) -> tuple[Any, ...]:
+    """Return the nodes of a statement that run with it: not what it only stores for later."""
     if isinstance(node, _ONLY_STORED) or (isinstance(node, ast.ExplainStmt) and not analyzes(node)):
-        return
-    yield from walk(node)
+        return ()
+    return whole(node)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from pglast import ast, enums
@@ -16,6 +17,7 @@ from pgrunbook.sql.do_guard import is_of_catalog
 from pgrunbook.sql.tree import column_names, quoted, trees, walk
 
 MOST_TURNS = 1_000
+MOST_PARTS = 1_000  # v := v || v doubles the expression of v each time
 # Types whose values are the same in a variable as in an expression that is cast to them.
 _TYPES = {"text", "int4", "int8", "bool", "name", "oid", "regclass", "regtype"}
 # What a query may call that a block asks: nothing that does anything else.
@@ -82,6 +84,7 @@ class DoValues:
 
     def assign(self, name: str, value: Any) -> None:
         """Give a variable an expression; what it calls and reads has to be the catalog's."""
+        _refuse_large(value)
         if name not in self._types or not is_read_only(value):
             raise UnknownValueError(f"the value of {name} does not come from the catalogs alone")
         self._values[name] = ast.TypeCast(arg=value, typeName=_type(self._types[name]))
@@ -91,6 +94,7 @@ class DoValues:
         """Note the query that says what FOUND is now."""
         (node,) = trees(query)
         node = self.replaced(node)
+        _refuse_large(node)
         if not is_read_only(node):
             raise UnknownValueError("it asks more than the catalogs, or calls what may do more (PERFORM)")
         self._values[_FOUND] = ast.SubLink(subLinkType=enums.SubLinkType.EXISTS_SUBLINK, subselect=node)
@@ -253,6 +257,12 @@ class DoValues:
         if found is None or any(constant(one) is None for one in found):
             raise UnknownValueError("it loops over a list that is not constant")
         return name, found
+
+
+def _refuse_large(value: Any) -> None:
+    """Raise UnknownValueError for a value that is put together of too many parts to be followed."""
+    if next(islice(walk(value), MOST_PARTS, None), None) is not None:
+        raise UnknownValueError(f"a value of it is put together of more than {MOST_PARTS:,} parts")
 
 
 def is_read_only(node: Any) -> bool:

@@ -124,6 +124,12 @@ def walk(node: Any) -> Iterator[Any]:
             waiting.extend(reversed(part))
 
 
+@once_per_node
+def whole(node: Any) -> tuple[Any, ...]:
+    """Return what :func:`walk` yields, remembered for statements at which many rooms look."""
+    return tuple(walk(node))
+
+
 def _slots_of_nodes(kind: type[ast.Node]) -> tuple[str, ...]:
     """Return the attributes of a kind of node that may hold others, the last first."""
     if kind in _SLOTS:
@@ -244,17 +250,19 @@ def columns_in(node: Any) -> set[str]:
     return found
 
 
-def functions_in(node: Any) -> list[str]:
+@once_per_node
+def functions_in(node: Any) -> tuple[str, ...]:
     """Return the names of the functions called below a node, without their schemas."""
-    return [part.funcname[-1].sval for part in walk(node) if isinstance(part, ast.FuncCall)]
+    return tuple(part.funcname[-1].sval for part in walk(node) if isinstance(part, ast.FuncCall))
 
 
-def relations_named(node: Any) -> Iterator[Any]:
-    """Yield each RangeVar below a node, in order; names of WITH queries are left out."""
-    own = {part.ctename for part in walk(node) if isinstance(part, ast.CommonTableExpr)}
-    for part in walk(node):
-        if isinstance(part, ast.RangeVar) and (part.schemaname or part.relname not in own):
-            yield part
+@once_per_node
+def relations_named(node: Any) -> tuple[Any, ...]:
+    """Return each RangeVar below a node, in order; names of WITH queries are left out."""
+    parts = whole(node)
+    own = {part.ctename for part in parts if isinstance(part, ast.CommonTableExpr)}
+    named = (part for part in parts if isinstance(part, ast.RangeVar))
+    return tuple(part for part in named if part.schemaname or part.relname not in own)
 
 
 def relations_in(node: Any) -> list[Name]:

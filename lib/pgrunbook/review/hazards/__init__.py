@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 from pgrunbook.review.hazards import (
     breaking,
@@ -38,21 +39,21 @@ def find(scenes: Sequence[Scene], *, design_rules: Collection[str] = ()) -> Iter
     What a note says is said once, and what a rule says of a statement in a routine: whoever runs it next does the same.
     """
     chosen = [rule for rule in RULES.values() if not rule.taste or rule.id in design_rules]
+    concerned = lru_cache(lambda kinds: [rule for rule in chosen if rule.concerns(kinds)])
     noted: set[tuple[str, str, str]] = set()
-    of_inner: dict[int, list[Hazard]] = {}
-    said: set[tuple[int, str]] = set()
+    judged: set[tuple[int, str]] = set()
     for scene in scenes:
-        found = dict.fromkeys(hazard for rule in chosen for hazard in rule.hazards(scene))
+        found = dict.fromkeys(hazard for rule in concerned(scene.kinds) for hazard in rule.hazards(scene))
         told = {hazard.id for hazard in found}
         parts = (part for part in scene.parts if part.node is not None)
         for inner, part in zip(scene.inner, parts, strict=True):
-            if id(inner) not in of_inner:
-                of_inner[id(inner)] = [hazard for rule in chosen for hazard in rule.hazards(inner)]
-            for hazard in of_inner[id(inner)]:
-                if hazard.id not in told and (id(inner), hazard.id) not in said:
-                    said.add((id(inner), hazard.id))
-                    within = f"Inside {part.within}: {hazard.effect}"
-                    found[replace(hazard, effect=within, line=scene.statement.line)] = None
+            for rule in concerned(inner.kinds):
+                if rule.id in told or (id(inner), rule.id) in judged:
+                    continue
+                judged.add((id(inner), rule.id))
+                for hazard in rule.hazards(inner):
+                    effect = f"Inside {part.within}: {hazard.effect}"
+                    found[replace(hazard, effect=effect, line=scene.statement.line)] = None
         new = [hazard for hazard in found if hazard.severity is not Severity.NOTE or _words(hazard) not in noted]
         noted |= {_words(hazard) for hazard in new if hazard.severity is Severity.NOTE}
         yield scene, sorted(new, key=lambda hazard: -hazard.severity.rank)

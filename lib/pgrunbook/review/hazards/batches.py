@@ -50,3 +50,19 @@ def one_batch(table: Table, node: Any) -> str:
         f"{word} batch AS (SELECT {key} FROM {table.label} WHERE {key} > $last ORDER BY {key} LIMIT 1000){more}\n"
         f"{text(batch)};  -- one transaction each, $last = the greatest key of the batch"
     )
+
+
+def kept_and_deleted(table: Table, node: Any) -> str:
+    """Return the statements that count the rows of a DELETE, keep them, and delete them in batches."""
+    kept, target = quoted(table.name + "_deleted"), called(node.relation)
+    rows = f"FROM {', '.join(map(text, (node.relation, *(node.usingClause or ()))))} WHERE {condition(node)}"
+    head = f"WITH {text(node.withClause)} " if node.withClause else ""
+    return (
+        f"{head}SELECT count(*) {rows};  -- check first\n"
+        f"CREATE TABLE {kept} AS {head}SELECT {target}.* {rows};\n{one_batch(table, node)}"
+    )
+
+
+def condition(node: Any) -> str:
+    """Return the WHERE of a statement as text, "true" where it has none."""
+    return text(node.whereClause) if node.whereClause is not None else "true"

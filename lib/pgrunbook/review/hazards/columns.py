@@ -58,6 +58,7 @@ def _added(scene: Scene) -> Iterator[tuple[Table, Any, dict[str, Any]]]:
 @rule(
     "add-column-rewrites",
     Severity.ERROR,
+    on=(ast.AlterTableStmt,),
     bad="ALTER TABLE orders ADD COLUMN token uuid DEFAULT gen_random_uuid();",
     good="ALTER TABLE orders ADD COLUMN made timestamptz DEFAULT now();",
 )
@@ -89,6 +90,7 @@ def add_rewrites(scene: Scene) -> Iterator[Note]:
 @rule(
     "add-column-not-null",
     Severity.ERROR,
+    on=(ast.AlterTableStmt,),
     bad="ALTER TABLE orders ADD COLUMN state text NOT NULL;",
     good="ALTER TABLE orders ADD COLUMN state text NOT NULL DEFAULT 'new';",
 )
@@ -113,6 +115,7 @@ def add_not_null(scene: Scene) -> Iterator[Note]:
 @rule(
     "add-column-checks-rows",
     Severity.ERROR,
+    on=(ast.AlterTableStmt,),
     bad="ALTER TABLE orders ADD COLUMN price integer CHECK (price > 0);",
     good="ALTER TABLE orders ADD COLUMN price integer;",
 )
@@ -158,6 +161,7 @@ def _added_apart(table: Table, definition: Any, constraint: Any) -> str:
 @rule(
     "column-type-rewrites",
     Severity.ERROR,
+    on=(ast.AlterTableStmt,),
     bad="ALTER TABLE orders ALTER COLUMN total TYPE bigint;",
     good="ALTER TABLE orders ALTER COLUMN total SET DEFAULT 0;",
 )
@@ -192,6 +196,7 @@ def type_rewrites(scene: Scene) -> Iterator[Note]:
 @rule(
     "column-type-rebuilds-index",
     Severity.ERROR,
+    on=(ast.AlterTableStmt,),
     setup="CREATE TABLE users (id integer PRIMARY KEY, name text); CREATE INDEX users_lower ON users (lower(name));",
     bad="ALTER TABLE users ALTER COLUMN name TYPE varchar;",
     good="DROP INDEX CONCURRENTLY users_lower; ALTER TABLE users ALTER COLUMN name TYPE varchar;",
@@ -240,6 +245,7 @@ def _views_before(scene: Scene) -> Iterator[str]:
 @rule(
     "rename-column",
     Severity.ERROR,
+    on=(ast.RenameStmt,),
     bad="ALTER TABLE nodes RENAME COLUMN ip TO internal_ip;",
     good="ALTER TABLE nodes ADD COLUMN internal_ip text;",
 )
@@ -289,6 +295,7 @@ def kept_equal(table: Table, source: str, target: str, value: str = "") -> str:
 @rule(
     "drop-column",
     Severity.ERROR,
+    on=(ast.AlterTableStmt,),
     bad="ALTER TABLE projects DROP COLUMN old;",
     good="ALTER TABLE projects ALTER COLUMN old DROP NOT NULL;",
 )
@@ -324,6 +331,7 @@ def _counted(scene: Scene, table: Table, columns: list[str]) -> str:
 @rule(
     "set-not-null-scans",
     Severity.ERROR,
+    on=(ast.AlterTableStmt,),
     bad="ALTER TABLE orders ALTER COLUMN total SET NOT NULL;",
     good="ALTER TABLE orders ADD CONSTRAINT total_there CHECK (total IS NOT NULL) NOT VALID;",
 )
@@ -342,7 +350,7 @@ def set_not_null(scene: Scene) -> Iterator[Note]:
             yield Note(effect, not_null_steps(table, column), table, severity)
         elif adopted := _nullable_keys(table, cmd):
             steps = [not_null_steps(table, column) for column in adopted]
-            yield Note(effect, "\n".join([*steps, f"{scene.statement.sql};"]), table)
+            yield Note(effect, "\n".join([*steps, f"{scene.sql};"]), table)
 
 
 def _may_be_proven(scene: Scene, table: Table) -> bool:

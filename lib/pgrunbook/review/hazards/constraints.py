@@ -48,6 +48,7 @@ def has_index(table: Table, columns: tuple[str, ...]) -> bool:
 @rule(
     "foreign-key-validates",
     Severity.ERROR,
+    on=(ast.AlterTableStmt,),
     bad="ALTER TABLE orders ADD CONSTRAINT c FOREIGN KEY (user_id) REFERENCES users (id);",
     good="ALTER TABLE orders ADD CONSTRAINT c FOREIGN KEY (user_id) REFERENCES users (id) NOT VALID;",
 )
@@ -74,6 +75,7 @@ def foreign_key_validates(scene: Scene) -> Iterator[Note]:
 @rule(
     "foreign-key-locks-both",
     Severity.WARNING,
+    on=(ast.AlterTableStmt,),
     bad="ALTER TABLE orders ADD COLUMN buyer_id integer REFERENCES users (id);",
     good="ALTER TABLE orders ADD COLUMN buyer_id integer;",
 )
@@ -110,6 +112,7 @@ def _apart(table: Table, definition: Any, node: Any) -> Any:
 @rule(
     "foreign-key-without-index",
     Severity.WARNING,
+    on=(ast.AlterTableStmt, ast.CreateStmt),
     taste=True,
     bad="CREATE TABLE orders (id int PRIMARY KEY, user_id int REFERENCES users (id) ON DELETE CASCADE);",
     good="CREATE TABLE orders (id int PRIMARY KEY, user_id int REFERENCES users (id));"
@@ -135,6 +138,7 @@ def foreign_key_without_index(scene: Scene) -> Iterator[Note]:
 @rule(
     "check-validates",
     Severity.ERROR,
+    on=(ast.AlterTableStmt,),
     bad="ALTER TABLE orders ADD CONSTRAINT total_check CHECK (total > 0);",
     good="ALTER TABLE orders ADD CONSTRAINT total_check CHECK (total > 0) NOT VALID;",
 )
@@ -155,6 +159,7 @@ def check_validates(scene: Scene) -> Iterator[Note]:
 @rule(
     "validate-with-add",
     Severity.WARNING,
+    on=(ast.AlterTableStmt,),
     bad="BEGIN; ALTER TABLE orders ADD CONSTRAINT c CHECK (total > 0) NOT VALID;"
     " ALTER TABLE orders VALIDATE CONSTRAINT c; COMMIT;",
     good="ALTER TABLE orders VALIDATE CONSTRAINT c;",
@@ -169,7 +174,7 @@ def validate_with_add(scene: Scene) -> Iterator[Note]:
             if cmd.name in names and scene.commits_with(other):
                 yield Note(
                     f"The lock of ADD CONSTRAINT on {table.label} is held {estimates.read_time(scene.catalog, table)}.",
-                    f"{scene.statement.sql};  -- in a migration, or a transaction, of its own",
+                    f"{scene.sql};  -- in a migration, or a transaction, of its own",
                     table,
                 )
 
@@ -177,6 +182,7 @@ def validate_with_add(scene: Scene) -> Iterator[Note]:
 @rule(
     "key-builds-index",
     Severity.ERROR,
+    on=(ast.AlterTableStmt,),
     bad="ALTER TABLE orders ADD CONSTRAINT orders_num UNIQUE (num);",
     good="ALTER TABLE orders ADD CONSTRAINT orders_num UNIQUE USING INDEX orders_num;",
 )
@@ -208,6 +214,7 @@ def key_builds_index(scene: Scene) -> Iterator[Note]:
 @rule(
     "soft-delete-with-unique",
     Severity.NOTE,
+    on=(ast.AlterTableStmt, ast.CreateStmt),
     taste=True,
     bad="CREATE TABLE users (id int PRIMARY KEY, email text UNIQUE, deleted_at timestamptz);",
     good="CREATE TABLE users (id int PRIMARY KEY, email text, deleted_at timestamptz);"

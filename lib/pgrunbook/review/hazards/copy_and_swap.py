@@ -38,6 +38,7 @@ def _source(node: Any) -> Any:
 @rule(
     "insert-select-unbatched",
     Severity.WARNING,
+    on=(ast.InsertStmt,),
     bad="INSERT INTO archive (id, at) SELECT id, at FROM events;",
     good="INSERT INTO archive (id, at) SELECT id, at FROM events WHERE id > 0 ORDER BY id LIMIT 1000;",
 )
@@ -62,6 +63,7 @@ def insert_select(scene: Scene) -> Iterator[Note]:
 @rule(
     "copy-loses-writes",
     Severity.ERROR,
+    on=(ast.InsertStmt,),
     bad="INSERT INTO projects_new SELECT * FROM projects; ALTER TABLE projects RENAME TO projects_old;"
     " ALTER TABLE projects_new RENAME TO projects;",
     good="INSERT INTO archive (id) SELECT id FROM projects;",
@@ -91,6 +93,7 @@ def _renames_table(scene: Scene) -> bool:
 @rule(
     "copy-by-position",
     Severity.WARNING,
+    on=(ast.InsertStmt,),
     bad="INSERT INTO projects_new SELECT * FROM projects;",
     good="INSERT INTO projects_new (id, name) SELECT id, name FROM projects;",
 )
@@ -118,6 +121,7 @@ def _by_name(scene: Scene, node: Any, source: Any) -> str:
 @rule(
     "like-leaves-behind",
     Severity.WARNING,
+    on=(ast.TableLikeClause,),
     bad="CREATE TABLE projects_new (LIKE projects INCLUDING ALL);",
     good="CREATE TABLE projects_new (id int PRIMARY KEY, name text);",
 )
@@ -175,6 +179,7 @@ def _pair(scene: Scene) -> tuple[Scene, str, str, str] | None:
 @rule(
     "renames-not-atomic",
     Severity.ERROR,
+    on=(ast.RenameStmt,),
     bad="ALTER TABLE a RENAME COLUMN b TO b_old; ALTER TABLE a RENAME COLUMN b_new TO b;",
     good="BEGIN; ALTER TABLE a RENAME COLUMN b TO b_old; ALTER TABLE a RENAME COLUMN b_new TO b; COMMIT;",
 )
@@ -188,7 +193,7 @@ def not_atomic(scene: Scene) -> Iterator[Note]:
     yield Note(
         f"Between the two {quoted(name)} does not exist, and every statement that names it fails{unless}; if the"
         " second rename waits for a lock, this lasts as long as the wait.",
-        f"BEGIN; SET LOCAL lock_timeout = '200ms';\n{other.statement.sql};\n{scene.statement.sql};\nCOMMIT;",
+        f"BEGIN; SET LOCAL lock_timeout = '200ms';\n{other.sql};\n{scene.sql};\nCOMMIT;",
         severity=Severity.ERROR if scene.transactions is not Transactions.UNKNOWN else None,
     )
 
@@ -196,6 +201,7 @@ def not_atomic(scene: Scene) -> Iterator[Note]:
 @rule(
     "column-swap",
     Severity.ERROR,
+    on=(ast.RenameStmt,),
     bad="ALTER TABLE a RENAME COLUMN b TO b_old; ALTER TABLE a RENAME COLUMN b_new TO b;",
     good="ALTER TABLE a ADD COLUMN b_new bigint;",
 )
@@ -219,6 +225,7 @@ def column_swap(scene: Scene) -> Iterator[Note]:
 @rule(
     "table-swap",
     Severity.ERROR,
+    on=(ast.RenameStmt,),
     bad="BEGIN; ALTER TABLE p RENAME TO p_old; ALTER TABLE p_new RENAME TO p; COMMIT;",
     good="ALTER TABLE p RENAME TO p_old;",
 )
@@ -244,6 +251,7 @@ def table_swap(scene: Scene) -> Iterator[Note]:
 @rule(
     "drop-after-swap",
     Severity.ERROR,
+    on=(ast.DropStmt, ast.AlterTableStmt),
     bad="ALTER TABLE projects RENAME TO projects_old; DROP TABLE projects_old;",
     good="ALTER TABLE projects RENAME TO projects_old;",
 )

@@ -40,6 +40,7 @@ def design_rules(target: Target) -> tuple[str, ...]:
 @rule(
     "design-uuid-key",
     Severity.WARNING,
+    on=(ast.CreateStmt,),
     taste=True,
     bad="CREATE TABLE a (id bigint PRIMARY KEY);",
     good="CREATE TABLE a (id uuid PRIMARY KEY DEFAULT gen_random_uuid());",
@@ -63,6 +64,7 @@ def uuid_key(scene: Scene) -> Iterator[Note]:
 @rule(
     "design-audit-columns",
     Severity.WARNING,
+    on=(ast.CreateStmt,),
     taste=True,
     bad="CREATE TABLE a (id uuid PRIMARY KEY);",
     good="CREATE TABLE a (id uuid PRIMARY KEY, created_at timestamptz NOT NULL, updated_at timestamptz NOT NULL);",
@@ -88,6 +90,7 @@ def _is_copy(node: ast.CreateStmt) -> bool:
 @rule(
     "design-foreign-key-indexed",
     Severity.ERROR,
+    on=(ast.AlterTableStmt, ast.CreateStmt),
     taste=True,
     bad="CREATE TABLE a (id uuid PRIMARY KEY, b uuid REFERENCES b (id));",
     good="CREATE TABLE a (id uuid PRIMARY KEY, b uuid REFERENCES b (id)); CREATE INDEX ON a (b);",
@@ -106,6 +109,7 @@ def foreign_key_indexed(scene: Scene) -> Iterator[Note]:
 @rule(
     "design-foreign-key-cascades",
     Severity.WARNING,
+    on=(ast.AlterTableStmt, ast.CreateStmt),
     taste=True,
     bad="CREATE TABLE a (id uuid PRIMARY KEY, b uuid REFERENCES b (id));",
     good="CREATE TABLE a (id uuid PRIMARY KEY, b uuid REFERENCES b (id) ON DELETE CASCADE);",
@@ -124,6 +128,7 @@ def foreign_key_cascades(scene: Scene) -> Iterator[Note]:
 @rule(
     "design-concurrently",
     Severity.ERROR,
+    on=(ast.IndexStmt, ast.ReindexStmt),
     taste=True,
     bad="CREATE INDEX ON a (b);",
     good="CREATE INDEX CONCURRENTLY a_b ON a (b);",

@@ -22,6 +22,7 @@ ENOUGH_FOR_AN_INDEX_MS = 20 * 60_000
 @rule(
     "index-not-concurrent",
     Severity.ERROR,
+    on=(ast.IndexStmt,),
     bad="CREATE INDEX orders_user ON orders (user_id);",
     good="CREATE INDEX CONCURRENTLY orders_user ON orders (user_id);",
 )
@@ -46,7 +47,7 @@ def _concurrently(scene: Scene) -> str:
         node.concurrent = True
         node.if_not_exists = False
 
-    return changed(scene.statement.sql, change) + ";"
+    return changed(scene.sql, change) + ";"
 
 
 def _by_partition(scene: Scene, table: Table, above: str = "") -> Iterator[str]:
@@ -61,7 +62,7 @@ def _by_partition(scene: Scene, table: Table, above: str = "") -> Iterator[str]:
         node.relation.inh = table.kind != "p"
         node.concurrent = table.kind != "p"
 
-    yield changed(scene.statement.sql, change) + ";"
+    yield changed(scene.sql, change) + ";"
     label = str(Name(table.schema or None, name))
     for child in map(scene.catalog.at, table.children):
         yield from _by_partition(scene, child, label)
@@ -72,6 +73,7 @@ def _by_partition(scene: Scene, table: Table, above: str = "") -> Iterator[str]:
 @rule(
     "concurrently-on-partitioned",
     Severity.ERROR,
+    on=(ast.IndexStmt,),
     setup="CREATE TABLE p (id integer, at date) PARTITION BY RANGE (at);"
     " CREATE TABLE p_1 PARTITION OF p FOR VALUES FROM ('2026-01-01') TO ('2027-01-01');",
     bad="CREATE INDEX CONCURRENTLY p_id ON p (id);",
@@ -89,6 +91,7 @@ def on_partitioned(scene: Scene) -> Iterator[Note]:
 @rule(
     "index-if-not-exists",
     Severity.WARNING,
+    on=(ast.IndexStmt,),
     bad="CREATE INDEX CONCURRENTLY IF NOT EXISTS orders_user ON orders (user_id);",
     good="CREATE INDEX CONCURRENTLY orders_user ON orders (user_id);",
 )
@@ -113,6 +116,7 @@ def if_not_exists(scene: Scene) -> Iterator[Note]:
 @rule(
     "index-validity-unchecked",
     Severity.NOTE,
+    on=(ast.IndexStmt,),
     taste=True,
     bad="CREATE INDEX CONCURRENTLY orders_user ON orders (user_id);",
     good="CREATE INDEX orders_user ON ONLY orders (user_id);",
@@ -132,6 +136,7 @@ def validity_unchecked(scene: Scene) -> Iterator[Note]:
 @rule(
     "concurrently-in-transaction",
     Severity.ERROR,
+    on=(ast.IndexStmt, ast.DropStmt, ast.ReindexStmt),
     bad="BEGIN; CREATE INDEX CONCURRENTLY orders_user ON orders (user_id); COMMIT;",
     good="CREATE INDEX CONCURRENTLY orders_user ON orders (user_id);",
 )
@@ -142,13 +147,14 @@ def in_transaction(scene: Scene) -> Iterator[Note]:
     if scene.transaction is not None and concurrent and not isinstance(node, ast.RefreshMatViewStmt):
         yield Note(
             "PostgreSQL refuses it, and the transaction is aborted.",
-            f"{scene.statement.sql};  -- outside a transaction",
+            f"{scene.sql};  -- outside a transaction",
         )
 
 
 @rule(
     "index-build-under-timeout",
     Severity.WARNING,
+    on=(ast.IndexStmt,),
     bad="SET statement_timeout = '5s'; CREATE INDEX CONCURRENTLY orders_user ON orders (user_id);",
     good="SET statement_timeout = 0; CREATE INDEX CONCURRENTLY orders_user ON orders (user_id);",
 )
@@ -162,7 +168,7 @@ def under_timeout(scene: Scene) -> Iterator[Note]:
         yield Note(
             f"After {scene.timeouts.statement_ms} ms the build is cancelled and leaves an INVALID index; it reads"
             f" {table.label} twice and waits for every older transaction.",
-            f"SET statement_timeout = 0;\n{scene.statement.sql};",
+            f"SET statement_timeout = 0;\n{scene.sql};",
             on=table,
         )
 
@@ -170,6 +176,7 @@ def under_timeout(scene: Scene) -> Iterator[Note]:
 @rule(
     "drop-index-not-concurrent",
     Severity.ERROR,
+    on=(ast.DropStmt,),
     bad="DROP INDEX orders_user;",
     good="DROP INDEX CONCURRENTLY orders_user;",
 )
@@ -195,6 +202,7 @@ def drop_not_concurrent(scene: Scene) -> Iterator[Note]:
 @rule(
     "reindex-not-concurrent",
     Severity.ERROR,
+    on=(ast.ReindexStmt,),
     bad="REINDEX TABLE orders;",
     good="REINDEX TABLE CONCURRENTLY orders;",
 )

@@ -24,6 +24,7 @@ _SETUP = (
 @rule(
     "partition-is-read",
     Severity.ERROR,
+    on=(ast.AlterTableStmt, ast.CreateStmt),
     setup=_SETUP,
     bad="ALTER TABLE log ATTACH PARTITION log_27 FOR VALUES FROM ('2027-01-01') TO ('2028-01-01');",
     good="ALTER TABLE log DETACH PARTITION log_25 CONCURRENTLY;",
@@ -66,7 +67,7 @@ def _way_out(scene: Scene, parent: Table, bound: Any, child: Table | None) -> st
         if sibling.bound == "DEFAULT":
             steps += _proof(sibling, "others", f"NOT ({condition})")
             last.append(f"ALTER TABLE {sibling.label} DROP CONSTRAINT {quoted(f'{sibling.name}_others')};")
-    return "\n".join([*steps, f"{scene.statement.sql};", *last])
+    return "\n".join([*steps, f"{scene.sql};", *last])
 
 
 def _condition(parent: Table, bound: Any) -> str | None:
@@ -94,6 +95,7 @@ def _proof(table: Table, word: str, condition: str) -> list[str]:
 @rule(
     "partition-detached",
     Severity.ERROR,
+    on=(ast.AlterTableStmt,),
     setup=_SETUP,
     bad="ALTER TABLE log DETACH PARTITION log_25;",
     good="ALTER TABLE log DETACH PARTITION log_25 CONCURRENTLY;",
@@ -105,7 +107,7 @@ def partition_detached(scene: Scene) -> Iterator[Note]:
             continue
         if any(scene.catalog.at(key).bound == "DEFAULT" for key in table.children):
             why = "-- CONCURRENTLY is refused beside a default partition"
-            way = f"{why}\nSET lock_timeout = '2s';\n{scene.statement.sql};"
+            way = f"{why}\nSET lock_timeout = '2s';\n{scene.sql};"
         else:
             way = f"ALTER TABLE {table.label} DETACH PARTITION {relation(cmd.def_.name)} CONCURRENTLY;"
         yield Note(f"Readers and writers of {table.label} wait (AccessExclusiveLock).", way, table)

@@ -13,7 +13,7 @@ from pglast import ast, enums
 from pgrunbook.review.hazards.batches import called, one_batch
 from pgrunbook.review.hazards.columns import kept_equal
 from pgrunbook.review.hazards.rows import batch_queries
-from pgrunbook.review.hazards.rule import Note, Scene, Severity, others_see, rule
+from pgrunbook.review.hazards.rule import CHANGES, Note, Scene, Severity, others_see, rule
 from pgrunbook.sql.deparse import mapped
 from pgrunbook.sql.routines import Block, analyzes, block
 from pgrunbook.sql.tree import columns_in, functions_in, quoted, relation, subcommand, text, tree, walk
@@ -39,6 +39,7 @@ def _in_loops(scene: Scene) -> Iterator[Any]:
 @rule(
     "loop-in-one-transaction",
     Severity.ERROR,
+    on=(ast.DoStmt,),
     bad=_LOOP + " EXIT WHEN NOT FOUND; END LOOP; END $$;",
     good=_BY_RANGE,
 )
@@ -71,6 +72,7 @@ def _batched(scene: Scene, node: Any) -> str:
 @rule(
     "loop-without-end",
     Severity.ERROR,
+    on=(ast.DoStmt,),
     bad=_LOOP + " EXIT WHEN NOT FOUND; END LOOP; END $$;",
     good=_BY_RANGE,
 )
@@ -100,6 +102,7 @@ def without_end(scene: Scene) -> Iterator[Note]:
 @rule(
     "batch-without-order",
     Severity.WARNING,
+    on=CHANGES,
     bad="UPDATE a SET c = 1 WHERE id IN (SELECT id FROM a WHERE c IS NULL LIMIT 1000);",
     good=_BY_RANGE,
 )
@@ -119,6 +122,7 @@ def without_order(scene: Scene) -> Iterator[Note]:
 @rule(
     "backfill-loses-writes",
     Severity.ERROR,
+    on=(ast.UpdateStmt,),
     bad="ALTER TABLE a ADD COLUMN b_new bigint; UPDATE a SET b_new = b WHERE id BETWEEN 1 AND 1000;",
     good="ALTER TABLE a ADD COLUMN b_new bigint; CREATE TRIGGER same BEFORE INSERT OR UPDATE ON a FOR EACH ROW"
     " EXECUTE FUNCTION same(); UPDATE a SET b_new = b WHERE id BETWEEN 1 AND 1000;",
@@ -178,6 +182,7 @@ def _is_new(scene: Scene, table: str, column: str) -> bool:
 @rule(
     "session-terminated",
     Severity.ERROR,
+    on=(ast.FuncCall,),
     bad="SELECT pg_terminate_backend(4711);",
     good="SELECT pg_cancel_backend(4711);",
 )
@@ -228,6 +233,7 @@ def acts_beyond(scene: Scene) -> Iterator[Note]:
 @rule(
     "explain-analyze-writes",
     Severity.ERROR,
+    on=(ast.ExplainStmt,),
     bad="EXPLAIN ANALYZE DELETE FROM sessions WHERE id = 1;",
     good="EXPLAIN DELETE FROM sessions WHERE id = 1;",
 )
@@ -243,6 +249,7 @@ def explain_writes(scene: Scene) -> Iterator[Note]:
 @rule(
     "explain-analyze-runs",
     Severity.NOTE,
+    on=(ast.ExplainStmt,),
     bad="EXPLAIN ANALYZE SELECT * FROM deployments WHERE state = 'x';",
     good="EXPLAIN SELECT * FROM deployments WHERE state = 'x';",
 )

@@ -6,14 +6,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from pglast import ast, enums
 
 from pgrunbook.database.catalog import Standing, Table
 from pgrunbook.review.hazards import estimates
-from pgrunbook.review.hazards.batches import called, key_of, one_batch
-from pgrunbook.review.hazards.rule import Note, Scene, Severity, others_see, rule
+from pgrunbook.review.hazards.batches import called, condition, kept_and_deleted, key_of, one_batch
+from pgrunbook.review.hazards.rule import CHANGES, Note, Scene, Severity, others_see, rule
 from pgrunbook.sql.tree import columns_in, functions_in, quoted, relation, strings, text, tree, walk
 
 BATCH_AT_MOST = 50_000
@@ -68,14 +69,10 @@ def _conjuncts(node: Any) -> Iterator[Any]:
         yield node
 
 
-def condition(node: Any) -> str:
-    """Return the WHERE of a statement as text, "true" where it has none."""
-    return text(node.whereClause) if node.whereClause is not None else "true"
-
-
 @rule(
     "update-unbatched",
     Severity.ERROR,
+    on=(ast.UpdateStmt,),
     bad="UPDATE projects SET status = 'active' WHERE status IS NULL;",
     good="UPDATE projects SET status = 'active' WHERE id > 0 AND id <= 1000 AND status IS NULL;",
 )
@@ -89,7 +86,7 @@ def update_unbatched(scene: Scene) -> Iterator[Note]:
         yield Note(
             f"Every changed row stays locked for other writers {time}; each change leaves a dead row and WAL behind,"
             " replicas lag, and one error undoes all of it.",
-            one_batch(table, node),
+            partial(one_batch, table, node),
             table,
         )
 
@@ -97,6 +94,7 @@ def update_unbatched(scene: Scene) -> Iterator[Note]:
 @rule(
     "delete-unbatched",
     Severity.ERROR,
+    on=(ast.DeleteStmt,),
     bad="DELETE FROM sessions WHERE created_at < now() - interval '30 days';",
     good="DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE created_at < now() - interval '30 days'"
     " ORDER BY id LIMIT 1000);",
@@ -107,17 +105,13 @@ def delete_unbatched(scene: Scene) -> Iterator[Note]:
         table = scene.table(node.relation)
         if not isinstance(node, ast.DeleteStmt) or bounded(table, node) or is_history(table.name):
             continue
-        kept, target = quoted(table.name + "_deleted"), called(node.relation)
-        rows = f"FROM {', '.join(map(text, (node.relation, *(node.usingClause or ()))))} WHERE {condition(node)}"
-        head = f"WITH {text(node.withClause)} " if node.withClause else ""
         cascades = [f"{other.label} ({fk.name})" for other, fk in scene.catalog.references_to(table)]
         follow = f" Through foreign keys it also reads or changes {', '.join(cascades)}." if cascades else ""
         slow = _unindexed(table, node)
         yield Note(
             f"Each row stays locked {estimates.change_time(scene.catalog, table)}, and deleted rows are lost"
             f" permanently.{follow}{slow}",
-            f"{head}SELECT count(*) {rows};  -- check first\n"
-            f"CREATE TABLE {kept} AS {head}SELECT {target}.* {rows};\n{one_batch(table, node)}",
+            partial(kept_and_deleted, table, node),
             table,
         )
 
@@ -134,6 +128,7 @@ def _unindexed(table: Table, node: Any) -> str:
 @rule(
     "update-writes-done-rows",
     Severity.WARNING,
+    on=(ast.UpdateStmt,),
     bad="UPDATE orgs SET flag = true;",
     good="UPDATE orgs SET flag = true WHERE id = 1 AND flag IS DISTINCT FROM true;",
 )
@@ -167,6 +162,7 @@ def _only_others(node: Any, target: Any) -> str:
 @rule(
     "backfill-leaves-nulls",
     Severity.WARNING,
+    on=(ast.UpdateStmt,),
     bad="UPDATE projects SET status = 'active' WHERE status IS NULL;",
     good="ALTER TABLE projects ALTER COLUMN status SET DEFAULT 'active';"
     " UPDATE projects SET status = 'active' WHERE status IS NULL;",
@@ -212,6 +208,7 @@ def _default_set(scene: Scene, table: Table, column: str) -> bool:
 @rule(
     "jsonb-set-on-any-value",
     Severity.ERROR,
+    on=(ast.UpdateStmt,),
     bad="UPDATE deployments SET config = jsonb_set(config, '{version}', '2') WHERE config->>'version' IS NULL;",
     good="UPDATE deployments SET config = jsonb_set(config, '{version}', '2')"
     " WHERE id = 1 AND jsonb_typeof(config) = 'object';",
@@ -238,6 +235,7 @@ def jsonb_set(scene: Scene) -> Iterator[Note]:
 @rule(
     "integer-overflow",
     Severity.WARNING,
+    on=(ast.UpdateStmt,),
     bad="UPDATE instances SET cpu_new = cpu * 1000 WHERE id = 1;",
     good="UPDATE instances SET cpu_new = cpu::bigint * 1000 WHERE id = 1;",
 )
@@ -272,6 +270,7 @@ def overflow(scene: Scene) -> Iterator[Note]:
 @rule(
     "not-in-with-nulls",
     Severity.WARNING,
+    on=(ast.SubLink,),
     bad="DELETE FROM orders WHERE id = 1 AND user_id NOT IN (SELECT owner FROM projects);",
     good="DELETE FROM orders WHERE id = 1 AND NOT EXISTS (SELECT FROM projects WHERE owner = user_id);",
 )
@@ -315,6 +314,7 @@ def is_history(name: str) -> bool:
 @rule(
     "history-edited-by-hand",
     Severity.ERROR,
+    on=CHANGES,
     bad="DELETE FROM schema_migrations WHERE version = '0003';",
     good="DELETE FROM sessions WHERE id = 3;",
 )
@@ -341,6 +341,7 @@ def _is_of_alembic(node: Any) -> bool:
 @rule(
     "duplicates-kept-by-tie",
     Severity.WARNING,
+    on=(ast.DeleteStmt,),
     bad="DELETE FROM a WHERE id = 1 AND at <> (SELECT min(at) FROM a WHERE id = 1);",
     good="DELETE FROM a WHERE ctid IN (SELECT ctid FROM (SELECT ctid, row_number() OVER (PARTITION BY id ORDER BY at)"
     " AS n FROM a) AS x WHERE n > 1 LIMIT 1000);",
@@ -366,6 +367,7 @@ def ties(scene: Scene) -> Iterator[Note]:
 @rule(
     "now-against-time-without-zone",
     Severity.NOTE,
+    on=(ast.UpdateStmt, ast.DeleteStmt),
     setup="CREATE TABLE sessions (id int PRIMARY KEY, at timestamp, zoned timestamptz);",
     bad="DELETE FROM sessions WHERE id = 1 AND at < now();",
     good="DELETE FROM sessions WHERE id = 1 AND zoned < now();",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -16,7 +16,9 @@ from pgrunbook.effects.result import Effects
 from pgrunbook.sql.classify import Policy
 from pgrunbook.sql.routines import bodies
 from pgrunbook.sql.statements import Statement
-from pgrunbook.sql.tree import object_kind, relation, walk
+from pgrunbook.sql.tree import object_kind, once_per_node, relation, text, whole
+
+CHANGES = (ast.InsertStmt, ast.UpdateStmt, ast.DeleteStmt)
 
 
 class Severity(StrEnum):
@@ -106,11 +108,20 @@ class Scene:
         return [self.node, *bodies(self.node)]
 
     @cached_property
+    def kinds(self) -> frozenset[type[ast.Node]]:
+        """The kinds of all nodes in the statement and in those inside it."""
+        return frozenset().union(*map(_kinds, self.nodes))
+
+    @cached_property
     def written(self) -> list[Any]:
         """Every INSERT, UPDATE and DELETE of the statement, in WITH and in DO blocks too."""
-        kinds = (ast.SelectStmt, ast.InsertStmt, ast.UpdateStmt, ast.DeleteStmt, ast.MergeStmt)
-        whole = (node for node in self.nodes if isinstance(node, kinds))
-        return [part for node in whole for part in walk(node) if isinstance(part, kinds[1:4])]
+        nodes = (node for node in self.nodes if isinstance(node, (ast.SelectStmt, ast.MergeStmt, *CHANGES)))
+        return [part for node in nodes for part in whole(node) if isinstance(part, CHANGES)]
+
+    @property
+    def sql(self) -> str:
+        """The text: as it is written, or as the parser read what stands within another statement."""
+        return text(self.node) if self.within else self.statement.sql
 
     def table(self, name: Any) -> Table:
         """Return the relation that a RangeVar names."""
@@ -150,12 +161,20 @@ class Scene:
                 yield from ((table, cmd) for cmd in self.node.cmds)
 
 
+@once_per_node
+def _kinds(node: Any) -> frozenset[type[ast.Node]]:
+    return frozenset(map(type, whole(node)))
+
+
 @dataclass(frozen=True)
 class Note:
-    """What a rule found: the effect and the way out; ``on`` is the table whose size decides how bad it is."""
+    """What a rule found: the effect and the way out; ``on`` is the table whose size decides how bad it is.
+
+    A way out that takes long to write is made where it is told.
+    """
 
     effect: str
-    way_out: str
+    way_out: str | Callable[[], str]
     on: Table | None = None
     severity: Severity | None = None
 
@@ -168,6 +187,7 @@ SQL = str | tuple[str, ...]
 class Rule:
     """One kind of hazard, with a bad and a good example; a tuple is several files.
 
+    It concerns the statements that hold a node of a kind in ``on``, all of them where that is ().
     ``setup`` is SQL that prepares a database for the examples; without it they are judged by their text alone.
     A rule of ``taste`` is off unless a target switches it on: what it finds hurts nobody at once.
     """
@@ -176,10 +196,15 @@ class Rule:
     severity: Severity
     condition: str
     check: Check
+    on: tuple[type[ast.Node], ...]
     bad: SQL
     good: SQL
     setup: str = ""
     taste: bool = False
+
+    def concerns(self, kinds: Set[type[ast.Node]]) -> bool:
+        """Tell whether it may find something in a statement that holds nodes of these kinds."""
+        return not self.on or not kinds.isdisjoint(self.on)
 
     def hazards(self, scene: Scene) -> Iterator[Hazard]:
         """Yield at most one hazard of a scene: none on new and empty tables, only a note on small ones."""
@@ -189,7 +214,8 @@ class Rule:
             worst = max((severity for _, severity in found), key=lambda severity: severity.rank)
             perhaps = [_PERHAPS for note, _ in found if note.on is not None and scene.may_be_new(note.on)]
             effect = " ".join(dict.fromkeys([*(note.effect for note, _ in found), *perhaps]))
-            way_out = "\n".join(dict.fromkeys(note.way_out for note, _ in found))
+            ways = (note.way_out if isinstance(note.way_out, str) else note.way_out() for note, _ in found)
+            way_out = "\n".join(dict.fromkeys(ways))
             where = scene.statement
             yield Hazard(self.id, worst, self.condition, effect, way_out, where.file, where.line)
 
@@ -221,13 +247,20 @@ RULES: dict[str, Rule] = {}
 
 
 def rule(
-    name: str, severity: Severity, *, bad: SQL, good: SQL, setup: str = "", taste: bool = False
+    name: str,
+    severity: Severity,
+    *,
+    on: tuple[type[ast.Node], ...] = (),
+    bad: SQL,
+    good: SQL,
+    setup: str = "",
+    taste: bool = False,
 ) -> Callable[[Check], Check]:
     """Register a check under an id; its docstring is the hazard's condition."""
 
     def register(check: Check) -> Check:
         condition = (check.__doc__ or "").strip().splitlines()[0]
-        RULES[name] = Rule(name, severity, condition, check, bad, good, setup, taste)
+        RULES[name] = Rule(name, severity, condition, check, on, bad, good, setup, taste)
         return check
 
     return register

@@ -67,6 +67,7 @@ def _unbounded(scene: Scene) -> list[Lock]:
 @rule(
     "set-local-without-transaction",
     Severity.WARNING,
+    on=(ast.VariableSetStmt,),
     bad="SET LOCAL lock_timeout = '2s';",
     good="BEGIN; SET LOCAL lock_timeout = '2s'; COMMIT;",
 )
@@ -78,7 +79,7 @@ def set_local(scene: Scene) -> Iterator[Note]:
         yield Note(
             f"{node.name} keeps its value, and PostgreSQL only warns, unless the tool that runs the file opens a"
             " transaction.",
-            f"{scene.statement.sql.replace('LOCAL ', '').replace('local ', '')};",
+            f"{scene.sql.replace('LOCAL ', '').replace('local ', '')};",
             severity=None if scene.transactions is Transactions.STATEMENT else Severity.NOTE,
         )
 
@@ -149,6 +150,7 @@ def _is_slow(scene: Scene) -> bool:
 @rule(
     "enum-value-used-at-once",
     Severity.ERROR,
+    on=(ast.AlterEnumStmt,),
     bad="BEGIN; ALTER TYPE mood ADD VALUE 'glad'; UPDATE a SET m = 'glad' WHERE id = 1; COMMIT;",
     good="ALTER TYPE mood ADD VALUE 'glad'; UPDATE a SET m = 'sad' WHERE id = 1;",
 )
@@ -158,7 +160,7 @@ def enum_value(scene: Scene) -> Iterator[Note]:
     if not isinstance(node, ast.AlterEnumStmt) or node.oldVal is not None:
         return
     for other in scene.later:
-        if f"'{node.newVal}'" in other.statement.sql and scene.may_commit_with(other):
+        if f"'{node.newVal}'" in other.sql and scene.may_commit_with(other):
             sure = "" if scene.commits_with(other) else " if both run in one transaction"
             yield Note(
                 f"{other.statement.place} fails{sure}: the label cannot be used before the commit.",
@@ -171,6 +173,7 @@ def enum_value(scene: Scene) -> Iterator[Note]:
 @rule(
     "table-locked-by-hand",
     Severity.WARNING,
+    on=(ast.LockStmt,),
     bad="LOCK TABLE projects;",
     good="SELECT id FROM projects WHERE id = 1 FOR UPDATE;",
 )
@@ -184,6 +187,6 @@ def locked(scene: Scene) -> Iterator[Note]:
                 who = "reads or writes" if mode == ACCESS_EXCLUSIVE else "writes"
                 yield Note(
                     f"Whoever {who} {table.label} waits until the commit.",
-                    f"BEGIN;\nSET LOCAL lock_timeout = '200ms';\n{scene.statement.sql};\nCOMMIT;  -- at once",
+                    f"BEGIN;\nSET LOCAL lock_timeout = '200ms';\n{scene.sql};\nCOMMIT;  -- at once",
                     table,
                 )

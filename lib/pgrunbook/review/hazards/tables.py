@@ -28,7 +28,13 @@ def new_columns(scene: Scene) -> Iterator[tuple[str, Any]]:
             yield table.label, cmd.def_
 
 
-@rule("drop-table", Severity.ERROR, bad="DROP TABLE projects;", good="DROP TABLE IF EXISTS pg_temp.projects;")
+@rule(
+    "drop-table",
+    Severity.ERROR,
+    on=(ast.DropStmt,),
+    bad="DROP TABLE projects;",
+    good="DROP TABLE IF EXISTS pg_temp.projects;",
+)
 def drop_table(scene: Scene) -> Iterator[Note]:
     """A table is dropped with its rows."""
     node = scene.node
@@ -51,7 +57,9 @@ def drop_table(scene: Scene) -> Iterator[Note]:
         )
 
 
-@rule("truncate", Severity.ERROR, bad="TRUNCATE orders;", good="DELETE FROM orders WHERE id = 7;")
+@rule(
+    "truncate", Severity.ERROR, on=(ast.TruncateStmt,), bad="TRUNCATE orders;", good="DELETE FROM orders WHERE id = 7;"
+)
 def truncate(scene: Scene) -> Iterator[Note]:
     """TRUNCATE deletes all rows of a table at once, under its strongest lock."""
     if isinstance(scene.node, ast.TruncateStmt):
@@ -67,6 +75,7 @@ def truncate(scene: Scene) -> Iterator[Note]:
 @rule(
     "drop-cascade",
     Severity.ERROR,
+    on=(ast.DropStmt, ast.TruncateStmt, ast.AlterTableStmt),
     bad="DROP TYPE mood CASCADE;",
     good="DROP TYPE mood;",
 )
@@ -87,6 +96,7 @@ def drop_cascade(scene: Scene) -> Iterator[Note]:
 @rule(
     "if-exists-hides",
     Severity.NOTE,
+    on=(ast.DropStmt, ast.AlterTableStmt),
     taste=True,
     bad="ALTER TABLE projects DROP COLUMN IF EXISTS old;",
     good="ALTER TABLE projects DROP COLUMN old;",
@@ -98,7 +108,7 @@ def if_exists(scene: Scene) -> Iterator[Note]:
     for _, cmd in scene.altered():
         missing_ok = missing_ok or (subcommand(cmd) in ("DropColumn", "DropConstraint") and cmd.missing_ok)
     if missing_ok:
-        sql = scene.statement.sql
+        sql = scene.sql
         yield Note(
             "A migration that did nothing looks like one that worked.",
             f"{sql.replace(' IF EXISTS', '').replace(' if exists', '')};",
@@ -108,6 +118,7 @@ def if_exists(scene: Scene) -> Iterator[Note]:
 @rule(
     "rename-table",
     Severity.ERROR,
+    on=(ast.RenameStmt, ast.AlterObjectSchemaStmt),
     bad="ALTER TABLE projects RENAME TO works;",
     good="CREATE VIEW works AS SELECT * FROM projects;",
 )
@@ -125,7 +136,7 @@ def rename_table(scene: Scene) -> Iterator[Note]:
         yield Note(
             f"After the commit every statement that names {table.label} fails; views, foreign keys and cached plans"
             " follow the table, not the name.",
-            f"BEGIN; SET LOCAL lock_timeout = '200ms';\n{scene.statement.sql};\n"
+            f"BEGIN; SET LOCAL lock_timeout = '200ms';\n{scene.sql};\n"
             f"CREATE VIEW {table.label} AS SELECT * FROM {new};  -- until no code uses the old name\nCOMMIT;",
         )
 
@@ -136,7 +147,13 @@ def _has_stand_in(scene: Scene, name: str) -> bool:
     return any(view.node.view.relname == name for view in views)
 
 
-@rule("table-rewritten", Severity.ERROR, bad="VACUUM FULL orders;", good="VACUUM orders;")
+@rule(
+    "table-rewritten",
+    Severity.ERROR,
+    on=(ast.VacuumStmt, ast.ClusterStmt, ast.AlterTableStmt),
+    bad="VACUUM FULL orders;",
+    good="VACUUM orders;",
+)
 def rewritten(scene: Scene) -> Iterator[Note]:
     """VACUUM FULL, CLUSTER or a change of storage rewrites a whole table under its strongest lock."""
     node = scene.node
@@ -161,6 +178,7 @@ def rewritten(scene: Scene) -> Iterator[Note]:
 @rule(
     "materialized-view-locked",
     Severity.ERROR,
+    on=(ast.RefreshMatViewStmt,),
     bad="REFRESH MATERIALIZED VIEW totals;",
     good="REFRESH MATERIALIZED VIEW CONCURRENTLY totals;",
 )
@@ -189,6 +207,7 @@ def refresh(scene: Scene) -> Iterator[Note]:
 @rule(
     "timestamp-without-zone",
     Severity.WARNING,
+    on=(ast.AlterTableStmt, ast.CreateStmt),
     taste=True,
     bad="CREATE TABLE a (id int PRIMARY KEY, made timestamp NOT NULL);",
     good="CREATE TABLE a (id int PRIMARY KEY, made timestamptz NOT NULL);",
@@ -211,6 +230,7 @@ def _listed(found: Sequence[tuple[str, str]]) -> str:
 @rule(
     "default-but-nullable",
     Severity.NOTE,
+    on=(ast.AlterTableStmt, ast.CreateStmt),
     taste=True,
     bad="ALTER TABLE orgs ADD COLUMN flag boolean DEFAULT false;",
     good="ALTER TABLE orgs ADD COLUMN flag boolean NOT NULL DEFAULT false;",
@@ -234,6 +254,7 @@ def nullable(scene: Scene) -> Iterator[Note]:
 @rule(
     "updated-at-stays",
     Severity.NOTE,
+    on=(ast.AlterTableStmt, ast.CreateStmt),
     taste=True,
     bad="CREATE TABLE a (id int PRIMARY KEY, updated_at timestamptz NOT NULL DEFAULT now());",
     good="CREATE TABLE a (id int PRIMARY KEY, updated_at timestamptz NOT NULL DEFAULT now());"

@@ -10,7 +10,7 @@ from pglast import ast
 from pgrunbook.database.catalog import Table
 from pgrunbook.effects import time_zone
 from pgrunbook.effects.zone_use import CatalogTypes, ZoneUse, uses
-from pgrunbook.review.hazards.rule import Note, Scene, Severity, rule
+from pgrunbook.review.hazards.rule import CHANGES, Note, Scene, Severity, rule
 from pgrunbook.sql.tree import subcommand, type_word
 
 _SETUP = "CREATE TABLE visits (id integer PRIMARY KEY, at timestamp, zoned timestamptz);"
@@ -19,6 +19,7 @@ _SETUP = "CREATE TABLE visits (id integer PRIMARY KEY, at timestamp, zoned times
 @rule(
     "depends-on-time-zone",
     Severity.WARNING,
+    on=(ast.AlterTableStmt,),
     setup=_SETUP,
     bad="ALTER TABLE visits ALTER COLUMN at TYPE timestamptz;",
     good="ALTER TABLE visits ALTER COLUMN at TYPE timestamptz USING at AT TIME ZONE 'Europe/Rome';",
@@ -46,6 +47,7 @@ def _way_out(scene: Scene, table: Table, cmd: Any, use: ZoneUse) -> str:
 @rule(
     "value-depends-on-time-zone",
     Severity.NOTE,
+    on=(ast.AlterTableStmt, ast.CreateStmt, ast.CreateTableAsStmt, *CHANGES),
     setup=_SETUP,
     bad="UPDATE visits SET zoned = at WHERE id = 1;",
     good="UPDATE visits SET zoned = at AT TIME ZONE 'Europe/Rome' WHERE id = 1;",

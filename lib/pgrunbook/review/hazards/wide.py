@@ -17,6 +17,15 @@ from pgrunbook.sql.tree import object_kind, walk
 @rule(
     "reaches-beyond",
     Severity.ERROR,
+    on=(
+        ast.RenameStmt,
+        ast.AlterObjectSchemaStmt,
+        ast.AlterEnumStmt,
+        ast.DropOwnedStmt,
+        ast.DropdbStmt,
+        ast.AlterTableMoveAllStmt,
+        ast.AlterDatabaseStmt,
+    ),
     bad="DROP OWNED BY intern;",
     good="DROP INDEX orders_total_idx;",
 )
@@ -51,6 +60,7 @@ def _is_replaced(scene: Scene, node: Any) -> bool:
 @rule(
     "domain-constraint",
     Severity.WARNING,
+    on=(ast.AlterDomainStmt,),
     bad="ALTER DOMAIN positive ADD CONSTRAINT small CHECK (VALUE < 100);",
     good="ALTER DOMAIN positive ADD CONSTRAINT small CHECK (VALUE < 100) NOT VALID;",
 )
@@ -69,6 +79,7 @@ def domain_constraint(scene: Scene) -> Iterator[Note]:
 @rule(
     "merge-unbatched",
     Severity.ERROR,
+    on=(ast.MergeStmt, ast.InsertStmt),
     bad="MERGE INTO projects p USING feed f ON f.id = p.id WHEN MATCHED THEN UPDATE SET name = f.name;",
     good="INSERT INTO projects (id, name) VALUES (1, 'a') ON CONFLICT (id) DO UPDATE SET name = 'a';",
 )
