@@ -438,24 +438,126 @@ def test_rows_behind_a_detached_partition_are_not_those_of_then(own: Conn, case:
     assert {id_ for id_, (n, a) in found.items() if id_ < 1000 and a != n * 10} == set()
 
 
-@pytest.mark.parametrize("table", ["t", "t_1"])
+# How somebody switches our triggers off on a table for a time, and on again;
+SWITCHED = {
+    "all": ("ALTER TABLE {table} DISABLE TRIGGER ALL", "ALTER TABLE {table} ENABLE TRIGGER ALL"),
+    "all, and on in every session": ("ALTER TABLE {table} DISABLE TRIGGER ALL", "{enable}"),
+    "those of users": ("ALTER TABLE {table} DISABLE TRIGGER USER", "{enable}"),
+    "for a replica only": ("{replica}", "{enable}"),
+    "each": ("{disable}", "{enable}"),
+    "in the catalog": ("SET allow_system_table_mods = on; UPDATE pg_trigger SET tgenabled = 'D' WHERE tgrelid = '{table}'::regclass", "UPDATE pg_trigger SET tgenabled = 'A' WHERE tgrelid = '{table}'::regclass"),
+    "dropped, and made by the same definition": ("{drop}", "BEGIN; {make}; {enable}; COMMIT"),
+    "with the table": ("{drop}; CREATE TABLE anew (LIKE whole INCLUDING ALL); INSERT INTO anew SELECT * FROM whole; DROP TABLE whole; ALTER TABLE anew RENAME TO whole", "BEGIN; {make}; {enable}; COMMIT"),
+}  # fmt: skip
+
+# Partitions are told by their own notes.
+NOTED = ("t with the table", "t_1 with the table")
+
+
+def _each(conn: Conn, table: str, statement: str) -> str:
+    """Return what does this with each of our triggers on a table that can be dropped there."""
+    found = conn.execute(
+        "SELECT string_agg(format(%s, tgrelid::regclass, tgname, pg_get_triggerdef(oid)), '; ') FROM pg_trigger"
+        " WHERE tgrelid = %s::regclass AND tgparentid = 0 AND tgfoid::regproc::text LIKE '%%write_kept%%'",
+        [statement, table],
+    ).fetchone()
+    assert found is not None
+    return str(found[0])
+
+
+@pytest.mark.first_case
 @pytest.mark.parametrize("way", ["column", "rows"])
-def test_rows_that_somebody_has_written_with_triggers_off_are_told(own: Conn, table: str, way: str) -> None:
-    """Of a partition, too, and where they are on again: as a load of data leaves them."""
-    dropped = Way(own, "ALTER TABLE t DROP COLUMN a")
+@pytest.mark.parametrize(
+    ("table", "switch"),
+    [(table, switch) for table in ("t", "t_1", "whole") for switch in SWITCHED if f"{table} {switch}" not in NOTED],
+)
+def test_rows_that_somebody_has_written_with_triggers_off_are_told(
+    own: Conn, table: str, way: str, switch: str
+) -> None:
+    """Of a partition, too, and where they are on again as they were: nobody knows whose the captured values are."""
+    captured = "whole" if table == "whole" else "t"
+    if table == "whole":
+        own.execute(
+            "CREATE TABLE whole (id integer PRIMARY KEY, n integer, a integer); INSERT INTO whole SELECT * FROM t"
+        )
+    dropped = Way(own, f"ALTER TABLE {captured} DROP COLUMN a")
     if way == "column":
         dropped.there()
     else:
         with own.transaction():
-            own.execute(capture_statement(own, "UPDATE t SET a = 0", StepKey("r", "m", "up", 1)).encode())
-    writes = "DELETE FROM t WHERE id = 5; INSERT INTO t VALUES (5, -1)"
-    own.execute(f"ALTER TABLE {table} DISABLE TRIGGER ALL; {writes}".encode())
-    own.execute(f"ALTER TABLE {table} ENABLE TRIGGER ALL".encode())
+            step = StepKey("r", "m", "up", 1)
+            own.execute(capture_statement(own, f"UPDATE {captured} SET a = 0", step).encode())
+    each = {
+        "drop": _each(own, table, "DROP TRIGGER %2$I ON %1$s"), "make": _each(own, table, "%3$s"),
+        "replica": _each(own, table, "ALTER TABLE %1$s ENABLE REPLICA TRIGGER %2$I"),
+        "disable": _each(own, table, "ALTER TABLE %1$s DISABLE TRIGGER %2$I"),
+        "enable": _each(own, table, "ALTER TABLE %1$s ENABLE ALWAYS TRIGGER %2$I"),
+    }  # fmt: skip
+    off, on = (one.format(table=table, **each) for one in SWITCHED[switch])
+    own.execute(f"{off}; DELETE FROM {captured} WHERE id = 5; INSERT INTO {captured} (id, n) VALUES (5, -1)".encode())
+    own.execute(on.encode())
     if way == "rows":
         (entry,) = list_entries(own)
         assert conflicts(own, entry).rows == 200
         return
     with pytest.raises(CannotCaptureError, match=r"switched triggers of pgrunbook off"):
+        dropped.back()
+
+
+# What somebody does with the columns of a table while triggers follow its rows by the column id, and puts right again.
+RENAMED = {
+    "a key that has another name meanwhile": ("ALTER TABLE {table} RENAME id TO other", "DELETE FROM {table} WHERE other = 5; INSERT INTO {table} (other, n) VALUES (5, -1)", "ALTER TABLE {table} RENAME other TO id"),
+    "two columns that exchange their names meanwhile": ("{exchange}", "DELETE FROM {table} WHERE n = 5; UPDATE {table} SET n = 5 WHERE n = 7; INSERT INTO {table} (n, id) VALUES (7, -1)", "{exchange}"),
+    "a table that has another name meanwhile": ("ALTER TABLE {table} RENAME TO other; CREATE TABLE {table} AS TABLE other", "TRUNCATE other; INSERT INTO other (id, n) VALUES (5, -1)", "DROP TABLE {table}; ALTER TABLE other RENAME TO {table}"),
+    "a table that is in another schema meanwhile": ("CREATE SCHEMA other; ALTER TABLE {table} SET SCHEMA other", "DELETE FROM other.{table} WHERE id = 5; INSERT INTO other.{table} (id, n) VALUES (5, -1)", "ALTER TABLE other.{table} SET SCHEMA public"),
+    "catalogs that are written anew": ("VACUUM FULL pg_trigger; VACUUM FULL pg_depend", "DELETE FROM {table} WHERE id = 5; INSERT INTO {table} (id, n) VALUES (5, -1)", "VACUUM FREEZE pg_trigger; VACUUM FREEZE pg_depend"),
+    "triggers that are switched on again": ("{enable}", "DELETE FROM {table} WHERE id = 5; INSERT INTO {table} (id, n) VALUES (5, -1)", "ANALYZE {table}; ALTER TABLE {table} ALTER id SET STATISTICS 10, ALTER n SET DEFAULT 1; REINDEX TABLE {table}"),
+}  # fmt: skip
+
+
+@pytest.mark.first_case
+@pytest.mark.parametrize("table", ["t", "whole"])
+@pytest.mark.parametrize("case", RENAMED)
+def test_rows_are_followed_by_the_columns_of_then_whatever_their_names_are(own: Conn, case: str, table: str) -> None:
+    """And by these alone: each row gets what was captured of it, and another one with its key nothing."""
+    if table == "whole":
+        own.execute(
+            "CREATE TABLE whole (id integer PRIMARY KEY, n integer, a integer); INSERT INTO whole SELECT * FROM t"
+        )
+    own.execute(f"UPDATE {table} SET n = 1000 - id".encode())
+    way = Way(own, f"ALTER TABLE {table} DROP COLUMN a")
+    way.there()
+    exchange = (
+        f"ALTER TABLE {table} RENAME id TO x; ALTER TABLE {table} RENAME n TO id; ALTER TABLE {table} RENAME x TO n"
+    )
+    enable = _each(own, table, "ALTER TABLE %1$s ENABLE ALWAYS TRIGGER %2$I")
+    for part in RENAMED[case]:
+        for statement in part.format(table=table, exchange=exchange, enable=enable).split("; "):
+            own.execute(statement.encode())
+    way.back()
+    found = own.execute(f"SELECT id, n, a FROM {table}".encode()).fetchall()
+    assert {(id_, n) for id_, n, a in found if a is None} == {(id_, n) for id_, n, _ in found if n == -1} != set()
+    assert [(id_, n, a) for id_, n, a in found if n != -1 and a != (1000 - n) * 10] == []
+
+
+@pytest.mark.newest
+@pytest.mark.parametrize("way", ["column", "rows"])
+def test_another_column_that_takes_the_name_of_the_key_is_not_that_of_then(own: Conn, way: str) -> None:
+    """Nobody knows which row has a key of then: it is told, and nothing comes back to others."""
+    own.execute("CREATE TABLE whole (id integer PRIMARY KEY, n integer, a integer); INSERT INTO whole SELECT * FROM t")
+    dropped = Way(own, "ALTER TABLE whole DROP COLUMN a")
+    if way == "column":
+        dropped.there()
+    else:
+        with own.transaction():
+            own.execute(capture_statement(own, "UPDATE whole SET a = 0", StepKey("r", "m", "up", 1)).encode())
+    own.execute("ALTER TABLE whole DROP COLUMN id; UPDATE whole SET n = 201 - n; ALTER TABLE whole RENAME n TO id")
+    own.execute("ALTER TABLE whole ADD PRIMARY KEY (id), ADD n integer")
+    if way == "rows":
+        (entry,) = list_entries(own)
+        assert conflicts(own, entry).rows == 200
+        return
+    with pytest.raises(CannotCaptureError, match=r"somebody has made the table or its key anew"):
         dropped.back()
 
 

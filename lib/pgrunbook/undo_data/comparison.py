@@ -67,7 +67,7 @@ class Comparison:
         """Whether the captured rows have followed theirs until now; else nobody knows which row has a key now."""
         if self.entry.kind == "delete" or GONE not in self.side_columns or self.entry.state == "given back":
             return True
-        return are_at_work(self.conn, self.entry.kept_as, self.table.oid)
+        return are_at_work(self.conn, self.entry.kept_as, self.table.oid, self.entry.key)
 
     @property
     def hash_now(self) -> sql.Composable:

@@ -20,15 +20,23 @@ from pgrunbook.undo_data.row_notes import (
     WATCHED,
     WRITTEN,
     comes_to,
+    is_copy,
     is_of_then,
     is_watched,
+    named_now,
     next_name,
+    watches,
 )
 from pgrunbook.undo_data.tables import SCHEMA, CapturedColumn, CapturedTable, key_name
 
-_BODY = """
+HEAD = """
 #variable_conflict use_variable
 DECLARE
+    is_named boolean := """
+# That a column, by the numbers of its table and its own, has the name of then, by its length with a dot before.
+IS_NAMED = "pg_catalog.right((pg_catalog.pg_identify_object(1259, %s, %s)).identity, %s) = %L"
+# What follows the condition of each column of the key.
+_BODY = """;
     {variables};
     goes boolean := TG_OP = 'DELETE';
     is_ours boolean;
@@ -38,38 +46,39 @@ DECLARE
     went pg_catalog.oid;
     leaving pg_catalog.tid[];
     there pg_catalog.text[];
+    notes pg_catalog.text[];
     named pg_catalog.text[];
 BEGIN
     IF TG_OP = 'TRUNCATE' THEN
-        BEGIN
-            UPDATE {side} AS k SET {gone} = pg_catalog.pg_current_xact_id()
-            WHERE k.{gone} IS NULL AND NOT EXISTS (SELECT FROM {table} AS t WHERE {matches});
-        EXCEPTION WHEN OTHERS THEN
-            UPDATE {side} AS k SET {gone} = pg_catalog.pg_current_xact_id() WHERE k.{gone} IS NULL;
-        END;
+        UPDATE {side} AS k SET {gone} = pg_catalog.pg_current_xact_id() WHERE k.{gone} IS NULL{is_emptied};
         RETURN NULL;
     END IF;
     BEGIN
+        IF is_named IS NOT TRUE THEN
+            RAISE undefined_column;
+        END IF;
         {old_read};
         IF TG_OP {reads_new} THEN
             {new_read};
         END IF;
     EXCEPTION WHEN undefined_column OR undefined_function OR datatype_mismatch OR data_exception THEN
-        -- The key has another name or type by now.
+        -- The key has another name or type by now; in a copy of the database, columns have other numbers.
         BEGIN
-            named := ARRAY(
-                SELECT a.attname
-                FROM pg_catalog.unnest(CAST(
-                    pg_catalog.obj_description({named_side}::pg_catalog.regclass, 'pg_class') AS pg_catalog.int2[]
-                )) WITH ORDINALITY AS n (number, place)
-                JOIN pg_catalog.pg_attribute AS a ON a.attnum = n.number AND NOT a.attisdropped
-                WHERE a.attrelid = coalesce(
-                    (SELECT p.relid
-                     FROM pg_catalog.pg_partition_ancestors(TG_RELID) AS p
-                     JOIN pg_catalog.pg_trigger AS g
-                       ON g.tgrelid = p.relid AND g.tgname = TG_NAME AND g.tgparentid = 0),
-                    TG_RELID)
-                ORDER BY n.place);
+            notes := {noted};
+            IF {is_copy} THEN
+                named := {names};
+                IF EXISTS (
+                    SELECT
+                    FROM pg_catalog.unnest(named) AS n (name)
+                    WHERE NOT EXISTS (SELECT
+                                      FROM pg_catalog.pg_attribute AS a
+                                      WHERE a.attrelid = TG_RELID AND a.attname = n.name)
+                ) THEN
+                    RAISE undefined_column;
+                END IF;
+            ELSE
+                named := ARRAY({named_now});
+            END IF;
             IF pg_catalog.cardinality(named) < {count} THEN
                 RAISE undefined_column;
             END IF;
@@ -101,6 +110,7 @@ BEGIN
     RETURN NEW;
 END
 """
+_IS_EMPTIED = " AND k.{} IN (SELECT p.relid FROM pg_catalog.pg_partition_tree(TG_RELID) AS p)"
 # A trigger of the application, which fires for one row of a statement, may change another one before we see what the
 # statement did to that one.
 _AHEAD = """IF TG_OP = 'UPDATE' THEN
@@ -240,9 +250,12 @@ class FollowerBody:
         if self.table.is_partitioned:
             at_old = sql.SQL("{} AND k.{} = TG_RELID").format(at_old, sql.Identifier(PART))
         parts: dict[str, sql.Composable] = {
-            "side": side, "named_side": sql.Literal(side.as_string(None)),
+            "side": side, "names": sql.SQL("CAST({} AS pg_catalog.text[])").format(sql.Literal(list(self.table.key))),
+            "noted": watches(self.kept_as), "is_copy": is_copy(sql.SQL("notes")),
+            "named_now": named_now(sql.SQL("notes")),
+            "is_emptied": sql.SQL(_IS_EMPTIED if self.table.is_partitioned else "").format(sql.Identifier(PART)),
             "gone": sql.Identifier(GONE), "arrived": sql.Identifier(ARRIVED),
-            "table": self.table.name.identifier(), "matches": self.table.matches("t", "k"), "lost": sql.Literal(LOST),
+            "table": self.table.name.identifier(), "lost": sql.Literal(LOST),
             "unknown": sql.Literal(UNKNOWN), "written": sql.Literal(WRITTEN),
             "ahead": sql.Literal(AHEAD), "keys_alone": sql.SQL(", ").join(keys),
             "keys_of_k": sql.SQL(", ").join(sql.SQL("k.{}").format(key) for key in keys),

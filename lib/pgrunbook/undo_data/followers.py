@@ -39,7 +39,7 @@ from psycopg import sql
 from pgrunbook.database.row_tracker import LAST, truncate_triggers
 from pgrunbook.sql.deparse import text
 from pgrunbook.sql.own_code import do
-from pgrunbook.undo_data.follower_body import FollowerBody, has_key
+from pgrunbook.undo_data.follower_body import HEAD, IS_NAMED, FollowerBody, has_key
 from pgrunbook.undo_data.row_notes import (
     ARRIVED,
     AS_OF,
@@ -47,6 +47,8 @@ from pgrunbook.undo_data.row_notes import (
     FILE,
     GONE,
     LEAVING,
+    OF,
+    ON,
     PART,
     WATCHED,
     function_name,
@@ -55,29 +57,38 @@ from pgrunbook.undo_data.row_notes import (
 )
 from pgrunbook.undo_data.tables import SCHEMA, CapturedColumn, CapturedTable, key_name
 
-# The numbers of the key's columns stay when their names change: the side table has them as its comment.
-_NUMBERS = """
+# The columns of the key, in the order of the side table.
+_KEY = """
+FROM unnest({names}::text[]) WITH ORDINALITY AS n (name, place)
+JOIN pg_attribute AS a ON a.attname = n.name
+WHERE a.attrelid = {table}::regclass
+"""
+# The numbers of columns stay when their names change: each call sees first whether the names are those of then.
+_MADE = """
 BEGIN
-    EXECUTE (
-        SELECT format('COMMENT ON TABLE %s IS %L', {side}, array_agg(a.attnum ORDER BY n.place))
-        FROM unnest({names}::text[]) WITH ORDINALITY AS n (name, place)
-        JOIN pg_attribute AS a ON a.attname = n.name
-        WHERE a.attrelid = {table}::regclass
-    );
+    EXECUTE {create} || quote_literal({head} || (
+        SELECT string_agg(format({is_named}, {relation}, c.number, length(c.name), c.name), ' AND ')
+        FROM (SELECT a.attnum, '.' || quote_ident(n.name) {key}) AS c (number, name)
+    ) || {body});
 END
 """
-# Noted once, and not again when the function is replaced: a partition that was detached meanwhile is told by it, and
-# by the snapshot which rows have not been written since. The lock for the triggers lets nobody write beside it.
+# Noted once, and not again when the function is replaced: which triggers there are, and by which columns they follow. A
+# partition that was detached meanwhile is told by it, and by the snapshot which rows have not been written since. The
+# lock for the triggers lets nobody write beside it.
 _WATCHES = """
 BEGIN
     IF obj_description(({function} || '()')::regprocedure, 'pg_proc') IS NULL THEN
         EXECUTE (
             SELECT format('COMMENT ON FUNCTION %s() IS %L', {function}, ARRAY[
-                       {side}::regclass::oid::text, {by} || pg_current_xact_id(),
-                       {as_of} || translate(pg_current_snapshot()::text, ':', ' ')
-                   ] || array_agg(concat(p.relid::oid, ':', g.oid)))
-            FROM pg_partition_tree({table}::regclass) AS p
-            JOIN pg_trigger AS g ON g.tgrelid = p.relid AND g.tgname = {trigger}
+                       to_regnamespace('pgrunbook')::oid::text, {by} || pg_current_xact_id(),
+                       {as_of} || translate(pg_current_snapshot()::text, ':', ' '),
+                       concat({of}, {table}::regclass::oid,
+                              (SELECT string_agg(' ' || a.attnum, '' ORDER BY n.place) {key}))
+                   ] || array_agg(
+                       CASE g.tgname WHEN {trigger} THEN concat(g.tgrelid, ':', g.oid)
+                            ELSE concat({on}, g.tgrelid, ' ', g.oid) END))
+            FROM pg_trigger AS g
+            WHERE g.tgfoid = ({function} || '()')::regprocedure AND (g.tgname = {trigger} OR g.tgparentid = 0)
         );
     END IF;
 END
@@ -156,20 +167,7 @@ class Followers:
 
         Locks: ShareRowExclusiveLock on the table and its partitions.
         """
-        body = FollowerBody(self.kept_as, self.table, self.is_old_seen, self.watched).whole()
-        made = sql.SQL(
-            "CREATE OR REPLACE FUNCTION {}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER"
-            " SET search_path = '' AS {}"
-        ).format(self.function, sql.Literal(text(body)))
-        numbers = sql.SQL(_NUMBERS).format(
-            names=sql.Literal(list(self.table.key)), table=sql.Literal(self._name.as_string(None)),
-            side=sql.Literal(self.side.as_string(None)),
-        )  # fmt: skip
-        statements = [
-            made,
-            do(numbers),
-            sql.SQL("REVOKE ALL ON FUNCTION {}() FROM PUBLIC").format(self.function),
-        ]
+        statements = [do(self._made()), sql.SQL("REVOKE ALL ON FUNCTION {}() FROM PUBLIC").format(self.function)]
         inserts = "INSERT OR " if self.table.is_key_former else ""
         fires = {trigger_name(self.kept_as): f"AFTER {inserts}UPDATE OR DELETE"}
         if self.table.is_partitioned:
@@ -184,17 +182,34 @@ class Followers:
             statements.append(sql.SQL("ALTER TABLE {} ENABLE ALWAYS TRIGGER {}").format(self._name, trigger))
         all_ = trigger_name(self.kept_as, of_all=True)
         statements += truncate_triggers(self._name, all_, self.function, is_partitioned=self.table.is_partitioned)
-        if self.table.is_partitioned:
-            noted = sql.SQL(_WATCHES).format(
-                function=sql.Literal(self.function.as_string(None)), side=sql.Literal(self.side.as_string(None)),
-                table=sql.Literal(self._name.as_string(None)), trigger=sql.Literal(trigger_name(self.kept_as)),
-                by=sql.Literal(BY), as_of=sql.Literal(AS_OF),
-            )  # fmt: skip
-            statements.append(do(noted))
+        noted = sql.SQL(_WATCHES).format(
+            function=sql.Literal(self.function.as_string(None)), table=sql.Literal(self._name.as_string(None)),
+            trigger=sql.Literal(trigger_name(self.kept_as)), by=sql.Literal(BY), as_of=sql.Literal(AS_OF),
+            of=sql.Literal(OF), on=sql.Literal(ON), key=self._key(),
+        )  # fmt: skip
+        statements.append(do(noted))
         if self.table.is_key_deferrable:
             dropped = sql.SQL(_NO_UNIQUE).format(sql.Literal(self.side.as_string(None)))
             statements.append(do(dropped))
         return [text(statement) for statement in statements]
+
+    def _made(self) -> sql.Composable:
+        """Return the PL/pgSQL that creates the function."""
+        create = sql.SQL(
+            "CREATE OR REPLACE FUNCTION {}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS "
+        ).format(self.function)
+        oid = sql.SQL("{}::regclass::oid").format(sql.Literal(self._name.as_string(None)))
+        body = FollowerBody(self.kept_as, self.table, self.is_old_seen, self.watched)
+        return sql.SQL(_MADE).format(
+            create=sql.Literal(text(create)), head=sql.Literal(HEAD), body=sql.Literal(text(body.whole())),
+            is_named=sql.Literal(IS_NAMED), relation=oid if self.table.is_partitioned else sql.Literal("TG_RELID"),
+            key=self._key(),
+        )  # fmt: skip
+
+    def _key(self) -> sql.Composable:
+        return sql.SQL(_KEY).format(
+            names=sql.Literal(list(self.table.key)), table=sql.Literal(self._name.as_string(None))
+        )
 
     @property
     def _name(self) -> sql.Identifier:

@@ -33,7 +33,7 @@ from pgrunbook.undo_data.entries import refuse_purged_keep
 from pgrunbook.undo_data.parked_names import Names
 from pgrunbook.undo_data.parked_roots import replaced
 from pgrunbook.undo_data.parked_types import Types
-from pgrunbook.undo_data.row_notes import note_attached, note_parked
+from pgrunbook.undo_data.partition_notes import note_attached, note_parked
 from pgrunbook.undo_data.tables import SCHEMA, rows
 
 CHANGES_ACCESS_METHOD = 150_000

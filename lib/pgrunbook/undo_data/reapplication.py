@@ -148,8 +148,8 @@ def _column(
     if not _is_taken(conn, value, column):
         return _left(entry, f"column {name} has type {column.type} now, and the values are {value.type}")
     there = rows(conn, "oid_of", schema=entry.table.schema, name=entry.table.name)
-    if there and GONE in _columns(conn, entry) and not are_at_work(conn, entry.kept_as, there[0]["oid"]):
-        return _left(entry, "nobody knows which rows are those of then: the table was made anew, or triggers are off")
+    if there and GONE in _columns(conn, entry) and not are_at_work(conn, entry.kept_as, there[0]["oid"], entry.key):
+        return _left(entry, "nobody knows which rows are those of then: the table was made anew, or triggers were off")
     fits = _fits([(value, column)], lambda _: sql.Identifier("k", VALUE))
     rows_ = batch_rows if is_large(branch, found, conn, batch_rows) else None
     filled = filling(

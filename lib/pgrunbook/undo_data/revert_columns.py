@@ -57,10 +57,10 @@ def revert_column(
     says = f"The captured values of {keep.table}.{keep.column} are reverted."
     # In batches, a row written after the change of type would be overwritten.
     loops = not has_new and is_large(conn, found, rows_conn, batch_rows)
-    if GONE in _side_columns(conn, keep) and not are_at_work(conn, keep.kept_as, found.oid):
+    if GONE in _side_columns(conn, keep) and not are_at_work(conn, keep.kept_as, found.oid, keep.key):
         raise CannotCaptureError(
-            f"nobody knows which rows of {keep.table} are those of then: somebody has made the table anew, or switched"
-            " triggers of pgrunbook off"
+            f"nobody knows which rows of {keep.table} are those of then: somebody has made the table or its key anew,"
+            " or switched triggers of pgrunbook off"
         )
     if keep.is_own_key:
         return (conversion_end(keep),)

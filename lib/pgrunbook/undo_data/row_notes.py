@@ -5,14 +5,13 @@ The triggers of :mod:`followers` write them. Used by all that reads side tables.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from psycopg import sql
 
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.row_tracker import FIRST, is_ours
 from pgrunbook.sql.deparse import text
-from pgrunbook.sql.own_code import do
 from pgrunbook.undo_data.tables import SCHEMA, CapturedTable, key_name, rows
 from pgrunbook.undo_data.tables import table as table_at
 
@@ -34,8 +33,9 @@ HASH, NEW = "pgrunbook_hash", "pgrunbook_new"
 AHEAD = "ahead "
 
 
-# How the notes of the capture begin beside the partitions that are watched: its snapshot, and its transaction.
-AS_OF, BY = "as of ", "by "
+# How the notes of the capture begin beside the triggers for the rows of a table or partition: its snapshot, and its
+# transaction; the table with the numbers of the columns of the key; a table or partition with another trigger.
+AS_OF, BY, OF, ON = "as of ", "by ", "of ", "on "
 
 
 def function_name(kept_as: str) -> str:
@@ -53,12 +53,24 @@ def next_name(number: int) -> str:
     return f"pgrunbook_next_{number + 1}"
 
 
-# The partitions of then with the triggers that watch them, as the comment of the trigger function has them behind the
-# side table: a partition that was detached has another trigger when it is attached again. A copy has other numbers.
+# The tables of then with the triggers that watch them, as the comment of the trigger function has them behind our
+# schema: a partition that was detached has another trigger when it is attached again. A copy has other numbers.
 _WATCHES = """CAST(pg_catalog.obj_description(CAST(pg_catalog.to_regprocedure({function}) AS pg_catalog.oid), 'pg_proc')
 AS pg_catalog.text[])"""
 _IS_COPY = """
-coalesce(({watches})[1] <> CAST(CAST(pg_catalog.to_regclass({side}) AS pg_catalog.oid) AS pg_catalog.text), true)
+coalesce(
+    ({watches})[1] <> CAST(CAST(pg_catalog.to_regnamespace('pgrunbook') AS pg_catalog.oid) AS pg_catalog.text), false)
+""".strip()
+_NAMED_NOW = """
+SELECT a.attname
+FROM (SELECT CAST(pg_catalog.string_to_array(pg_catalog.substr(w.one, {length}), ' ') AS pg_catalog.int8[]) AS numbers
+      FROM pg_catalog.unnest({watches}) AS w (one)
+      WHERE pg_catalog.starts_with(w.one, {of})) AS k,
+     pg_catalog.unnest(k.numbers) WITH ORDINALITY AS n (number, place)
+JOIN pg_catalog.pg_attribute AS a ON a.attnum = n.number AND NOT a.attisdropped
+WHERE n.place > 1
+  AND a.attrelid = k.numbers[1]
+ORDER BY n.place
 """.strip()
 # No transaction that the capture did not see has written this version of a row: it is the row of then, whatever
 # happened to its partition. The number of a version is of the last 2^32 transactions.
@@ -104,79 +116,11 @@ WHERE {has_trigger}
 """.strip()
 
 
-# A partition that we park is written by nobody: in the place of its trigger, the notes have 0 until it is attached.
-_NOTE_PARTS = """
-DECLARE
-    noted record;
-BEGIN
-    FOR noted IN
-        SELECT DISTINCT g.tgfoid AS id, format('%I.%I', {schema}, substr(f.proname, 7)) AS side
-        FROM pg_trigger AS g
-        JOIN pg_proc AS f ON f.oid = g.tgfoid
-        WHERE g.tgrelid = {table}::regclass
-          AND f.pronamespace = to_regnamespace({schema}) AND f.proname ~ '^write_kept_'
-          AND obj_description(f.oid, 'pg_proc') IS NOT NULL
-    LOOP
-        EXECUTE (
-            SELECT format('COMMENT ON FUNCTION %s IS %L', noted.id::regprocedure, array_agg(
-                CASE WHEN {which} THEN concat(p.relid::oid, ':', {note}) ELSE w.one END ORDER BY w.number))
-            FROM unnest(obj_description(noted.id, 'pg_proc')::text[]) WITH ORDINALITY AS w (one, number)
-            LEFT JOIN pg_partition_tree({table}::regclass) AS p ON starts_with(w.one, concat(p.relid::oid, ':'))
-        );
-        IF EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = noted.side::regclass AND a.attname = {watched}) THEN
-            EXECUTE format({moved}, noted.side, noted.id, {table});
-        END IF;
-    END LOOP;
-END
-"""
-_IS_WATCHED = (
-    "EXISTS (SELECT FROM pg_trigger AS g WHERE g.tgrelid = p.relid AND w.one = concat(p.relid::oid, ':', g.oid))"
-)
-# No trigger has the number 1.
-_NEW_TRIGGER = (
-    "coalesce((SELECT max(g.oid) FROM pg_trigger AS g WHERE g.tgrelid = p.relid AND g.tgfoid = noted.id), 1::oid)"
-)
-# The same of rows that came to such a partition since the capture.
-_PARKED = """
-UPDATE %1$s AS k SET {watched} = 0
-FROM pg_partition_tree(%3$L::regclass) AS p
-WHERE k.{part} = p.relid AND EXISTS (SELECT FROM pg_trigger AS g WHERE g.oid = k.{watched} AND g.tgrelid = p.relid)
-"""
-_ATTACHED = """
-UPDATE %1$s AS k
-SET {watched} = coalesce((SELECT max(g.oid) FROM pg_trigger AS g WHERE g.tgrelid = p.relid AND g.tgfoid = %2$s), 1)
-FROM pg_partition_tree(%3$L::regclass) AS p
-WHERE k.{part} = p.relid AND k.{watched} = 0
-"""
-
-
-def note_parked(table: str) -> str:
-    """Return the statement that notes of a partition which is to be parked, that it needs no trigger meanwhile.
-
-    One that was detached before, and attached again, stays unwatched.
-    """
-    return _note_parts(table, _IS_WATCHED, "0", _PARKED)
-
-
-def note_attached(table: str) -> str:
-    """Return the statement that notes the triggers of a partition which was parked, and is attached again."""
-    return _note_parts(table, "w.one = concat(p.relid::oid, ':0')", _NEW_TRIGGER, _ATTACHED)
-
-
-def _note_parts(table: str, which: str, note: str, moved: str) -> str:
-    names = {"table": sql.Literal(table), "schema": sql.Literal(SCHEMA), "watched": sql.Literal(WATCHED)}
-    rows_moved = sql.SQL(moved).format(watched=sql.Identifier(WATCHED), part=sql.Identifier(PART))
-    noted = sql.SQL(_NOTE_PARTS).format(
-        which=sql.SQL(which), note=sql.SQL(note), moved=sql.Literal(text(rows_moved)), **names
-    )
-    return text(do(noted))
-
-
 def is_watched(kept_as: str, alias: str, columns: Collection[str]) -> sql.Composable:
     """Return the condition that the partition of a captured row was not detached since the row is there."""
     part, trigger = sql.Identifier(alias, PART), sql.Identifier(alias, WATCHED)
     noted = sql.SQL(_WATCHED_PARTS).format(
-        watches=_watches(kept_as),
+        watches=watches(kept_as),
         has_trigger=sql.SQL(_HAS_TRIGGER).format(part=sql.SQL("n.part"), trigger=sql.SQL("n.trigger")),
     )
     since_capture = sql.SQL("{} = ANY (ARRAY({}))").format(part, noted)
@@ -190,7 +134,7 @@ def is_watched(kept_as: str, alias: str, columns: Collection[str]) -> sql.Compos
             )  # fmt: skip
             since_arrival = sql.SQL("({} AND {})").format(since_arrival, is_whole)
         found = sql.SQL("CASE WHEN {} IS NULL THEN {} ELSE {} END").format(trigger, since_capture, since_arrival)
-    return sql.SQL("({} OR {})").format(_is_copy(kept_as), found)
+    return sql.SQL("({} OR {})").format(is_copy(watches(kept_as)), found)
 
 
 def comes_to(part: sql.Composable, trigger: sql.Composable) -> sql.Composable:
@@ -217,7 +161,7 @@ def is_in_part(
         return sql.SQL("true")
     found = "({is_copy} OR (coalesce({noted} = {part}, {noted} IS NOT NULL) AND ({of_then} OR {is_watched})))"
     return sql.SQL(found).format(
-        is_copy=_is_copy(kept_as), noted=sql.Identifier(alias, PART), part=part,
+        is_copy=is_copy(watches(kept_as)), noted=sql.Identifier(alias, PART), part=part,
         of_then=sql.SQL("false") if version is None else is_of_then(kept_as, alias, columns, version),
         is_watched=is_watched(kept_as, alias, columns),
     )  # fmt: skip
@@ -228,28 +172,34 @@ def is_of_then(kept_as: str, alias: str, columns: Collection[str], version: sql.
 
     The capture itself may have written it: an UPDATE, or a change of type.
     """
-    watches = _watches(kept_as)
+    noted = watches(kept_as)
     found = [
         sql.SQL(_IS_OF_THEN).format(
-            now=sql.SQL(_NOW), version=version, watches=watches, length=len(AS_OF) + 1, as_of=sql.Literal(AS_OF)
+            now=sql.SQL(_NOW), version=version, watches=noted, length=len(AS_OF) + 1, as_of=sql.Literal(AS_OF)
         )
     ]
     if HASH in columns:  # the statement that wrote the row wrote down what it captured, too
         its = sql.SQL("{} = {}").format(version, sql.Identifier(alias, "xmin"))
         found.append(sql.SQL("coalesce({}, false)").format(its))
     elif NEW in columns:
-        found.append(sql.SQL(_IS_WRITTEN).format(version=version, watches=watches, by=sql.Literal(BY)))
+        found.append(sql.SQL(_IS_WRITTEN).format(version=version, watches=noted, by=sql.Literal(BY)))
     return sql.SQL("({})").format(sql.SQL(" OR ").join(found))
 
 
-def _watches(kept_as: str) -> sql.Composable:
+def watches(kept_as: str) -> sql.Composable:
+    """Return the notes of the capture, as an array."""
     function = sql.Identifier(SCHEMA, function_name(kept_as)).as_string(None)
     return sql.SQL(_WATCHES).format(function=sql.Literal(f"{function}()"))
 
 
-def _is_copy(kept_as: str) -> sql.Composable:
-    side = sql.Literal(sql.Identifier(SCHEMA, kept_as).as_string(None))
-    return sql.SQL(_IS_COPY).format(watches=_watches(kept_as), side=side)
+def is_copy(notes: sql.Composable) -> sql.Composable:
+    """Return the condition that this is a copy of the database of these notes, with other numbers."""
+    return sql.SQL(_IS_COPY).format(watches=notes)
+
+
+def named_now(notes: sql.Composable) -> sql.Composable:
+    """Return the query for the names that the columns of the key have now."""
+    return sql.SQL(_NAMED_NOW).format(watches=notes, of=sql.Literal(OF), length=len(OF) + 1)
 
 
 def is_there(
@@ -290,10 +240,15 @@ def is_row(alias: str, columns: Collection[str]) -> sql.Composable:
     )
 
 
-def are_at_work(conn: Connection, kept_as: str, oid: int) -> bool:
-    """Tell whether all triggers that let captured rows follow are on this table, and nobody has switched one off."""
-    (found,) = rows(conn, "at_work", function=function_name(kept_as), oid=oid)
-    return bool(found["are_at_work"])
+def are_at_work(conn: Connection, kept_as: str, oid: int, key: Sequence[str]) -> bool:
+    """Tell whether all triggers that let captured rows follow are on this table, and nobody has switched one off.
+
+    Nor did so meanwhile, and the columns of the ``key`` are those of then. The catalog tells: whoever switches a
+    trigger off and on again writes its row of pg_trigger anew, and not those of pg_depend that CREATE TRIGGER wrote
+    with it. A copy of the database, from a dump, has rows of its own: there it is not known, and not doubted.
+    """
+    found = rows(conn, "at_work", function=function_name(kept_as), oid=oid, key=list(key), of=OF, on=ON)
+    return bool(found and found[0]["are_at_work"])
 
 
 def label_of(migration: str, step: int | None = None) -> str:

@@ -326,14 +326,43 @@ JOIN pg_catalog.pg_proc AS p
 JOIN pg_catalog.pg_trigger AS g ON g.tgfoid = p.oid
 
 -- name: at_work
--- a row is: whether all triggers by which captured rows follow are on a table, and none of them is switched off
+-- a row is: whether all triggers by which captured rows follow are on a table, and none of them was ever switched off
 SELECT pg_catalog.count(*) FILTER (WHERE g.tgrelid = %(oid)s::oid AND g.tgenabled = 'A')
        = (SELECT CASE c.relkind WHEN 'p' THEN 3 ELSE 2 END FROM pg_catalog.pg_class AS c WHERE c.oid = %(oid)s::oid)
-       AND coalesce(pg_catalog.bool_and(g.tgenabled = 'A'), false) AS are_at_work
-FROM pg_catalog.pg_trigger AS g
-JOIN pg_catalog.pg_proc AS p ON p.oid = g.tgfoid
-WHERE p.pronamespace = pg_catalog.to_regnamespace('pgrunbook')::oid
-  AND p.proname = %(function)s
+       AND coalesce(pg_catalog.bool_and(g.tgenabled = 'A'), false)
+       AND (
+           f.notes[1] <> pg_catalog.to_regnamespace('pgrunbook')::oid::text
+           OR coalesce(
+               pg_catalog.bool_and(EXISTS (SELECT
+                                           FROM pg_catalog.pg_depend AS d
+                                           WHERE d.classid = 'pg_catalog.pg_trigger'::pg_catalog.regclass
+                                             AND d.objid = g.oid
+                                             AND d.refobjid = f.oid
+                                             AND d.xmin = g.xmin)),
+               false)
+           AND NOT EXISTS (SELECT
+                           FROM pg_catalog.unnest(f.notes) AS n (one)
+                           JOIN pg_catalog.pg_class AS c
+                             ON pg_catalog.starts_with(n.one, pg_catalog.concat(%(on)s::text, c.oid, ' '))
+                             OR c.oid = %(oid)s::oid AND pg_catalog.starts_with(n.one, pg_catalog.concat(c.oid, ':'))
+                           WHERE NOT EXISTS (SELECT
+                                             FROM pg_catalog.pg_trigger AS t
+                                             WHERE t.tgrelid = c.oid
+                                               AND n.one IN (pg_catalog.concat(%(on)s::text, c.oid, ' ', t.oid),
+                                                             pg_catalog.concat(c.oid, ':', t.oid))))
+           AND (f.notes IS NULL
+                OR (SELECT pg_catalog.concat(%(of)s::text, pg_catalog.concat_ws(
+                               ' ', %(oid)s::oid, pg_catalog.string_agg(a.attnum::text, ' ' ORDER BY k.place)))
+                    FROM pg_catalog.unnest(%(key)s::text[]) WITH ORDINALITY AS k (name, place)
+                    JOIN pg_catalog.pg_attribute AS a ON a.attname = k.name
+                    WHERE a.attrelid = %(oid)s::oid) = ANY (f.notes))
+       ) AS are_at_work
+FROM (SELECT p.oid, pg_catalog.obj_description(p.oid, 'pg_proc')::text[] AS notes
+      FROM pg_catalog.pg_proc AS p
+      WHERE p.pronamespace = pg_catalog.to_regnamespace('pgrunbook')::oid
+        AND p.proname = %(function)s) AS f
+JOIN pg_catalog.pg_trigger AS g ON g.tgfoid = f.oid
+GROUP BY f.oid, f.notes
 
 -- name: are_inserts_watched
 -- a row is: whether the triggers of a side table fire for INSERT, too, for no index watches its key
