@@ -31,6 +31,7 @@ SHOP = """
 CREATE TABLE orders (id bigserial PRIMARY KEY, who int, note text);
 CREATE TABLE visits (id bigserial PRIMARY KEY, who int);
 CREATE TABLE plain (what text);
+CREATE TABLE wide (id int PRIMARY KEY, text text);
 INSERT INTO orders (who, note) SELECT 0, 'before' FROM generate_series(1, 500);
 INSERT INTO plain VALUES ('a'), ('a'), ('b');
 """
@@ -109,8 +110,13 @@ def at(server: Server, target: Target) -> Target:
 
 def left_behind(made: Run) -> set[tuple[str, str, str]]:
     """Return the lines of left-behind.csv."""
-    with (made.folder / "left-behind.csv").open(newline="") as file:
-        return {(line["table"], line["change"], line["key"]) for line in csv.DictReader(file)}
+    return {(line["table"], line["change"], line["key"]) for line in read(made.folder / "left-behind.csv")}
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """Return the lines of a CSV file."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 @pytest.mark.slow
@@ -121,7 +127,10 @@ def test_nobody_loses_a_row_without_a_line_while_programs_are_led_over(shop: Tar
     with Clients(3) as clients:
         wait_until(lambda: len(clients.acknowledged) > 100)
         do(shop, "UPDATE orders SET note = 'since' WHERE id = 1; DELETE FROM orders WHERE id = 2; "
-           "INSERT INTO plain VALUES ('a'), ('new')")  # fmt: skip
+           "INSERT INTO plain VALUES ('a'), ('new'); "
+           "INSERT INTO wide VALUES (1, repeat('x', 20000)); "
+           "CREATE TABLE made_since (id int PRIMARY KEY, what text); "
+           "INSERT INTO made_since VALUES (7, 'x')")  # fmt: skip
         made, code = run("restore", of_run=looked, compare="none", cut_over="true", carry="orders")
         assert (code, made.status, completed(made)) == (0, Status.DONE, True)
         new = Server(events(made, "cut-over")[0]["server"])
@@ -140,6 +149,13 @@ def test_nobody_loses_a_row_without_a_line_while_programs_are_led_over(shop: Tar
     assert ("public.orders", "deleted since, comes back", "2") in lines
     assert Counter(key for table, change, key in lines if table == "public.plain") == {"(a)": 1, "(new)": 1}
     assert rows(at(new, shop), "SELECT note FROM orders WHERE id = 1") == [("since",)]
+    file = made.folder / "left-behind.csv"
+    values = {(line["table"], line["key"]): (line["columns"], line["values"]) for line in read(file)}
+    assert values["public.orders", "2"] == ("(id, note, who)", "(2,before,0)")
+    assert values["public.plain", "(new)"] == ("(what)", "(new)")
+    assert values["public.wide", "1"] == ("(id, text)", "not listed: they are longer than 10,000 characters")
+    assert values["public.made_since", "7"] == ("(id, what)", "(7,x)")
+    assert file.stat().st_mode & 0o777 == 0o600
     assert rows(at(new, shop), "SELECT current_setting('fsync'), current_setting('archive_mode')") == [("on", "on")]
     assert not isolation.is_isolated(new)
     with pytest.raises(psycopg.OperationalError, match="not currently accepting connections"):

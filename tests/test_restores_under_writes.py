@@ -17,7 +17,7 @@ from pgrunbook.branches.recovery import restore
 from pgrunbook.branches.recovery_target import Point
 from pgrunbook.branches.server import Server
 
-WRITERS, ROWS_BETWEEN, POINTS, RESTORES = 3, 150, 12, 4
+WRITERS, ROWS_BETWEEN, POINTS, RESTORES = 3, 100, 14, 10
 
 
 @pytest.fixture(scope="module")

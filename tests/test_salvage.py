@@ -332,12 +332,32 @@ def test_what_cannot_be_salvaged_is_named(scene: Callable[[str], Scene]) -> None
     assert rows(shop.target, "SELECT to_regclass('pgrunbook.salvage')") == [(None,)]
 
 
+def test_tables_that_a_cascade_has_emptied_are_named(scene: Callable[[str], Scene]) -> None:
+    """Over all levels; only what ON DELETE CASCADE takes along, and no partition of it."""
+    shop = scene(
+        "CREATE TABLE a (id int PRIMARY KEY);"
+        "CREATE TABLE b (id int PRIMARY KEY, a int REFERENCES a ON DELETE CASCADE);"
+        "CREATE TABLE c (id int, b int REFERENCES b ON DELETE CASCADE) PARTITION BY LIST (id);"
+        "CREATE TABLE c1 PARTITION OF c DEFAULT;"
+        "CREATE TABLE d (a int REFERENCES a ON DELETE SET NULL);"
+        "INSERT INTO a VALUES (1); INSERT INTO b VALUES (1, 1); INSERT INTO c VALUES (1, 1); INSERT INTO d VALUES (1)"
+    )
+    shop.today("DELETE FROM a")
+    plan = shop.plan(SalvageChoice(("a",), {}))
+    with connected(shop.then) as old, connected(shop.target) as conn:
+        assert [one.name for one in salvage_plan.cascaded(old, conn, plan)] == ["b", "c"]
+        both = shop.plan(SalvageChoice(("a", "b"), {}))
+        assert [one.name for one in salvage_plan.cascaded(old, conn, both)] == ["c"]
+
+
 LEDGER = """
 CREATE TABLE accounts (id int PRIMARY KEY, name text);
 CREATE TABLE ledger (id bigserial PRIMARY KEY, account int NOT NULL REFERENCES accounts, amount int, by text);
 CREATE TABLE heard (what text);
+CREATE TABLE receipts (id int PRIMARY KEY, entry bigint REFERENCES ledger ON DELETE CASCADE);
 INSERT INTO accounts SELECT n, 'a' || n FROM generate_series(1, 50) AS n;
 INSERT INTO ledger (account, amount, by) SELECT 1 + n % 50, n, 'before' FROM generate_series(1, 4000) AS n;
+INSERT INTO receipts SELECT n, n FROM generate_series(1, 10) AS n;
 CREATE FUNCTION hear() RETURNS trigger LANGUAGE plpgsql AS
     $$ BEGIN INSERT INTO heard VALUES (TG_OP || ' ' || NEW.id); RETURN NEW; END $$;
 CREATE TRIGGER hears AFTER INSERT ON accounts FOR EACH ROW EXECUTE FUNCTION hear();
@@ -414,12 +434,13 @@ def test_a_salvage_is_tried_goes_on_from_an_earlier_run_and_says_what_it_did(led
     command = f"pgrunbook run restore --target demo -p of_run={looked.run_id} -p salvage=<table>"
     assert command in outputs(looked, "what-next")
 
+    server = events(looked, "restored")[0]["name"]
     made, code = run("restore", of_run=looked.run_id, compare="none", salvage="ledger")
     assert (code, made.status, cells(made)["what-to-salvage"]) == (3, Status.REFUSED, "failed")
     assert error(made).splitlines() == [
         "cannot salvage 80 rows of public.ledger: what they refer to is missing today",
         "Detail: Foreign key ledger_account_fkey leads to public.accounts, which has no row for (7).",
-        "State: Nothing changed in the database.",
+        f"State: Nothing changed in the database. Restored server {server} runs beside it.",
         "Hint: Salvage that, too: -p salvage=public.accounts,public.ledger",
     ]
     do(ledger, "CREATE FUNCTION grumble() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no'; END $$;"
@@ -428,10 +449,15 @@ def test_a_salvage_is_tried_goes_on_from_an_earlier_run_and_says_what_it_did(led
     made, code = run("restore", **given, salvage_triggers="fire")
     assert (code, made.status, cells(made)["try-salvage"]) == (3, Status.REFUSED, "failed")
     assert error(made).splitlines()[0] == "cannot salvage: no"
-    assert error(made).splitlines()[2] == "State: Nothing changed in the database: it was tried on a branch."
+    assert error(made).splitlines()[2] == (
+        f"State: Nothing changed in the database: it was tried on a branch. Restored server {server} runs beside it."
+    )
     assert rows(ledger, "SELECT count(*) FROM accounts WHERE id = 7") == [(0,)]
+    do(ledger, "DELETE FROM receipts")
     made, code = run("restore", **given)
     assert (code, made.status, completed(made)) == (0, Status.DONE, True)
+    assert re.search(r"public.receipts .* not chosen; ON DELETE CASCADE takes its rows along: -p salvage="
+                     r"public.accounts,public.ledger,public.receipts", outputs(made, "what-to-salvage"))  # fmt: skip
     assert events(made, "salvage-tried")[0]["became"] == events(made, "salvaged")[0]["became"]
     assert "81 rows of public.accounts and public.ledger came back, 0 rows overwritten." in outputs(made, "verdict")
     assert rows(ledger, "SELECT count(*) FROM ledger WHERE account = 7") == [(80,)]

@@ -7,14 +7,12 @@ order of keys count; in jsonb they do not. The physical order of columns does no
 
 from __future__ import annotations
 
-import heapq
 import json
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby, repeat
+from itertools import groupby
 from operator import itemgetter
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import psycopg
 from psycopg import sql
@@ -22,6 +20,7 @@ from psycopg.rows import TupleRow, tuple_row
 
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.queries import load, snapshot_cursor
+from pgrunbook.database.row_changes import SAMPLE_CHARS, Change, Sample, TableDifference, merged
 from pgrunbook.database.schema import OURS
 from pgrunbook.display import progress
 from pgrunbook.errors import WrongInput
@@ -30,7 +29,7 @@ STATEMENT_TIMEOUT_MS = 3_600_000
 
 _BUCKETS = 4096
 _SAMPLES = 10
-_SAMPLE_CHARS = 200
+VALUES_CHARS = 10_000
 _FETCH_ROWS = 20_000
 _TOGETHER = 25
 
@@ -63,8 +62,6 @@ _BUCKET_HASHES = {
     "uuid": "pg_catalog.uuid_hash_extended({}, 0)",
 }
 
-Change = Literal["missing", "changed", "new"]
-
 
 class TableName(NamedTuple):
     """A table's schema and name, as they are in the catalog, without quotes."""
@@ -86,31 +83,6 @@ class TableSum:
 
     rows: int
     checksum: str
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One row that differs: its primary key, or the start of the whole row where there is none."""
-
-    change: Change
-    key: str
-
-
-@dataclass(frozen=True)
-class TableDifference:
-    """How many rows of the first table are missing from the second or changed there, and how many are new.
-
-    ``columns_apart`` names the columns that only one side has, which were left out of the comparison.
-    """
-
-    missing: int
-    changed: int
-    new: int
-    samples: tuple[Sample, ...]
-    columns_apart: tuple[str, ...] = ()
-
-    def __bool__(self) -> bool:
-        return bool(self.missing or self.changed or self.new)
 
 
 @dataclass(frozen=True)
@@ -191,6 +163,7 @@ def difference(
     table: TableName,
     *,
     samples: int = _SAMPLES,
+    each: Callable[[Sample], None] | None = None,
     shared_columns: bool = False,
     statement_timeout_ms: int = STATEMENT_TIMEOUT_MS,
 ) -> TableDifference:
@@ -202,7 +175,8 @@ def difference(
     2. Only buckets whose sums differ are read row by row, as key and hash, in the order of the key's hash.
     3. The two streams are merged, so that memory stays small however many rows differ.
 
-    With ``shared_columns`` only the columns that both sides have are compared, and the others are named.
+    With ``shared_columns`` only the columns that both sides have are compared, and the others are named. ``each`` is
+    called for every row that differs, with its values, VALUES_CHARS at most.
 
     Raises WrongInput when the table is not on both sides, has no column on both, or (without
     ``shared_columns``) has other columns on each.
@@ -227,10 +201,20 @@ def difference(
         if not differing:
             return TableDifference(0, 0, 0, (), apart)
         with (
-            _rows(conn_a, a, types, key, differing) as rows_a,
-            _rows(conn_b, b, types, key, differing) as rows_b,
+            _rows(conn_a, a, types, key, differing, with_values=each is not None) as rows_a,
+            _rows(conn_b, b, types, key, differing, with_values=each is not None) as rows_b,
         ):
-            return replace(_merge(rows_a, rows_b, samples), columns_apart=apart)
+            return replace(merged(rows_a, rows_b, samples, each), columns_apart=apart)
+
+
+def rows_of(conn: Connection, table: TableName, change: Change) -> Iterator[Sample]:
+    """Yield the rows of a table that only one side has, with their values. Locks: AccessShareLock on the table."""
+    with snapshot_cursor(conn, statement_timeout_ms=STATEMENT_TIMEOUT_MS) as cursor:
+        (found,) = described(cursor, [table])
+        query = sql.SQL("SELECT {}, {} FROM {} AS t")
+        reading = psycopg.ServerCursor(conn, "pgrunbook_rows", row_factory=tuple_row)
+        with reading.execute(query.format(_text(found.types, found.key), _values(found.types), found.source())) as rows:
+            yield from (Sample(change, str(key)[:SAMPLE_CHARS], str(values)) for key, values in rows)
 
 
 def _every(cursor: psycopg.Cursor[TupleRow], leave_out: Collection[str]) -> list[TableName]:
@@ -304,16 +288,23 @@ def bucket_sums(
 
 
 def _rows(
-    conn: Connection, table: SummedTable, types: dict[str, str], key: tuple[str, ...], buckets: list[int]
+    conn: Connection,
+    table: SummedTable,
+    types: dict[str, str],
+    key: tuple[str, ...],
+    buckets: list[int],
+    *,
+    with_values: bool,
 ) -> psycopg.ServerCursor[TupleRow]:
-    """Open a stream of (hash of key, text of key, hash of row), in the order of the first."""
+    """Open a stream of (hash of key, text of key, hash of row, values), in the order of the first."""
     query = sql.SQL(
-        "SELECT {key_hash} AS key_hash, {key_text}, {row_hash} FROM {source} AS t"
+        "SELECT {key_hash} AS key_hash, {key_text}, {row_hash}, {values} FROM {source} AS t"
         " WHERE {bucket} = ANY (%s::bigint[]) ORDER BY key_hash"
     ).format(
         key_hash=row_hash(_only(types, key)),
         key_text=_text(types, key),
         row_hash=row_hash(types),
+        values=_values(table.types) if with_values else sql.SQL("''"),
         source=table.source(),
         bucket=bucket(types, key),
     )
@@ -352,41 +343,10 @@ def _text(types: dict[str, str], key: tuple[str, ...]) -> sql.Composable:
         return sql.SQL("pg_catalog.concat({})").format(sql.Identifier("t", key[0]))
     columns = sql.SQL(", ").join(sql.Identifier("t", name) for name in key or types)
     text = sql.SQL("ROW({})::text").format(columns)
-    return text if key else sql.SQL("pg_catalog.left({}, {})").format(text, sql.Literal(_SAMPLE_CHARS))
+    return text if key else sql.SQL("pg_catalog.left({}, {})").format(text, sql.Literal(SAMPLE_CHARS))
 
 
-def _merge(rows_a: Iterable[TupleRow], rows_b: Iterable[TupleRow], limit: int) -> TableDifference:
-    counts: Counter[Change] = Counter()
-    samples: list[Sample] = []
-    for change, key, rows in _changes(rows_a, rows_b):
-        counts[change] += rows
-        if len(samples) < limit:
-            samples.append(Sample(change, key[:_SAMPLE_CHARS]))
-    return TableDifference(counts["missing"], counts["changed"], counts["new"], tuple(samples))
-
-
-def _changes(rows_a: Iterable[TupleRow], rows_b: Iterable[TupleRow]) -> Iterator[tuple[Change, str, int]]:
-    """Merge two streams in the order of the key's hash; yield change, key and number of rows."""
-    merged = heapq.merge(zip(rows_a, repeat("a")), zip(rows_b, repeat("b")), key=_key_hash)
-    for _, group in groupby(merged, key=_key_hash):
-        (row, side), *others = group
-        if not others:
-            yield "missing" if side == "a" else "new", row[1], 1
-        elif len(others) > 1 or others[0][1] == side or others[0][0][1] != row[1]:
-            yield from _compared([(row, side), *others])
-        elif others[0][0] != row:
-            yield "changed", row[1], 1
-
-
-def _compared(rows: list[tuple[TupleRow, str]]) -> Iterator[tuple[Change, str, int]]:
-    """Compare rows whose keys have the same hash: mostly one key, or equal rows of a table without key."""
-    a, b = (Counter(row for row, side in rows if side == wanted) for wanted in ("a", "b"))
-    gone, come = (Counter(row[1] for row in only.elements()) for only in (a - b, b - a))
-    # A key that is on both sides with other rows was changed; it is once on each where it is primary.
-    yield from (("changed", key, count) for key, count in (gone & come).items())
-    yield from (("missing", key, count) for key, count in (gone - come).items())
-    yield from (("new", key, count) for key, count in (come - gone).items())
-
-
-def _key_hash(row: tuple[TupleRow, str]) -> int:
-    return row[0][0]  # type: ignore[no-any-return]
+def _values(types: dict[str, str]) -> sql.Composable:
+    """Return SQL for the text of the whole row; one character more than VALUES_CHARS where that is not all."""
+    columns = sql.SQL(", ").join(sql.Identifier("t", name) for name in types)
+    return sql.SQL("pg_catalog.left(ROW({})::text, {})").format(columns, sql.Literal(VALUES_CHARS + 1))

@@ -107,6 +107,15 @@ def refuse_foreign(conn: Connection, tables: Sequence[SalvagedTable], choice: Sa
     foreign_code.refuse({one.name for one in tables if one.oid in written}, "write rows into", "leave them out")
 
 
+def cascaded(old: Connection, conn: Connection, tables: Sequence[SalvagedTable]) -> list[TableName]:
+    """Return the tables, beside these, whose rows are deleted with theirs (ON DELETE CASCADE), on both sides."""
+    hidden = foreign_code.tables(old) | foreign_code.tables(conn)
+    there = {*checksums.table_names(old)} & {*checksums.table_names(conn)}
+    found = {TableName(r["schema"], r["name"])
+             for r in queries.rows(conn, "salvage", "cascades", oids=[one.oid for one in tables])}  # fmt: skip
+    return sorted((found & there) - hidden - {one.name for one in tables})
+
+
 def is_silent(conn: Connection, tables: Sequence[SalvagedTable], choice: SalvageChoice) -> bool:
     """Tell whether triggers of the application are kept silent: those that are there."""
     return choice.triggers == "silent" and silence.fires(conn, [one.name for one in tables])

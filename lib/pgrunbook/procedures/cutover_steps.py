@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 import psycopg
-from psycopg import sql
 
 from pgrunbook.branches import promotion
 from pgrunbook.branches.server import Server
 from pgrunbook.config import service_file
 from pgrunbook.database import checksums, foreign_code
-from pgrunbook.database.checksums import TableName
+from pgrunbook.database.checksums import VALUES_CHARS, SummedTable, TableName
 from pgrunbook.database.connection import Connection, connect
+from pgrunbook.database.row_changes import Sample
 from pgrunbook.display import progress
 from pgrunbook.display.prose import counted
 from pgrunbook.display.show import BAD, GOOD, QUIET, WARN, Card, Cell, Table
@@ -32,7 +32,7 @@ from pgrunbook.session.session import Session
 
 NOT_ASKED = "No cut-over: cut_over is false."
 LEFT_FILE = "left-behind.csv"
-EVERY_ROW = 100_000_000
+VALUES_ROWS = 100_000
 WORDS = {"missing": "new since", "changed": "changed since", "new": "deleted since, comes back"}
 UP = "The fence is up: database {} of server {} lets nobody in, and programs were not led over."
 BACK = "or back: pgrunbook server unfence --run {}"
@@ -159,26 +159,43 @@ def _refuse_foreign(today: Connection, branch: Connection) -> None:
 
 
 def _list_left(here: Session, today: Connection, branch: Connection) -> dict[str, int]:
-    """Write a line for each row that differs between today and the restored database; return how many, by table."""
+    """Write a line for each row that differs between today and the restored database; return how many, by table.
+
+    It has the row's values: as they are today, or those that come back where the row was deleted since.
+    """
     counts: dict[str, int] = {}
-    with table_file(here.run.folder / LEFT_FILE, ["table", "change", "key"]) as write:
-        for label, change, key in _left(today, branch):
-            write((label, WORDS[change], key))
-            counts[label] = counts.get(label, 0) + 1
+    now, then = ({one.name: one for one in _described(conn)} for conn in (today, branch))
+    with table_file(here.run.folder / LEFT_FILE, ["table", "change", "key", "columns", "values"]) as write:
+        for name in sorted({*now, *then}):
+            label = f"{name.schema}.{name.name}"
+            columns = {side: f"({', '.join(known[name].types)})" if name in known else ""
+                       for side, known in (("today", now), ("then", then))}  # fmt: skip
+
+            def line(one: Sample, label: str = label, columns: Mapping[str, str] = columns) -> None:
+                counts[label] = counts.get(label, 0) + 1
+                write((label, WORDS[one.change], one.key, columns["then" if one.change == "new" else "today"],
+                       _values(one.values, counts[label])))  # fmt: skip
+
+            if name in now and name in then:
+                checksums.difference(today, branch, name, samples=0, each=line, shared_columns=True)
+            else:
+                only = checksums.rows_of(today, name, "missing") if name in now else None
+                for sample in only or checksums.rows_of(branch, name, "new"):
+                    line(sample)
     return counts
 
 
-def _left(today: Connection, branch: Connection) -> Iterator[tuple[str, str, str]]:
-    now, then = (checksums.table_names(conn) for conn in (today, branch))
-    for name in sorted({*now, *then}):
-        label = f"{name.schema}.{name.name}"
-        if name in now and name in then:
-            found = checksums.difference(today, branch, name, samples=EVERY_ROW, shared_columns=True)
-            yield from ((label, one.change, one.key) for one in found.samples)
-        else:
-            side, change = (today, "missing") if name in now else (branch, "new")
-            query = sql.SQL("SELECT pg_catalog.left(ROW(t.*)::text, 200) FROM {} AS t").format(name.identifier())
-            yield from ((label, change, str(row)) for (row,) in side.execute(query))
+def _described(conn: Connection) -> list[SummedTable]:
+    return list(checksums.summed_tables(conn, checksums.table_names(conn)).values())
+
+
+def _values(text: str, number: int) -> str:
+    """Return the values of a line; what is too much for the file is said."""
+    if number > VALUES_ROWS:
+        return f"not listed: values are there for the first {VALUES_ROWS:,} rows of a table"
+    if len(text) > VALUES_CHARS:
+        return f"not listed: they are longer than {VALUES_CHARS:,} characters"
+    return text
 
 
 def _apart(today: Connection, branch: Connection) -> list[tuple[TableName, dict[str, int]]]:

@@ -217,13 +217,15 @@ def what_to_salvage(here: Session) -> Table:
 
     Raises WrongInput for a table or condition that is none, Refused where old rows could not be written.
     """
-    return salvage_steps.look(here)
+    with restored_server.told_of(here):
+        return salvage_steps.look(here)
 
 
 @checks.check
 def try_salvage(here: Session) -> Card:
     """Salvage on a branch that holds the target's rows of today. Raises Refused where it fails there."""
-    return salvage_steps.rehearse(here)
+    with restored_server.told_of(here):
+        return salvage_steps.rehearse(here)
 
 
 @heres.step
@@ -233,7 +235,8 @@ def salvage_rows(here: Session) -> Table:
     Raises Refused when a check has not passed, Blocked, Interrupted, StatementFailed and Unreachable, each with what
     is back now.
     """
-    return salvage_steps.write(here)
+    with restored_server.told_of(here):
+        return salvage_steps.write(here)
 
 
 @checks.check
@@ -242,7 +245,8 @@ def what_to_carry(here: Session) -> Table:
 
     Raises WrongInput where nothing leads programs over, Refused where rows cannot be carried.
     """
-    return cutover_steps.preview(here)
+    with restored_server.told_of(here):
+        return cutover_steps.preview(here)
 
 
 @heres.step

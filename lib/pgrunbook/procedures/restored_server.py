@@ -5,7 +5,8 @@ What they ask of a target that can be restored stands here, too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 from datetime import datetime
 from typing import Any
@@ -18,7 +19,7 @@ from pgrunbook.branches.server_status import ServerState
 from pgrunbook.config.targets import Target
 from pgrunbook.database import address
 from pgrunbook.display.show import BAD, GOOD, PLAIN, Card, Cell, Table
-from pgrunbook.errors import Refused, Unreachable, WrongInput
+from pgrunbook.errors import Refused, RunbookError, Unreachable, WrongInput
 from pgrunbook.record import journal
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import Run
@@ -124,6 +125,16 @@ def beside(here: Session, server: Server) -> Target:
     """Return the target as it is on a restored server."""
     there = {"server": server.name, "service": None, "url_from": None, "database": database(here)}
     return here.target.model_copy(update={"name": f"{here.target.name}, restored", **there})
+
+
+@contextmanager
+def told_of(here: Session) -> Iterator[None]:
+    """Let an error of the body say that the restored server is there, too."""
+    try:
+        yield
+    except RunbookError as exc:
+        exc.state = f"{exc.state} Restored server {here.facts['restored'].server.name} runs beside it."
+        raise
 
 
 def recovery_time(here: Session, took_s: float) -> Cell:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import psycopg
 
-from pgrunbook.database import locks, sqlstate
+from pgrunbook.database import checksums, locks, sqlstate
+from pgrunbook.database.checksums import TableName
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.display.prose import counted, listed
 from pgrunbook.display.show import BAD, GOOD, QUIET, WARN, Card, Cell, Table
@@ -57,6 +58,8 @@ def look(here: Session) -> Table:
     with _old(here) as old:
         tables = salvage_plan.plan(old, here.conn, choice)
         counts = salvage_rows.look(old, here.conn, tables, choice, where_ms=here.target.statement_timeout_ms)
+        emptied = [(child, checksums.difference(old, here.conn, child, shared_columns=True).missing)
+                   for child in salvage_plan.cascaded(old, here.conn, tables)]  # fmt: skip
     found = here.facts["salvage"] = Salvage(choice, tables, counts)
     here.subject = frozenset({found.subject})
     triggers = _triggers(here.conn, found)
@@ -65,7 +68,9 @@ def look(here: Session) -> Table:
                           "missing": counts[one.label].missing, "changed": counts[one.label].changed}
                          for one in tables])  # fmt: skip
     headings = ["", "table", "rows chosen", "missing", "changed", "what becomes of them", "triggers", "columns"]
-    return here.keep_table("what-to-salvage", Table(headings, [_row(one, found, triggers) for one in tables]))
+    rows = [_row(one, found, triggers) for one in tables]
+    rows += [_proposed(child, missing, tables) for child, missing in emptied if missing]
+    return here.keep_table("what-to-salvage", Table(headings, rows))
 
 
 def rehearse(here: Session) -> Card:
@@ -156,6 +161,13 @@ def _row(one: SalvagedTable, found: Salvage, triggers: str) -> tuple[object, ...
         triggers,
         Cell("; ".join(one.told) or "as they were", WARN if one.told else QUIET),
     )
+
+
+def _proposed(child: TableName, missing: int, tables: Sequence[SalvagedTable]) -> tuple[object, ...]:
+    """Return the row of a table that is not chosen, whose rows go with those of a chosen one."""
+    names = ",".join([*(one.label for one in tables), f"{child.schema}.{child.name}"])
+    advice = f"not chosen; ON DELETE CASCADE takes its rows along: -p salvage={names}"
+    return "", f"{child.schema}.{child.name}", "none", Cell(f"{missing:,}", WARN), "", Cell(advice, WARN), "", ""
 
 
 def _ended(label: str, states: Mapping[str, int]) -> tuple[object, ...]:

@@ -121,3 +121,23 @@ FROM pgrunbook.salvaged_row AS r
 WHERE r.run_id = %(run_id)s
 GROUP BY r.place, r.fate, r.state
 ORDER BY r.place, r.fate, r.state
+
+-- name: cascades
+-- a row is: a table whose rows are deleted with rows of these tables, over all levels
+WITH RECURSIVE below (oid) AS (
+    SELECT c.conrelid
+    FROM pg_catalog.pg_constraint AS c
+    WHERE c.confrelid = ANY (%(oids)s::oid[]) AND c.contype = 'f' AND c.confdeltype = 'c'
+    UNION
+    SELECT c.conrelid
+    FROM below AS b
+    JOIN pg_catalog.pg_constraint AS c ON c.confrelid = b.oid
+    WHERE c.contype = 'f' AND c.confdeltype = 'c'
+)
+SELECT
+    n.nspname AS schema,
+    t.relname AS name
+FROM below AS b
+JOIN pg_catalog.pg_class AS t ON t.oid = b.oid
+JOIN pg_catalog.pg_namespace AS n ON n.oid = t.relnamespace
+WHERE NOT t.relispartition
