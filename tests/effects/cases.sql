@@ -720,18 +720,12 @@ ALTER TABLE shop.of_cells NOT OF
 ALTER TABLE shop.items ENABLE TRIGGER USER
 ALTER FOREIGN TABLE shop.remote OPTIONS (ADD kind 'x')
 ALTER COLLATION pg_catalog."C" REFRESH VERSION
-ALTER DATABASE effects REFRESH COLLATION VERSION
-ALTER DATABASE effects SET work_mem = '8MB'
-ALTER DATABASE effects CONNECTION LIMIT 10
 ALTER EXTENSION plpgsql UPDATE
 ALTER FOREIGN DATA WRAPPER nowhere OPTIONS (ADD kind 'x')
 ALTER SERVER far OPTIONS (ADD kind 'x')
-ALTER OPERATOR pg_catalog.= (integer, integer) SET (RESTRICT = eqsel)
 ALTER OPERATOR FAMILY pg_catalog.float_ops USING hash ADD FUNCTION 1 (integer) hashint4(integer)
 ALTER ROLE shop_owner SET work_mem = '8MB'
 ALTER ROLE shop_owner CONNECTION LIMIT 3
-ALTER TEXT SEARCH CONFIGURATION pg_catalog.simple DROP MAPPING FOR email
-ALTER TEXT SEARCH DICTIONARY pg_catalog.simple (ACCEPT = false)
 ALTER TABLESPACE pg_default SET (seq_page_cost = 1)
 ALTER TYPE pg_catalog.varbit SET (STORAGE = main)
 CHECKPOINT
@@ -747,7 +741,6 @@ CREATE OPERATOR CLASS shop.new FOR TYPE integer USING hash AS OPERATOR 1 =, FUNC
 CREATE LANGUAGE shop_c HANDLER plpgsql_call_handler
 ALTER TABLE shop.parent OF shop.row_type
 CREATE TRANSFORM FOR integer LANGUAGE sql (FROM SQL WITH FUNCTION prsd_lextype(internal))
-CREATE SUBSCRIPTION shop_new CONNECTION 'dbname=nowhere' PUBLICATION news WITH (connect = false, slot_name = NONE)
 DEALLOCATE ALL
 DISCARD PLANS
 DISCARD SEQUENCES
