@@ -70,7 +70,11 @@ FOLDERS = {
         {"changelog.sql": "--liquibase formatted sql\n--changeset a:1\n" + SQL},
         {"db.changelog-master.yaml": "databaseChangeLog:\n"},
     ],
-    "sqitch": [{"sqitch.plan": "%project=a", "deploy/a.sql": "BEGIN;"}],
+    "sqitch": [
+        {"sqitch.plan": "%project=a", "deploy/a.sql": "BEGIN;"},
+        {"sqitch.plan": "a [b] 2026-01-01T10:00:00Z Ann <ann@example.com> # first\n"},
+        {"a.sql": "-- Deploy shop:a to pg\n\nBEGIN;\n" + SQL + "COMMIT;\n"},
+    ],
     "sql-migrate": [{"1_a.sql": "-- +migrate Up\n" + SQL + "-- +migrate Down\nDROP TABLE a;\n"}],
     "rambler": [{"01_a.sql": "-- rambler up\n" + SQL + "-- rambler down\nDROP TABLE a;\n"}],
     "MyBatis Migrations": [{"20260101000000_a.sql": "-- // a\n" + SQL + "-- //@UNDO\nDROP TABLE a;\n"}],

@@ -13,6 +13,7 @@ from budget import sample
 from conftest import connect
 from pgrunbook.config.targets import Target
 from pgrunbook.errors import WrongInput
+from pgrunbook.history import ways_back
 from pgrunbook.review.hazards import RULES
 from pgrunbook.review.hazards.design import SQUAWK
 from pgrunbook.review.review import Finding, Form, as_text, fails, review, run
@@ -279,6 +280,42 @@ def test_fails_is_a_question_of_rank() -> None:
     found = review([("a.sql", "ALTER TABLE a ADD COLUMN b text;")], with_squawk=False)
     assert not fails(found, "error")
     assert fails(found, "warning")
+
+
+@pytest.mark.parametrize(
+    ("up", "down"),
+    [
+        ("000001_a.up.sql", "000001_a.down.sql"),
+        ("0001_a.sql", "0001_a.down.sql"),
+        ("0001.a.sql", "0001.a.rollback.sql"),
+        ("0001_a_up.sql", "0001_a_down.sql"),
+        ("0001_a.sql", "0001_a_down.sql"),
+        ("001.do.a.sql", "001.undo.a.sql"),
+        ("V1__a.sql", "U1__a.sql"),
+        ("a/up.sql", "a/down.sql"),
+    ],
+)
+def test_a_way_back_among_the_files_is_no_migration(tmp_path: Path, up: str, down: str) -> None:
+    """As migrations/*.sql names both: the table is not taken for one that is dropped. Alone it is reviewed."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / up).write_text("CREATE TABLE a (id integer PRIMARY KEY);")
+    (tmp_path / down).write_text("DROP TABLE a;")
+    files = sorted([tmp_path / up, tmp_path / down])
+    text, code = run(files, target=None, fail_on="error", form="text", with_squawk=False)
+    assert text.split("\n\n") == [
+        "1 statement: no hazards",
+        f"Note: what undoes others is left out, and is reviewed where it is named alone: {Path(down).name}",
+    ]
+    assert code == 0
+    assert "drop-table" in run([tmp_path / down], target=None, fail_on="error", form="text")[0]
+
+
+def test_a_name_that_only_ends_as_a_way_back_does_is_a_migration(tmp_path: Path) -> None:
+    """What shuts something down undoes nothing that is named."""
+    files = [tmp_path / name for name in ("0001_a.sql", "0002_shut_down.sql", "down.sql")]
+    for file in files:
+        file.write_text("DROP TABLE a;")
+    assert ways_back(files) == []
 
 
 def test_a_file_of_dbmate_is_judged_on_its_way_up(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ that write the history table as the tool itself would, so that both may be used 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,9 +18,11 @@ from pgrunbook.database import locks
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import WrongInput
 from pgrunbook.history import files, foreign_parts, known_tables, marks
+from pgrunbook.history.flyway import UNDO
 from pgrunbook.history.folder import TOOLS, find_folder
 from pgrunbook.history.known_tables import KnownTable
 from pgrunbook.history.other_tools import OTHER_TOOLS
+from pgrunbook.history.plain import UNDOING
 from pgrunbook.history.state import AppliedMigration, Command, Entry, History, Migration, State
 from pgrunbook.history.table import Shape
 
@@ -37,7 +40,10 @@ __all__ = [
     "tool_lock",
     "unrecord",
     "up_part",
+    "ways_back",
 ]
+
+_UNDO_OF_POSTGRATOR = re.compile(r"\d+\.undo\..*\.sql")
 
 
 def read(conn: Connection, target: Target) -> History:
@@ -76,6 +82,26 @@ def up_part(path: Path, text: str) -> str:
     part = tool.up(path, text) if tool is not None else text
     marks.refuse(path, part, own=tool.name if tool is not None else "plain files")
     return part
+
+
+def ways_back(paths: Sequence[Path]) -> list[Path]:
+    """Return the files that undo others, of a list as ``migrations/*.sql`` gives it; [] where nothing else is in it."""
+    given = set(paths)
+    found = [path for path in paths if _undoes(path, given)]
+    return found if len(found) < len(paths) else []
+
+
+def _undoes(path: Path, given: Set[Path]) -> bool:
+    """Tell whether a file is a way back by its name; a_down.sql and down.sql are where what they undo is given, too."""
+    if UNDO.fullmatch(path.name) or _UNDO_OF_POSTGRATOR.fullmatch(path.name):
+        return True
+    if path.name == "down.sql":
+        return path.with_name("up.sql") in given
+    undoing = UNDOING.fullmatch(path.name)
+    if undoing is None:
+        return False
+    stem, sign = undoing["stem"], undoing["sign"]
+    return sign == "." or not given.isdisjoint([path.with_name(f"{stem}{sign}up.sql"), path.with_name(f"{stem}.sql")])
 
 
 def _is_named(known: KnownTable, target: Target) -> bool:

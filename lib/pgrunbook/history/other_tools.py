@@ -203,7 +203,8 @@ OTHER_TOOLS = (
         "sqitch",
         _as_sql("Its scripts are SQL for psql, in deploy/.", '"sqitch deploy --log-only"'),
         (Shape("changes", "change_id script_hash project", schema="sqitch"),),
-        r"^sqitch\.plan$",
+        r"^sqitch\.plan$|\.sql$",
+        r"^%project=|^\S+ .*T\d\d:\d\d:\d\dZ \S|^--\s*(Deploy|Revert|Verify)\s\S+\s(to|from|on)\s(pg|cockroach)\b",
     ),
     OtherTool(
         "sql-migrate", _applied_by("sql-migrate up"), (Shape("gorp_migrations", "id applied_at"),),

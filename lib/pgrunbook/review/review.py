@@ -17,7 +17,7 @@ from pgrunbook.database.connection import Connection, connect
 from pgrunbook.display.prose import counted
 from pgrunbook.effects.result import Effects
 from pgrunbook.errors import Refused, WrongInput
-from pgrunbook.history import up_part
+from pgrunbook.history import up_part, ways_back
 from pgrunbook.history.files import as_text as text_of
 from pgrunbook.history.files import migration_name
 from pgrunbook.record import door
@@ -138,12 +138,17 @@ def run(
 
     With a target its database is read, and the files are judged as our own runner runs them: each in a
     transaction, under the target's timeouts, by its rules of design, and in its safe-migrations mode. Migrations that
-    are applied there are left out, and so are the findings of the baseline ``since``, which is written where there
-    is none.
+    are applied there are left out, and so are files that undo others of the list, and the findings of the baseline
+    ``since``, which is written where there is none.
 
     Raises WrongInput when a file, the baseline or the target cannot be read, Unreachable when the database cannot.
     """
     notes = [squawk.missing()] if with_squawk else []
+    left_out = ways_back(files)
+    if left_out:
+        files = [path for path in files if path not in left_out]
+        names = _listed([path.name for path in left_out])
+        notes.append(f"what undoes others is left out, and is reviewed where it is named alone: {names}")
     if target is None:
         findings = review(_script(files), with_squawk=with_squawk)
     else:
@@ -179,10 +184,14 @@ def _on(target: Target, files: Sequence[Path], *, with_squawk: bool) -> tuple[li
     )
     found = refusals(read.statements, catalog, ()) if target.safe_migrations else []
     if there:
-        names = ", ".join(migration_name(path) for path in there[:SHOWN]) + (", ..." if len(there) > SHOWN else "")
         are = "is" if len(there) == 1 else "are"
+        names = _listed([migration_name(path) for path in there])
         note = f"{counted(len(there), 'file')} {are} applied on {target.name} already and left out: {names}"
     return with_refusals(findings, found, target.name), [note]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
 
 
 def _applied(conn: Connection, target: Target) -> tuple[set[Path], str]:
