@@ -122,6 +122,29 @@ def test_a_way_out_is_written_where_it_is_told() -> None:
     assert "update-unbatched" not in ids(table + change)
 
 
+@pytest.mark.parametrize(
+    ("sql", "told"),
+    [
+        ("DROP RULE quiet ON orders;", "rule quiet of orders: it no longer acts."),
+        ("DROP POLICY mine ON orders;", "policy mine of orders: roles see no row that only it let through."),
+        ("DROP PUBLICATION news;", "publication news: its subscribers get no more changes."),
+        ("ALTER PUBLICATION news DROP TABLE orders;",
+         "publication news: its subscribers get no more changes of what is taken out."),
+        ("DROP SUBSCRIPTION news;", "subscription news: this database gets no more changes."),
+        ("DROP ROLE app;", "role app: whoever logs in as it fails."),
+        ("DROP POLICY mine ON orders; CREATE POLICY own ON orders USING (true);", None),
+        ("CREATE PUBLICATION news; DROP PUBLICATION news;", None),
+        ("CREATE ROLE app; DROP ROLE app;", None),
+        ("CREATE TABLE a (); CREATE TRIGGER t AFTER UPDATE ON a EXECUTE FUNCTION f(); DROP TRIGGER t ON a;", None),
+        ("ALTER PUBLICATION news ADD TABLE orders;", None),
+    ],
+)  # fmt: skip
+def test_what_others_rely_on_is_told_when_it_is_dropped(sql: str, told: str | None) -> None:
+    """Unless the same transaction puts another one in its place, or it was made here."""
+    found = [hazard.effect for hazard in hazards(sql) if hazard.id == "relied-upon-dropped"]
+    assert found == ([told] if told else [])
+
+
 def test_ids_and_severities_are_well_formed() -> None:
     """An id is of small words with hyphens; nothing is registered under another id."""
     for name, rule in RULES.items():

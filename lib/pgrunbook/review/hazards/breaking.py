@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from pglast import ast
+from pglast import ast, enums
 
 from pgrunbook.database.catalog import Table
 from pgrunbook.effects.type_change import judge
@@ -248,3 +248,52 @@ def _is_made_here(scene: Scene, node: Any) -> bool:
     tables = [part for part in node.objects if isinstance(part, ast.RangeVar)]
     new = bool(tables) and not any(others_see(scene.table(part)) for part in tables)
     return new or any(names <= made(other.node) for other in scene.earlier if made(other.node))
+
+
+_OF_TABLE = {
+    "TRIGGER": (ast.CreateTrigStmt, "what it did no longer happens"),
+    "RULE": (ast.RuleStmt, "it no longer acts"),
+    "POLICY": (ast.CreatePolicyStmt, "roles see no row that only it let through"),
+}
+
+
+@rule(
+    "relied-upon-dropped",
+    Severity.WARNING,
+    on=(ast.DropStmt, ast.AlterPublicationStmt, ast.DropSubscriptionStmt, ast.DropRoleStmt),
+    bad="DROP TRIGGER audit ON orders;",
+    good="DROP TRIGGER audit ON orders; CREATE TRIGGER audit AFTER UPDATE ON orders EXECUTE FUNCTION log();",
+)
+def relied_upon_dropped(scene: Scene) -> Iterator[Note]:
+    """A trigger, rule, policy, publication or role is dropped, and nothing takes its place."""
+    for what, told in _dropped(scene):
+        yield Note(f"{what}: {told}.", "-- first see who relies on it; drop it in a release of its own")
+
+
+def _dropped(scene: Scene) -> Iterator[tuple[str, str]]:
+    """Yield what a statement drops that others rely on, with what is lost."""
+    node = scene.node
+    match node:
+        case ast.DropStmt() if (kind := object_kind(node.removeType)) in _OF_TABLE:
+            for entry in node.objects:
+                table = scene.catalog.find(dotted(entry[:-1]))
+                if others_see(table) and not _has_another(scene, table, _OF_TABLE[kind][0]):
+                    yield f"{kind.lower()} {quoted(entry[-1].sval)} of {table.label}", _OF_TABLE[kind][1]
+        case ast.DropStmt() if object_kind(node.removeType) == "PUBLICATION":
+            made_here = {s.node.pubname for s in scene.scenes if isinstance(s.node, ast.CreatePublicationStmt)}
+            names = [name for name in strings(node.objects) if name not in made_here]
+            yield from ((f"publication {quoted(name)}", "its subscribers get no more changes") for name in names)
+        case ast.AlterPublicationStmt(action=enums.AlterPublicationAction.AP_DropObjects):
+            yield f"publication {quoted(node.pubname)}", "its subscribers get no more changes of what is taken out"
+        case ast.DropSubscriptionStmt():
+            yield f"subscription {quoted(node.subname)}", "this database gets no more changes"
+        case ast.DropRoleStmt():
+            made_roles = {s.node.role for s in scene.scenes if isinstance(s.node, ast.CreateRoleStmt)}
+            names = [role.rolename for role in node.roles if role.rolename and role.rolename not in made_roles]
+            yield from ((f"role {quoted(name)}", "whoever logs in as it fails") for name in names)
+
+
+def _has_another(scene: Scene, table: Table, kind: type[ast.Node]) -> bool:
+    """Whether the same transaction gives a table another trigger, rule or policy."""
+    made_ = (s.node for s in scene.scenes if isinstance(s.node, kind) and (s is scene or scene.may_commit_with(s)))
+    return any(scene.table(getattr(node, "table", None) or node.relation).key == table.key for node in made_)
