@@ -244,6 +244,22 @@ def test_cut_off_between_steps_it_is_gone_on_with(own: Conn, server: Server, sto
     assert sorted(f"({i},{a},{b})" for i, a, b in own.execute("SELECT id, a, b FROM t")) == rows
 
 
+@pytest.mark.parametrize("when", [1, 2])
+def test_a_trigger_that_was_off_while_it_is_copied_is_told(conn: Conn, when: int) -> None:
+    """And on again as before: nobody knows what was written meanwhile, and the column is not dropped."""
+    way = Way(conn, "ALTER TABLE t DROP COLUMN a", 7)
+    name = f'" pgrunbook_{way.keep.kept_as}_copy"'
+
+    def written(number: int) -> None:
+        if number == when:
+            conn.execute(f"ALTER TABLE t DISABLE TRIGGER {name}; UPDATE t SET a = -1 WHERE id = 3".encode())
+            conn.execute(f"ALTER TABLE t ENABLE ALWAYS TRIGGER {name}".encode())
+
+    with pytest.raises(psycopg.Error, match=f"somebody has switched trigger {name} off while public.t.a was copied"):
+        way.there(between=written)
+    assert value(conn, "SELECT a FROM t WHERE id = 3") == -1
+
+
 def test_a_statement_that_is_refused_leaves_nothing_of_ours(conn: Conn) -> None:
     """The queries of the expansion give the statements that take trigger, function, side table and note away."""
     way = Way(conn, "ALTER TABLE t DROP COLUMN a", 7)

@@ -540,6 +540,54 @@ def test_rows_are_followed_by_the_columns_of_then_whatever_their_names_are(own: 
     assert [(id_, n, a) for id_, n, a in found if n != -1 and a != (1000 - n) * 10] == []
 
 
+# Ways to delete the rows 5 and 70, to write another one with the key 5, whose number is -1, and to give the row 7 the
+# key 70.
+PLAIN = "DELETE FROM {table} WHERE id IN (5, 70); INSERT INTO {table} (id, n) VALUES (5, -1); UPDATE {table} SET id = 70 WHERE id = 7"
+THROUGH = "DELETE FROM v WHERE id IN (5, 70); INSERT INTO v VALUES (5, -1); UPDATE v SET id = 70 WHERE id = 7"
+WRITTEN = {
+    "on conflict": "DELETE FROM {table} WHERE id IN (5, 70); INSERT INTO {table} (id, n) VALUES (5, -1), (7, 0) ON CONFLICT (id) DO UPDATE SET id = 70",
+    "merge": "MERGE INTO {table} USING (VALUES (5), (70)) AS s (id) ON {table}.id = s.id WHEN MATCHED THEN DELETE; MERGE INTO {table} USING (VALUES (7, 70, 0), (5, 5, -1)) AS s (id, goes, n) ON {table}.id = s.id WHEN MATCHED THEN UPDATE SET id = goes WHEN NOT MATCHED THEN INSERT (id, n) VALUES (s.id, s.n)",
+    "copy": "DELETE FROM {table} WHERE id IN (5, 70); COPY {table} (id, n) FROM PROGRAM 'echo 5,-1' (FORMAT csv); UPDATE {table} SET id = 70 WHERE id = 7",
+    "through a view": f"CREATE VIEW v AS SELECT id, n FROM {{table}}; {THROUGH}",
+    "instead of": f"CREATE VIEW v AS SELECT id, n FROM {{table}} WHERE true OFFSET 0; CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN\nIF TG_OP = 'DELETE' THEN DELETE FROM {{table}} WHERE id = OLD.id;\nRETURN OLD;\nELSIF TG_OP = 'INSERT' THEN INSERT INTO {{table}} (id, n) VALUES (NEW.id, NEW.n);\nELSE UPDATE {{table}} SET id = NEW.id WHERE id = OLD.id;\nEND IF;\nRETURN NEW;\nEND $$; CREATE TRIGGER f INSTEAD OF INSERT OR UPDATE OR DELETE ON v FOR EACH ROW EXECUTE FUNCTION f(); {THROUGH}",
+    "by a deferred trigger": "CREATE TABLE o (id integer); CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN\nDELETE FROM {table} WHERE id = 5;\nINSERT INTO {table} (id, n) VALUES (5, -1);\nUPDATE {table} SET id = 70 WHERE id = 7;\nRETURN NULL;\nEND $$; CREATE CONSTRAINT TRIGGER f AFTER INSERT ON o INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION f(); BEGIN; INSERT INTO o VALUES (1); DELETE FROM {table} WHERE id = 70; COMMIT",
+    "by a foreign key": "CREATE TABLE o (id integer PRIMARY KEY); INSERT INTO o SELECT id FROM {table}; ALTER TABLE {table} ADD FOREIGN KEY (id) REFERENCES o ON DELETE CASCADE ON UPDATE CASCADE; DELETE FROM o WHERE id IN (5, 70); INSERT INTO o VALUES (5); INSERT INTO {table} (id, n) VALUES (5, -1); UPDATE o SET id = 70 WHERE id = 7",
+    "by rules": f"CREATE VIEW v AS SELECT id, n FROM {{table}}; CREATE RULE d AS ON DELETE TO v DO INSTEAD DELETE FROM {{table}} WHERE id = OLD.id; CREATE RULE u AS ON UPDATE TO v DO INSTEAD UPDATE {{table}} SET id = NEW.id WHERE id = OLD.id; {THROUGH}",
+    "as a replica": f"SET session_replication_role = replica; {PLAIN}",
+    "serializable": f"SET default_transaction_isolation = serializable; {PLAIN}",
+    "repeatable read, in one transaction": f"SET default_transaction_isolation = 'repeatable read'; BEGIN; {PLAIN}; COMMIT",
+    "with a planted path": f"CREATE SCHEMA planted; CREATE OPERATOR planted.= (FUNCTION = int4ne, LEFTARG = integer, RIGHTARG = integer); CREATE FUNCTION planted.concat(text, text) RETURNS text LANGUAGE sql RETURN 'planted'; SET search_path = planted, public, pg_catalog; {PLAIN.replace('WHERE id = 7', 'WHERE id BETWEEN 7 AND 7').replace('id IN (5, 70)', 'id BETWEEN 5 AND 5 OR id BETWEEN 70 AND 70')}",
+    "with other settings": f"SET quote_all_identifiers = on; SET row_security = off; SET transform_null_equals = on; SET statement_timeout = '20s'; SET DateStyle = German; SET lc_messages = 'C'; {PLAIN}",
+    "with a cursor": "BEGIN; DECLARE c CURSOR FOR SELECT FROM {table} WHERE id + 0 = 5 FOR UPDATE; FETCH c; DELETE FROM {table} WHERE CURRENT OF c; DELETE FROM {table} WHERE id = 70; INSERT INTO {table} (id, n) VALUES (5, -1); UPDATE {table} SET id = 70 WHERE id = 7; COMMIT",
+    "by another role": f"CREATE ROLE writer_{{version}}; GRANT ALL ON {{table}} TO writer_{{version}}; SET ROLE writer_{{version}}; {PLAIN}; RESET ROLE; DROP OWNED BY writer_{{version}}; DROP ROLE writer_{{version}}",
+    "around a savepoint": f"BEGIN; {PLAIN}; SAVEPOINT s; DELETE FROM {{table}}; ROLLBACK TO s; COMMIT",
+}  # fmt: skip
+
+
+@pytest.mark.first_case
+@pytest.mark.parametrize("table", ["t", "whole"])
+@pytest.mark.parametrize("case", WRITTEN)
+def test_rows_are_followed_whatever_writes_them(own: Conn, server: Server, case: str, table: str) -> None:
+    """Each row gets what was captured of it, under its new key; another one that has its key gets nothing."""
+    if table == "whole":
+        own.execute(
+            "CREATE TABLE whole (id integer PRIMARY KEY, n integer, a integer); INSERT INTO whole SELECT * FROM t"
+        )
+    own.execute(f"ALTER TABLE {table} ADD u integer; UPDATE {table} SET u = a".encode())
+    way = Way(own, f"ALTER TABLE {table} DROP COLUMN a")
+    way.there()
+    with own.transaction():
+        own.execute(capture_statement(own, f"UPDATE {table} SET u = 0", StepKey("r", "m", "up", 1)).encode())
+    with server.connect("own_followers") as client:
+        for statement in WRITTEN[case].format(table=table, version=server.version).split("; "):
+            client.execute(statement.encode())
+    way.back()
+    give_back_migration(own, "m", "up", on_conflict="keep")
+    found = own.execute(f"SELECT id, n, a, u FROM {table}".encode()).fetchall()
+    assert {row for row in found if row[1] in (-1, 5, 7, 70)} == {(5, -1, None, None), (70, 7, 70, 70)}
+    assert [row for row in found if row[1] != -1 and not row[2] == row[3] == row[1] * 10] == []
+
+
 @pytest.mark.newest
 @pytest.mark.parametrize("way", ["column", "rows"])
 def test_another_column_that_takes_the_name_of_the_key_is_not_that_of_then(own: Conn, way: str) -> None:

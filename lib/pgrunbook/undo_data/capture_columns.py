@@ -33,7 +33,7 @@ from pgrunbook.undo_data.cascades import CannotCaptureError
 from pgrunbook.undo_data.followers import Followers, obstacle
 from pgrunbook.undo_data.former_keys import formerly_keyed, see_apart
 from pgrunbook.undo_data.key_values import key_after
-from pgrunbook.undo_data.row_notes import GONE, NEW, PART, function_name, trigger_name
+from pgrunbook.undo_data.row_notes import GONE, NEW, PART, function_name, refuse_switched_off, trigger_name
 from pgrunbook.undo_data.tables import (
     SCHEMA,
     CapturedColumn,
@@ -290,7 +290,8 @@ class ColumnCapture:
             "targets": self._targets(), "values": self._values("t"), "source": self.table.source,
             "matches": self.table.matches("t", "b"),
         }  # fmt: skip
-        again = [sql.SQL(each).format(**parts) for each in _AGAIN]
+        seen = refuse_switched_off(self.keep.kept_as, f"{self.keep.table}.{self.keep.column}")
+        again = [seen, *(sql.SQL(each).format(**parts) for each in _AGAIN)]
         triggers = [
             sql.SQL("DROP TRIGGER {} ON {}").format(sql.Identifier(name), self.table.name.identifier())
             for name in self._triggers

@@ -12,6 +12,7 @@ from psycopg import sql
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.row_tracker import FIRST, is_ours
 from pgrunbook.sql.deparse import text
+from pgrunbook.sql.own_code import do
 from pgrunbook.undo_data.tables import SCHEMA, CapturedTable, key_name, rows
 from pgrunbook.undo_data.tables import table as table_at
 
@@ -114,6 +115,25 @@ FROM (SELECT CAST(pg_catalog.split_part(w.one, ':', 1) AS pg_catalog.oid) AS par
       WHERE pg_catalog.strpos(w.one, ':') > 0) AS n
 WHERE {has_trigger}
 """.strip()
+
+# The row of a trigger that nobody has switched off, not even for a time, is that which CREATE TRIGGER wrote.
+_SEEN = """
+DECLARE
+    switched name := (
+        SELECT max(g.tgname)
+        FROM pg_trigger AS g
+        WHERE g.tgfoid = {function}::regprocedure
+          AND (g.tgenabled <> 'A'
+               OR NOT EXISTS (SELECT
+                              FROM pg_depend AS d
+                              WHERE d.classid = 'pg_trigger'::regclass AND d.objid = g.oid
+                                AND d.refobjid = g.tgfoid AND d.xmin = g.xmin)));
+BEGIN
+    IF switched IS NOT NULL THEN
+        RAISE object_not_in_prerequisite_state USING MESSAGE = format({says}, switched);
+    END IF;
+END
+"""
 
 
 def is_watched(kept_as: str, alias: str, columns: Collection[str]) -> sql.Composable:
@@ -249,6 +269,13 @@ def are_at_work(conn: Connection, kept_as: str, oid: int, key: Sequence[str]) ->
     """
     found = rows(conn, "at_work", function=function_name(kept_as), oid=oid, key=list(key), of=OF, on=ON)
     return bool(found and found[0]["are_at_work"])
+
+
+def refuse_switched_off(kept_as: str, what: str) -> sql.Composed:
+    """Return the statement that fails where somebody has switched off a trigger by which ``what`` was copied."""
+    says = f'somebody has switched trigger "%s" off while {what.replace("%", "%%")} was copied'
+    function = sql.Identifier(SCHEMA, function_name(kept_as)).as_string(None)
+    return do(sql.SQL(_SEEN).format(function=sql.Literal(f"{function}()"), says=sql.Literal(says)))
 
 
 def label_of(migration: str, step: int | None = None) -> str:

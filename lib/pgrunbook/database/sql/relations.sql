@@ -554,13 +554,19 @@ SET pass = %(pass)s,
 WHERE name = %(name)s
 
 -- name: switched_off
--- a row is: a trigger of ours that somebody has switched off, or switched on again so that it fires no more for replicas
+-- a row is: a trigger of ours that somebody has switched off, and on again perhaps: its row is not that of its creation
 SELECT g.tgname::text AS name
 FROM pg_catalog.pg_trigger AS g
 JOIN pg_catalog.pg_proc AS p ON p.oid = g.tgfoid
 WHERE p.pronamespace = pg_catalog.to_regnamespace('pgrunbook')::oid
   AND p.proname = %(function)s
-  AND g.tgenabled <> 'A'
+  AND (g.tgenabled <> 'A'
+       OR NOT EXISTS (SELECT
+                      FROM pg_catalog.pg_depend AS d
+                      WHERE d.classid = 'pg_catalog.pg_trigger'::pg_catalog.regclass
+                        AND d.objid = g.oid
+                        AND d.refobjid = p.oid
+                        AND d.xmin = g.xmin))
 ORDER BY g.tgname
 
 -- name: is_index_valid
