@@ -113,6 +113,8 @@ def take_base_backup(server: Server, onto: BaseBackup | None = None, *, of: Targ
             taken = replace(taken, onto=onto_id, compression=ZSTD, stored_bytes=stored_bytes)
             times = {key: getattr(taken, key).isoformat() for key in ("started_at", "ended_at")}
             server.write(f"{ready}.json", json.dumps({**asdict(taken), "path": None, **times}, indent=1))
+            if datadir.fsync() == "on":  # without its facts it is none
+                server.do("sync", *((f"{ready}.json", "backups") if sys.platform.startswith("linux") else ()))
     return taken
 
 
