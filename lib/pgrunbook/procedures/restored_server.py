@@ -133,7 +133,8 @@ def told_of(here: Session) -> Iterator[None]:
     try:
         yield
     except RunbookError as exc:
-        exc.state = f"{exc.state} Restored server {here.facts['restored'].server.name} runs beside it."
+        if "restored" in here.facts:  # else a cell was run before its time, and the error says which is missing
+            exc.state = f"{exc.state} Restored server {here.facts['restored'].server.name} runs beside it."
         raise
 
 
