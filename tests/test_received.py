@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from acting import completed, error, events, outputs, run, wait_until
+from conftest import ROOT
 from own_state import own_source
 from pgrunbook.branches import archive, backup, incremental, received
 from pgrunbook.branches.archive import create_restore_point
@@ -27,7 +30,11 @@ from pgrunbook.record.run import Status
 
 Command = Callable[..., tuple[int, str, str]]
 pytestmark = pytest.mark.newest
-RECEIVE = (sys.executable, "-m", "pgrunbook", "backup", "receive", "--target", "hosted")
+SECTION = (
+    (ROOT / "docs" / "guide.md").read_text().partition("### A server that is not ours\n")[2].partition("\n### ")[0]
+)
+TYPED = [shlex.split(line, comments=True)[1:] for line in re.findall("^pgrunbook .*$", SECTION, re.M)]
+RECEIVE = (sys.executable, "-m", "pgrunbook", *TYPED[0])
 SLOT = "pgrunbook_hosted"
 
 
@@ -106,7 +113,8 @@ def test_what_was_received_is_restored(hosted: Server, command: Command) -> None
     kept = received.home(target())
     with receiver() as process:
         wait_until(lambda: is_received(hosted) or process.poll() is not None)
-        code, out, _ = command("backup", "create", "--target", "hosted")
+        (create,) = TYPED[1:]
+        code, out, _ = command(*create)
         assert (code, out.split(":")[0]) == (0, backup.list_base_backups(kept)[0].id)
         point = written(hosted, "here", 1)
         last = str(ask(hosted, "SELECT pg_walfile_name(pg_switch_wal() - 1)")[0][0])
