@@ -31,8 +31,8 @@ NAMED = f"""
 for one; do touch -r "$one" "$one{HALF}" && mv -f "$one{HALF}" "$one{SUFFIX}" || exit; done"""
 
 
-def compress(server: Server) -> int:
-    """Compress what a server has archived, but for the newest segment; return how many were.
+def compress(server: Server, *, newest: bool = False) -> int:
+    """Compress what a server has archived, but for the newest segment, or with it; return how many were.
 
     Where another process is at it, nothing happens. Where it fails, as on a full disk, a warning says so: the segments
     are there as they were.
@@ -44,7 +44,9 @@ def compress(server: Server) -> int:
         halves = [path.name for path in server.archive_dir.glob(f"*{HALF}")]
         _remove(server, halves)
         plain = sorted(path.name for path in server.archive_dir.glob("*") if wal_segments.NAME.fullmatch(path.name))
-        due = [name for name in plain[:-1] if not wal_segments.wrong_size(server.archive_dir / name)]
+        due = [
+            name for name in plain[: None if newest else -1] if not wal_segments.wrong_size(server.archive_dir / name)
+        ]
         for first in range(0, len(due), AT_ONCE):
             _compress(server, due[first : first + AT_ONCE])
     except (RunbookError, OSError) as exc:

@@ -105,6 +105,7 @@ def receive(target: Target) -> None:
         if not _row(conn, "slot", name):
             log.info('making replication slot "%s" of target "%s"', name, target.name)
             conn.execute("SELECT pg_catalog.pg_create_physical_replication_slot(%s, true)", (name,))
+        _pass_over_gap(kept, conn)
         environment = backup.own_environment(conn)
     _compress_meanwhile(kept)
     words = [str(kept.program("pg_receivewal")), "-D", "archive", "--slot", name, "--no-loop", "--no-password", "-v"]
@@ -128,6 +129,25 @@ def stop_for_good(target: Target) -> bool:
             )
         conn.execute("SELECT pg_catalog.pg_drop_replication_slot(%s)", (slot(target),))
     return True
+
+
+def _pass_over_gap(kept: Server, conn: Connection) -> None:
+    """Let the receiver begin where the slot does, where the server has not what follows the newest segment any more.
+
+    pg_receivewal goes on behind the newest plain or partial file of its folder, and ends where the server lacks that.
+    """
+    partial = [path.name for path in kept.archive_dir.glob("*.partial")]
+    plain = [path.name for path in kept.archive_dir.glob("*") if wal_segments.NAME.fullmatch(path.name)]
+    if not (partial or plain):
+        return
+    newest = max([*partial, *plain])
+    follows = wal_segments.number(newest) + (newest in plain)
+    if conn.execute(load("received")["has_segment"].encode(), {"tail": wal_segments.name_tail(follows)}).fetchone():
+        return
+    log.warning("the server has not the WAL behind %s any more: there is a gap, and a base backup is needed", newest)
+    archive_compression.compress(kept, newest=True)
+    for name in partial:
+        kept.do("mv", "-f", name, f"{name}.left", cwd=kept.archive_dir)
 
 
 def _compress_meanwhile(kept: Server) -> None:

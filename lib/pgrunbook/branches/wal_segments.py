@@ -64,7 +64,7 @@ class Timelines:
     def name(self, number: int) -> str:
         """Return the name of the segment's file."""
         timeline = next((one for one, first in reversed(self.switches) if number >= first), self.switches[0][0])
-        return f"{timeline:08X}{number // SEGMENTS_PER_ID:08X}{number % SEGMENTS_PER_ID:08X}"
+        return f"{timeline:08X}{name_tail(number)}"
 
     def parts(self, first: int, last: int) -> Iterator[tuple[int, int, int]]:
         """Yield the timelines of a range of segments: each with its first and its last one."""
@@ -129,6 +129,11 @@ def wrong_size(plain: Path) -> str:
 def number(name: str) -> int:
     """Return how many segments lie before this one, on whichever timeline."""
     return int(name[8:16], 16) * SEGMENTS_PER_ID + int(name[16:24], 16)
+
+
+def name_tail(number: int) -> str:
+    """Return the name of a segment without its timeline."""
+    return f"{number // SEGMENTS_PER_ID:08X}{number % SEGMENTS_PER_ID:08X}"
 
 
 def number_at(lsn: str, *, end: bool = False) -> int:

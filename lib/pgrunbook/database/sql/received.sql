@@ -13,3 +13,10 @@ SELECT
     s.wal_status
 FROM pg_catalog.pg_replication_slots AS s
 WHERE s.slot_name = %(name)s
+
+-- name: has_segment
+-- a row is: the WAL segment that ends so, on whichever timeline, where the server has it yet
+SELECT w.name
+FROM pg_catalog.pg_ls_waldir() AS w
+WHERE pg_catalog.length(w.name) = 24 AND pg_catalog.right(w.name, 16) = %(tail)s
+LIMIT 1
