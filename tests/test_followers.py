@@ -18,6 +18,7 @@ from pgrunbook.plan.plan import Plan
 from pgrunbook.plan.step import RANGE, Batches
 from pgrunbook.undo_data import (
     CannotCaptureError,
+    Site,
     StepKey,
     capture_batches,
     capture_statement,
@@ -585,6 +586,26 @@ def test_rows_are_followed_whatever_writes_them(own: Conn, server: Server, case:
     found = own.execute(f"SELECT id, n, a, u FROM {table}".encode()).fetchall()
     assert {row for row in found if row[1] in (-1, 5, 7, 70)} == {(5, -1, None, None), (70, 7, 70, 70)}
     assert [row for row in found if row[1] != -1 and not row[2] == row[3] == row[1] * 10] == []
+
+
+@pytest.mark.parametrize("is_written", [False, True])
+def test_a_key_that_a_later_release_drops_is_that_of_then_behind_its_return(own: Conn, *, is_written: bool) -> None:
+    """It has another number then; where somebody has written meanwhile, nobody knows the rows, and it is told."""
+    own.execute("CREATE TABLE two (id integer UNIQUE NOT NULL, k integer PRIMARY KEY, n integer, a integer)")
+    own.execute("INSERT INTO two SELECT 1000 - id, id, n, a FROM t")
+    first = Way(own, "ALTER TABLE two DROP COLUMN a")
+    first.there()
+    second = Way(own, "ALTER TABLE two DROP COLUMN k", site=Site("0002_x", "b" * 64, "up", 1))
+    second.there()
+    if is_written:
+        own.execute("UPDATE two SET n = n")
+    second.back()
+    own.execute("UPDATE two SET k = 500 WHERE n = 1; INSERT INTO two (id, k, n) VALUES (1, 1, -1)")
+    first.back()
+    found = own.execute("SELECT n, a FROM two").fetchall()
+    assert {a for n, a in found if n < 0} == {None}
+    assert {a for n, a in found if n > 0 and a != n * 10} == ({None} if is_written else set())
+    assert [left for _, left in gone_to_nobody(own, ["0001_x"], "up")] == ([200] if is_written else [])
 
 
 @pytest.mark.newest
