@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -586,6 +587,29 @@ def test_rows_are_followed_whatever_writes_them(own: Conn, server: Server, case:
     found = own.execute(f"SELECT id, n, a, u FROM {table}".encode()).fetchall()
     assert {row for row in found if row[1] in (-1, 5, 7, 70)} == {(5, -1, None, None), (70, 7, 70, 70)}
     assert [row for row in found if row[1] != -1 and not row[2] == row[3] == row[1] * 10] == []
+
+
+@pytest.mark.newest
+@pytest.mark.parametrize("emptied", ["SELECT", "TRUNCATE t_1"])
+def test_rows_are_followed_in_a_copy_from_a_dump(own: Conn, server: Server, emptied: str) -> None:
+    """Its tables, partitions, columns and triggers have other numbers: what somebody writes there is seen all the same."""
+    own.execute("ALTER TABLE t DROP COLUMN n, ADD n integer; UPDATE t SET n = id")
+    way = Way(own, "ALTER TABLE t DROP COLUMN a")
+    way.there()
+    dump = [server.client("pg_dump"), "-h", server.socket_dir, "-U", "postgres", "--format=custom", "own_followers"]
+    dumped = subprocess.run(dump, stdout=subprocess.PIPE, check=True).stdout
+    server.make("own_copy")
+    restore = [server.client("pg_restore"), "-h", server.socket_dir, "-U", "postgres", "-d", "own_copy"]
+    subprocess.run(restore, input=dumped, check=True)
+    with server.connect("own_copy") as copy:
+        copy.execute(f"{emptied}; DELETE FROM t WHERE id = 5; INSERT INTO t (id, n) VALUES (5, -1)".encode())
+        copy.execute("UPDATE t SET id = 150000 WHERE id = 150")
+        way.back(copy)
+        found = copy.execute("SELECT n, a FROM t").fetchall()
+    server.administer("DROP DATABASE own_copy")
+    wanted = {n: n * 10 for n in range(1, 201) if n != 5} | {-1: None} if emptied == "SELECT" else {-1: None}
+    assert {n: a for n, a in found if n in wanted} == wanted
+    assert [(n, a) for n, a in found if a not in (None, n * 10)] == []
 
 
 @pytest.mark.parametrize("is_written", [False, True])
