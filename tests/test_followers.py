@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,6 +19,7 @@ from pgrunbook.plan.plan import Plan
 from pgrunbook.plan.step import RANGE, Batches
 from pgrunbook.undo_data import (
     CannotCaptureError,
+    Site,
     StepKey,
     capture_batches,
     capture_statement,
@@ -586,6 +588,49 @@ def test_rows_are_followed_whatever_writes_them(own: Conn, server: Server, case:
     found = own.execute(f"SELECT id, n, a, u FROM {table}".encode()).fetchall()
     assert {row for row in found if row[1] in (-1, 5, 7, 70)} == {(5, -1, None, None), (70, 7, 70, 70)}
     assert [row for row in found if row[1] != -1 and not row[2] == row[3] == row[1] * 10] == []
+
+
+@pytest.mark.newest
+@pytest.mark.parametrize("emptied", ["SELECT", "TRUNCATE t_1"])
+def test_rows_are_followed_in_a_copy_from_a_dump(own: Conn, server: Server, emptied: str) -> None:
+    """Its tables, partitions, columns and triggers have other numbers: what somebody writes there is seen all the same."""
+    own.execute("ALTER TABLE t DROP COLUMN n, ADD n integer; UPDATE t SET n = id")
+    way = Way(own, "ALTER TABLE t DROP COLUMN a")
+    way.there()
+    dump = [server.client("pg_dump"), "-h", server.socket_dir, "-U", "postgres", "--format=custom", "own_followers"]
+    dumped = subprocess.run(dump, stdout=subprocess.PIPE, check=True).stdout
+    server.make("own_copy")
+    restore = [server.client("pg_restore"), "-h", server.socket_dir, "-U", "postgres", "-d", "own_copy"]
+    subprocess.run(restore, input=dumped, check=True)
+    with server.connect("own_copy") as copy:
+        copy.execute(f"{emptied}; DELETE FROM t WHERE id = 5; INSERT INTO t (id, n) VALUES (5, -1)".encode())
+        copy.execute("UPDATE t SET id = 150000 WHERE id = 150")
+        way.back(copy)
+        found = copy.execute("SELECT n, a FROM t").fetchall()
+    server.administer("DROP DATABASE own_copy")
+    wanted = {n: n * 10 for n in range(1, 201) if n != 5} | {-1: None} if emptied == "SELECT" else {-1: None}
+    assert {n: a for n, a in found if n in wanted} == wanted
+    assert [(n, a) for n, a in found if a not in (None, n * 10)] == []
+
+
+@pytest.mark.parametrize("is_written", [False, True])
+def test_a_key_that_a_later_release_drops_is_that_of_then_behind_its_return(own: Conn, *, is_written: bool) -> None:
+    """It has another number then; where somebody has written meanwhile, nobody knows the rows, and it is told."""
+    own.execute("CREATE TABLE two (id integer UNIQUE NOT NULL, k integer PRIMARY KEY, n integer, a integer)")
+    own.execute("INSERT INTO two SELECT 1000 - id, id, n, a FROM t")
+    first = Way(own, "ALTER TABLE two DROP COLUMN a")
+    first.there()
+    second = Way(own, "ALTER TABLE two DROP COLUMN k", site=Site("0002_x", "b" * 64, "up", 1))
+    second.there()
+    if is_written:
+        own.execute("UPDATE two SET n = n")
+    second.back()
+    own.execute("UPDATE two SET k = 500 WHERE n = 1; INSERT INTO two (id, k, n) VALUES (1, 1, -1)")
+    first.back()
+    found = own.execute("SELECT n, a FROM two").fetchall()
+    assert {a for n, a in found if n < 0} == {None}
+    assert {a for n, a in found if n > 0 and a != n * 10} == ({None} if is_written else set())
+    assert [left for _, left in gone_to_nobody(own, ["0001_x"], "up")] == ([200] if is_written else [])
 
 
 @pytest.mark.newest

@@ -40,6 +40,7 @@ _BODY = """;
     {variables};
     goes boolean := TG_OP = 'DELETE';
     is_ours boolean;
+    is_copied boolean := false;
     this pg_catalog.text;
     leaves pg_catalog.text;
     comes pg_catalog.text;
@@ -65,7 +66,8 @@ BEGIN
         -- The key has another name or type by now; in a copy of the database, columns have other numbers.
         BEGIN
             notes := {noted};
-            IF {is_copy} THEN
+            is_copied := {is_copy};
+            IF is_copied THEN
                 named := {names};
                 IF EXISTS (
                     SELECT
@@ -110,7 +112,8 @@ BEGIN
     RETURN NEW;
 END
 """
-_IS_EMPTIED = " AND k.{} IN (SELECT p.relid FROM pg_catalog.pg_partition_tree(TG_RELID) AS p)"
+# In a copy of the database, partitions have other numbers: nobody knows which rows were in which.
+_IS_EMPTIED = " AND (k.{} IN (SELECT p.relid FROM pg_catalog.pg_partition_tree(TG_RELID) AS p) OR {})"
 # A trigger of the application, which fires for one row of a statement, may change another one before we see what the
 # statement did to that one.
 _AHEAD = """IF TG_OP = 'UPDATE' THEN
@@ -248,12 +251,14 @@ class FollowerBody:
         both = [*variables["old"], *variables["new"]]
         at_old = has_key(variables["old"])
         if self.table.is_partitioned:
-            at_old = sql.SQL("{} AND k.{} = TG_RELID").format(at_old, sql.Identifier(PART))
+            at_old = sql.SQL("{} AND (k.{} = TG_RELID OR is_copied)").format(at_old, sql.Identifier(PART))
         parts: dict[str, sql.Composable] = {
             "side": side, "names": sql.SQL("CAST({} AS pg_catalog.text[])").format(sql.Literal(list(self.table.key))),
             "noted": watches(self.kept_as), "is_copy": is_copy(sql.SQL("notes")),
             "named_now": named_now(sql.SQL("notes")),
-            "is_emptied": sql.SQL(_IS_EMPTIED if self.table.is_partitioned else "").format(sql.Identifier(PART)),
+            "is_emptied": sql.SQL(_IS_EMPTIED if self.table.is_partitioned else "").format(
+                sql.Identifier(PART), is_copy(watches(self.kept_as))
+            ),
             "gone": sql.Identifier(GONE), "arrived": sql.Identifier(ARRIVED),
             "table": self.table.name.identifier(), "lost": sql.Literal(LOST),
             "unknown": sql.Literal(UNKNOWN), "written": sql.Literal(WRITTEN),

@@ -93,6 +93,38 @@ BEGIN
     END IF;
 END
 """
+# A column of the key that was dropped is there again, with another number.
+_RETURNED = """
+DECLARE
+    noted record;
+BEGIN
+    IF to_regclass('pgrunbook.kept') IS NOT NULL THEN
+        FOR noted IN
+            SELECT DISTINCT f.oid, obj_description(f.oid, 'pg_proc')::text[] AS notes, k.key_columns::text[] AS key
+            FROM pg_trigger AS g
+            JOIN pg_proc AS f ON f.oid = g.tgfoid AND f.pronamespace = to_regnamespace('pgrunbook')
+            JOIN pgrunbook.kept AS k ON f.proname = 'write_' || k.kept_as
+            WHERE g.tgrelid = {table}::regclass AND {column} = ANY (k.key_columns::text[])
+        LOOP
+            EXECUTE (
+                SELECT format('COMMENT ON FUNCTION %s IS %L', noted.oid::regprocedure, array_agg(
+                    CASE WHEN starts_with(w.one, {of}) THEN {of} || (
+                             SELECT string_agg(CASE WHEN old.attisdropped THEN now.attnum::text ELSE n.number END, ' '
+                                               ORDER BY n.place)
+                             FROM unnest(string_to_array(substr(w.one, {length}), ' '))
+                                  WITH ORDINALITY AS n (number, place)
+                             LEFT JOIN pg_attribute AS now
+                               ON n.place > 1 AND noted.key[n.place - 1] = {column}
+                              AND now.attrelid = {table}::regclass AND now.attname = {column}
+                             LEFT JOIN pg_attribute AS old
+                               ON old.attrelid = now.attrelid AND old.attnum::text = n.number)
+                         ELSE w.one END ORDER BY w.place))
+                FROM unnest(noted.notes) WITH ORDINALITY AS w (one, place)
+            );
+        END LOOP;
+    END IF;
+END
+"""
 _NO_UNIQUE = """
 DECLARE
     dropped text;
@@ -222,6 +254,17 @@ class Followers:
     def has_key(self, values: Sequence[sql.Composable]) -> sql.Composable:
         """Return the condition that a row of the side table has this key."""
         return has_key(values)
+
+
+def note_returned(table: sql.Identifier, column: str) -> str:
+    """Return the statement that notes by which number a column is there again, for what follows rows by it.
+
+    Whoever has written meanwhile has been noted: then nobody knows any more which row a captured one is of.
+    """
+    noted = sql.SQL(_RETURNED).format(
+        table=sql.Literal(table.as_string(None)), column=sql.Literal(column), of=sql.Literal(OF), length=len(OF) + 1
+    )
+    return text(do(noted))
 
 
 def unsteady(table: CapturedTable) -> list[str]:

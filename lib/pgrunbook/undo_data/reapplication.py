@@ -19,7 +19,7 @@ from pgrunbook.sql.tree import dotted_name
 from pgrunbook.undo_data.capture_columns import VALUE, is_large
 from pgrunbook.undo_data.entries import as_keep
 from pgrunbook.undo_data.registry import STATES, UndoEntry, find
-from pgrunbook.undo_data.revert_columns import are_inserts_watched, filling, writes
+from pgrunbook.undo_data.revert_columns import are_inserts_watched, filling, returned, writes
 from pgrunbook.undo_data.row_notes import GONE, are_at_work
 from pgrunbook.undo_data.silence import fires, may_silence
 from pgrunbook.undo_data.tables import SCHEMA, CapturedColumn, CapturedTable, Row, as_text, rows, table
@@ -156,7 +156,8 @@ def _column(
         branch, conn, found, as_keep(entry), column, fits, says=SAYS.format(_told(entry)), batch_rows=rows_
     )
     before, after = _around_numbers(branch, found, column)
-    steps = (*before, *filled, *after)
+    again = returned(conn, there[0]["oid"], entry.table, name) if there else ()
+    steps = (*again, *before, *filled, *after)
     unfit = _unfit(conn, entry, "k", fits)
     because = f"{counted(unfit, 'value')} of {_told(entry)} {'does' if unfit == 1 else 'do'} not fit {column.type}"
     return _given(entry, steps, [entry.kept_as], because if unfit else "")

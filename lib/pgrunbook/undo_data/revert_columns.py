@@ -15,12 +15,13 @@ from typing import Any
 from pglast import ast
 from psycopg import sql
 
+from pgrunbook.database.checksums import TableName
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.facts import Facts
 from pgrunbook.database.row_tracker import RowTracker, tracker_name
 from pgrunbook.plan.step import RANGE, Batches, Keep, SafeStep
 from pgrunbook.sql.deparse import parsed, text
-from pgrunbook.sql.tree import walk
+from pgrunbook.sql.tree import dotted_name, walk
 from pgrunbook.undo_data.capture_columns import (
     VALUE,
     is_large,
@@ -30,7 +31,7 @@ from pgrunbook.undo_data.capture_columns import (
 )
 from pgrunbook.undo_data.cascades import CannotCaptureError
 from pgrunbook.undo_data.entries import refuse_purged_keep
-from pgrunbook.undo_data.followers import Followers
+from pgrunbook.undo_data.followers import Followers, note_returned
 from pgrunbook.undo_data.former_keys import see_apart
 from pgrunbook.undo_data.key_values import conversion_end, converted, noted_as_written, same_row
 from pgrunbook.undo_data.row_notes import GONE, NEW, WRITTEN, are_at_work, function_name, is_there
@@ -64,12 +65,21 @@ def revert_column(
         )
     if keep.is_own_key:
         return (conversion_end(keep),)
+    again = returned(conn, found.oid, found.name, name)
     size = batch_rows if loops else None
     if had_key and found.keyed(keep.key) is None:
         steps = _watching(conn, conn, found, keep, column, condition, says)
     else:
         steps = filling(conn, conn, found, keep, column, condition, says=says, batch_rows=size)
-    return tuple(step if step.quick else replace(step, gives_back=(keep.kept_as,)) for step in steps)
+    return (*again, *(step if step.quick else replace(step, gives_back=(keep.kept_as,)) for step in steps))
+
+
+def returned(conn: Connection, oid: int, table: TableName, name: str) -> tuple[SafeStep, ...]:
+    """Return the step that notes that a column is there again by which captured rows follow; () where none do."""
+    if not any(name in one["key"] for one in rows(conn, "followers", oid=oid)):
+        return ()
+    says = f"What follows rows of {dotted_name(*table)} by {name} finds it again."
+    return (SafeStep(note_returned(table.identifier(), name), says, own_transaction=False),)
 
 
 def filling(
