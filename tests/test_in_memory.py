@@ -84,6 +84,24 @@ def test_what_lies_there_without_its_server_is_removed(monkeypatch: pytest.Monke
             assert not place.exists()
 
 
+def test_what_another_process_removes_meanwhile_is_in_nobodys_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While what is abandoned is looked for, the servers of others come and go."""
+    with branch_server.new_server(data_bytes=1) as theirs:
+        owner_of = in_memory._owner
+
+        def removed_behind(folder: Path, uid: int) -> str | None:
+            owner = owner_of(folder, uid)
+            if folder == place_of(theirs):
+                (folder / in_memory.OWNER).unlink()
+            return owner
+
+        monkeypatch.setattr(in_memory, "_owner", removed_behind)
+        with branch_server.new_server(data_bytes=1) as ours:
+            monkeypatch.undo()
+            (place_of(theirs) / in_memory.OWNER).write_text(str(theirs.dir))
+            assert place_of(ours).is_dir()
+
+
 @pytest.mark.usefixtures("site")
 def test_a_link_that_somebody_has_put_there_is_not_followed() -> None:
     """Neither where code on a branch has changed it, nor where somebody moved a server's data: nothing of it goes."""

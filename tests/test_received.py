@@ -45,7 +45,7 @@ def hosted(version: int) -> Iterator[Server]:
         own_source(version, targets='[hosted]\nurl_from = "HOSTED_URL"\n') as server,
         pytest.MonkeyPatch.context() as env,
     ):
-        env.setenv("HOSTED_URL", f"postgresql://postgres:secret@/postgres?host={server.socket_dir}")
+        env.setenv("HOSTED_URL", f"postgresql://postgres:Hx7Pq2Lm@/postgres?host={server.socket_dir}")
         bounded(server, "1GB")
         ask(server, "CREATE TABLE t (n int)")
         yield server

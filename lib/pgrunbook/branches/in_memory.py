@@ -155,6 +155,10 @@ def _clear_abandoned(uid: int) -> None:
         owner = _owner(folder, uid)
         if owner is None or not NAME.fullmatch(folder.name):
             continue
-        is_old = time.time() - (folder / OWNER).stat().st_mtime > ABANDONED_S
-        if is_old and place_of(Path(owner) / "data") != folder:
+        try:
+            is_old = time.time() - (folder / OWNER).stat().st_mtime > ABANDONED_S
+            is_abandoned = is_old and place_of(Path(owner) / "data") != folder
+        except FileNotFoundError:
+            continue  # its server has removed it meanwhile
+        if is_abandoned:
             shutil.rmtree(folder, ignore_errors=True)
