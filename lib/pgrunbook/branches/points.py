@@ -83,11 +83,6 @@ def listed(points: Sequence[WalRestorePoint]) -> str:
     return ", ".join(f"{point.name} ({point.created_at:%Y-%m-%dT%H:%M:%SZ})" for point in points)
 
 
-def newest(known: Sequence[WalRestorePoint], but: str) -> list[WalRestorePoint]:
-    """Return the newest restore points, the newest first, but for one."""
-    return [point for point in reversed(known) if point.name != but][:SHOWN]
-
-
 def _is_at(source: Server, name: str, lsn: str) -> bool:
     """Tell whether the record of a restore point ends near an LSN, by the segments around it."""
     last = wal_segments.number_at(lsn, end=True)

@@ -114,9 +114,9 @@ class Card:
 
 @dataclass(frozen=True)
 class Stack:
-    """Tables and timelines one below the other, as one view."""
+    """Cards, tables and timelines one below the other, as one view."""
 
-    tables: Sequence[Table | Timeline]
+    tables: Sequence[Card | Table | Timeline]
 
     def __repr__(self) -> str:
         return "\n\n".join(map(repr, self.tables))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from dataclasses import asdict, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from pgrunbook.branches import archive, backup, points, received
 from pgrunbook.branches.recovery import Restored
@@ -16,7 +16,7 @@ from pgrunbook.branches.server_status import ServerState
 from pgrunbook.database import checksums, foreign_code, step_log
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.display import progress
-from pgrunbook.display.show import BAD, GOOD, QUIET, WARN, Banner, Card, Cell, Picture, Table, figure
+from pgrunbook.display.show import BAD, GOOD, QUIET, WARN, Banner, Card, Cell, Picture, Stack, Table, figure
 from pgrunbook.errors import Refused, WrongInput
 from pgrunbook.execute import permit, restoration
 from pgrunbook.procedures import cutover_steps, restore_views, restored_server, salvage_steps, shared_steps
@@ -75,8 +75,11 @@ def what_can_be_restored(here: Session) -> Picture:
 
 
 @checks.check
-def choose_the_point(here: Session) -> Card:
-    """Resolve the point to restore to, and say what is lost after it. Raises WrongInput when there is no such point."""
+def choose_the_point(here: Session) -> Stack:
+    """Resolve the point to restore to, and say what is lost after it, and after each other one.
+
+    Raises WrongInput when there is no such point.
+    """
     wanted, known = here.parameters.to.strip(), here.facts["points"]
     if here.parameters.of_run:
         wanted = str(restored_server.told_by(here)["point"])
@@ -105,12 +108,12 @@ def choose_the_point(here: Session) -> Card:
             ("made by run", made.run_id),
             ("LSN", made.lsn),
             ("database version there", made.version or "(none)"),
-            ("not in it", Cell(f"what was written in the last {_span(ago)}", WARN)),
+            ("not in it", Cell(f"what was written in the last {restore_views.span(ago)}", WARN)),
         ]
-    if others := points.newest(known, but=wanted):
-        facts.append(("other restore points", points.listed(others)))
     here.journal("point-chosen", to=str(point), lsn=made.lsn if made else point.lsn)
-    return Card("The point", facts)
+    backups = backup.list_base_backups(restored_server.source(here))
+    choices = restore_views.choices(known, here.facts["made"], backups, chosen=wanted)
+    return Stack([Card("The point", facts), choices])
 
 
 @heres.step
@@ -373,8 +376,3 @@ def _free_name(here: Session) -> str:
     names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
     free = (ServerState.ABSENT, ServerState.HALF_RESTORED)
     return next(one for one in names if Server(one).status().state in free)
-
-
-def _span(ago: timedelta) -> str:
-    seconds = int(ago.total_seconds())
-    return f"{seconds} s" if seconds < 120 else f"{seconds // 60} min" if seconds < 7200 else f"{seconds // 3600} h"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 
 from pgrunbook.branches import wal_segments
 from pgrunbook.branches.backup import BaseBackup, Window
 from pgrunbook.branches.restore_point_records import WalRestorePoint
+from pgrunbook.database.step_log import RestorePoint
 from pgrunbook.display.prose import counted
-from pgrunbook.display.show import Picture, figure
+from pgrunbook.display.show import GOOD, PLAIN, Cell, Picture, Table, figure
 
 LANE = "can be restored"
 
@@ -35,3 +37,29 @@ def timeline(windows: Sequence[Window], backups: Sequence[BaseBackup], points: S
     counts = f"{counted(len(backups), 'base backup')}, {counted(len(shown), 'restore point')}"
     gaps = "".join(f" WAL is missing: {wal_segments.listed(one.missing)}." for one in windows if one.missing)
     return Picture.of(picture, f"Can be restored {spans}: {counts}.{gaps}")
+
+
+def choices(
+    points: Sequence[WalRestorePoint], made: Mapping[str, RestorePoint], backups: Sequence[BaseBackup], *, chosen: str
+) -> Table:
+    """Return the points that have a name, newest first: whose they are, and what a restore to each would lose."""
+    now = datetime.now(UTC)
+
+    def row(at: datetime, kind: str, name: str) -> tuple[datetime, tuple[object, ...]]:
+        by = made.get(name)
+        told = Cell(name, GOOD if name == chosen else PLAIN)
+        lost = f"what was written in the last {span(now - at)}"
+        whose = (by.run_id, by.version or "(none)") if by else ("", "")
+        return at, (f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z", kind, told, *whose, lost)
+
+    found = [row(point.created_at, "restore point", point.name) for point in points]
+    found += [row(b.ended_at, "incremental backup" if b.onto else "base backup", b.id) for b in backups]
+    rows = [cells for _, cells in sorted(found, key=lambda one: one[0], reverse=True)]
+    headings = ("when", "what", "name", "made by run", "version there", "not in it")
+    return Table(headings, rows, title="What else there is; any time or LSN between can be named too", most=30)
+
+
+def span(ago: timedelta) -> str:
+    """Return how long ago something was, in seconds, minutes or hours."""
+    seconds = int(ago.total_seconds())
+    return f"{seconds} s" if seconds < 120 else f"{seconds // 60} min" if seconds < 7200 else f"{seconds // 3600} h"
