@@ -90,6 +90,48 @@ def stretch(server: Server) -> tuple[int, int]:
     return min(numbers), max(numbers)
 
 
+def planted(kind: str, path: Path, of: Path) -> None:
+    """Put something that is no file in the place of one, as a superuser of the server can."""
+    if kind == "link":
+        path.symlink_to(of)
+    elif kind == "fifo":
+        os.mkfifo(path)
+    else:
+        path.mkdir()
+
+
+@pytest.mark.parametrize("form", ["", SUFFIX])
+@pytest.mark.parametrize("kind", ["link", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("fifo", "folder"))])
+def test_what_is_no_file_is_neither_followed_nor_waited_for(source: Server, kind: str, form: str) -> None:
+    """We may read more than the server's account may: what we read would come within its reach."""
+    lsn = next(one.lsn for one in archive.restore_points(source) if one.name == "point-1")
+    name = archive.timelines(source).name(wal_segments.number_at(lsn))
+    packed = source.archive_dir / f"{name}{SUFFIX}"
+    path, aside = packed.with_name(f"{name}{form}"), packed.with_name(f"aside{SUFFIX}")
+    plain = packed.with_name("aside")
+    plain.write_bytes(octets(source, name))
+    packed.rename(aside)
+    planted(kind, path, aside if form else plain)
+    try:
+        with pytest.raises(frames.DamagedFrame, match="no file"):
+            octets(source, name)
+        archive_compression.compress(source)
+        assert [one for one in names(source) if one.startswith(name)] == [path.name]
+        damage = verification.damage_of_wal(source, *stretch(source))
+        assert damage is not None
+        assert (damage.file, "no file" in damage.says) == (name, True)
+        if kind == "link" and not form:
+            return  # the server's own account follows it, to what it may read
+        with pytest.raises(Broken, match="WAL") as failed:
+            restore(source, Point(name="point-2"), name="restored")
+        assert name in " ".join(map(str, failed.value.lines()))
+        assert Server("restored").status().state is ServerState.ABSENT
+    finally:
+        path.rmdir() if kind == "folder" else path.unlink()
+        plain.unlink()
+        aside.rename(packed)
+
+
 def places(path: Path) -> list[int]:
     """Return a place of each kind in a compressed segment: a frame's header, a block's, data, checksums, its end."""
     size = path.stat().st_size

@@ -49,7 +49,7 @@ def compress(server: Server, *, newest: bool = False) -> int:
         ]
         for first in range(0, len(due), AT_ONCE):
             _compress(server, due[first : first + AT_ONCE])
-    except (RunbookError, OSError) as exc:
+    except (RunbookError, OSError, DamagedFrame) as exc:
         told = (exc.detail or exc.message) if isinstance(exc, RunbookError) else exc
         log.warning('could not compress the archive of server "%s": %s', server.name, told)
         return 0

@@ -6,7 +6,6 @@ in the same way. ``pgrunbook backup receive`` fills its archive.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 import os
@@ -155,14 +154,19 @@ def _compress_meanwhile(kept: Server) -> None:
     receiver = os.getpid()
     if os.fork():
         return
-    with contextlib.suppress(KeyboardInterrupt):  # a terminal sends it to both
+    try:
         for number in itertools.count():
             if os.getppid() != receiver:
                 break
             if number % COMPRESS_EVERY == 0:
                 archive_compression.compress(kept)
             time.sleep(POLL_S)
-    os._exit(0)
+    except KeyboardInterrupt:
+        log.info("asked to stop")  # a terminal sends it to both
+    except Exception:
+        log.exception("the WAL is received, and not compressed any more")
+    finally:
+        os._exit(0)  # whatever it met, it does not go on as a second receiver
 
 
 def _refuse_unfit(target: Target, conn: Connection) -> None:

@@ -6,6 +6,7 @@ record, each with its checksum.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -101,10 +102,13 @@ def _damage_of_file_of_wal(folder: Path, name: str) -> str:
     """Return what is wrong with the file of an archived segment, whatever it holds; "" where nothing is."""
     plain = folder / name
     try:
+        is_plain = os.path.lexists(plain)
+        if is_plain and (says := wal_segments.wrong_size(plain)):
+            return says
         if archive_compression.is_there_twice(folder, name):
             return "it is there twice, plain and compressed, and they differ"
-        if plain.is_file():
-            return wal_segments.wrong_size(plain)
+        if is_plain:
+            return ""
         size = sum(map(len, wal_segments.pieces(plain)))
     except DamagedFrame as exc:
         return f"it cannot be decompressed: {exc}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import stat
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -122,7 +123,10 @@ def archived_at(plain: Path) -> datetime:
 
 def wrong_size(plain: Path) -> str:
     """Return what is wrong with the size of a plain segment's file, "" where it is right."""
-    size = plain.stat().st_size
+    facts = plain.lstat()
+    if not stat.S_ISREG(facts.st_mode):
+        return frames.NO_FILE
+    size = facts.st_size
     return "" if size == SEGMENT_BYTES else f"it has {size:,} bytes instead of {SEGMENT_BYTES:,}"
 
 
