@@ -48,15 +48,19 @@ def choices(
     def row(at: datetime, kind: str, name: str) -> tuple[datetime, tuple[object, ...]]:
         by = made.get(name)
         told = Cell(name, GOOD if name == chosen else PLAIN)
-        lost = f"what was written in the last {span(now - at)}"
         whose = (by.run_id, by.version or "(none)") if by else ("", "")
-        return at, (f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z", kind, told, *whose, lost)
+        return at, (f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z", kind, told, *whose, span(now - at))
 
     found = [row(point.created_at, "restore point", point.name) for point in points]
     found += [row(b.ended_at, "incremental backup" if b.onto else "base backup", b.id) for b in backups]
     rows = [cells for _, cells in sorted(found, key=lambda one: one[0], reverse=True)]
-    headings = ("when", "what", "name", "made by run", "version there", "not in it")
-    return Table(headings, rows, title="What else there is; any time or LSN between can be named too", most=30)
+    headings = ("when", "what", "name", "made by run", "version there", "not in it: the last")
+    return Table(
+        headings,
+        rows,
+        title="What has a name, the newest first; any time or LSN between can be restored to as well",
+        most=30,
+    )
 
 
 def span(ago: timedelta) -> str:
