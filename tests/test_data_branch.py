@@ -18,6 +18,7 @@ from pgrunbook.branches.server import Server
 from pgrunbook.branches.server_name import server_names
 from pgrunbook.branches.server_status import ServerState
 from pgrunbook.config.targets import Target
+from pgrunbook.database import row_counts
 from pgrunbook.database.checksums import TableName, TableSum, checksums
 from pgrunbook.errors import Refused, Unreachable
 from scenes import error_of, session
@@ -447,8 +448,8 @@ def test_a_branch_with_fewer_rows_than_the_target_is_noticed(project: Project) -
     with data_branch.with_data(target, most_bytes=ENOUGH) as copy:
         do(copy.safe, "DELETE FROM a WHERE n <= 50; DELETE FROM p WHERE n <= 6; DELETE FROM u")
         with connect(target, purpose="test") as there, connect(copy.safe, purpose="test") as here:
-            found = data_branch.compare_row_counts(there, here, tables)
-            assert data_branch.compare_row_counts(here, there, ["public.not_there"]) == []
+            found = row_counts.compared(there, here, tables)
+            assert row_counts.compared(here, there, ["public.not_there"]) == []
     assert found == [
         ("public.a", 1000, 950), ('"Odd schema"."T 1"', 20, 20), ("public.p", 50, 44), ("public.u", 10, 0),
     ]  # fmt: skip
@@ -468,4 +469,4 @@ def test_the_rows_of_a_big_table_are_estimated_from_its_size(project: Project, m
     ):
         do(copy.safe, "CREATE TABLE v AS TABLE u LIMIT 0; TRUNCATE u")
         do(copy.safe, "UPDATE pg_class SET reltuples = 50000, relpages = 222 WHERE relname = 'u'")
-        assert data_branch.compare_row_counts(there, here, ["public.u"]) == [("public.u", 50000, 0)]
+        assert row_counts.compared(there, here, ["public.u"]) == [("public.u", 50000, 0)]

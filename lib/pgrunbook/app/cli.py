@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from pgrunbook.app import cli_backup, cli_doctor, cli_drift, cli_monitor, cli_server, cli_undo_data, terminal
+from pgrunbook.app import (
+    cli_backup,
+    cli_branch,
+    cli_doctor,
+    cli_drift,
+    cli_monitor,
+    cli_server,
+    cli_undo_data,
+    terminal,
+)
 from pgrunbook.errors import RunbookError, WrongInput
 
 if TYPE_CHECKING:
@@ -21,6 +30,7 @@ app = typer.Typer(
 )  # fmt: skip
 app.add_typer(cli_server.app, name="server")
 app.add_typer(cli_backup.app, name="backup")
+app.add_typer(cli_branch.app, name="branch")
 app.add_typer(cli_undo_data.app, name="undo-data")
 app.command("drift")(cli_drift.drift)
 app.command("monitor")(cli_monitor.monitor)
@@ -146,8 +156,9 @@ def status(target: Annotated[str, typer.Option(help="Only this target.")] = "") 
     """Show each target: whether it answers, its version, what is pending, and whether a run is at work."""
     from pgrunbook.config import targets
     from pgrunbook.display.show import Table
+    from pgrunbook.session import naming
 
-    chosen = [targets.load(target)] if target else list(targets.load_all().values())
+    chosen = [naming.target(target)] if target else list(targets.load_all().values())
     rows, failed = [], []
     for one in chosen:
         try:

@@ -29,12 +29,12 @@ def drift(
 
     Exit codes: 0 nothing differs, 1 it could not be compared, 2 wrong use, 3 something differs.
     """
-    from pgrunbook.config import targets
     from pgrunbook.database.connection import connect
     from pgrunbook.rehearse import drift as drifts
+    from pgrunbook.session import naming
 
     chosen = terminal.chosen(target, "drift")
-    other = targets.load(against) if against not in ("history", "validated") else None
+    other = naming.target(against) if against not in ("history", "validated") else None
     with terminal.looking(chosen, code=NOT_COMPARED), connect(chosen, purpose="looks for drift") as conn:
         if other is not None:
             found = drifts.against_target(chosen, conn, other)

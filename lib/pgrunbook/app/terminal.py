@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def chosen(target: str, command: str) -> Target:
     """Return the target of that name. Raises WrongInput where none is named, or it is not declared."""
-    from pgrunbook.config import targets
+    from pgrunbook.session import naming
 
     if not target:
         raise WrongInput(
@@ -24,7 +24,7 @@ def chosen(target: str, command: str) -> Target:
             detail="targets.toml declares the targets.",
             hint=f"For example: pgrunbook {command} --target demo",
         )
-    return targets.load(target)
+    return naming.target(target)
 
 
 @contextmanager
@@ -48,6 +48,26 @@ def looking(target: Target, *, again: str = "run this again", code: int | None =
             raise
         sys.stderr.write(door.masked("\n".join(exc.shown())) + "\n")
         sys.exit(code)
+
+
+@contextmanager
+def working() -> Iterator[None]:
+    """Show what is done and for how long while the body runs, where somebody looks at a terminal."""
+    from pgrunbook.display import progress
+
+    with progress.watched() as work:
+        if not sys.stderr.isatty():
+            yield
+            return
+        from rich.console import Console
+        from rich.live import Live
+        from rich.text import Text
+
+        def line() -> Text:
+            return Text(f"{work.took_s:.0f} s  {work.now()}")
+
+        with Live(get_renderable=line, console=Console(stderr=True), transient=True):
+            yield
 
 
 def end(made: Run, code: int) -> None:

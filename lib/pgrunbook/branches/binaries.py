@@ -99,6 +99,11 @@ def installation() -> Installation:
             detail=f"It has no {', '.join(lacking)}." if bindir.is_dir() else "There is no such folder.",
             hint=f"Name the folder of its programs (.../bin), or unset {NAMED_IN}.",
         )
+    return at(bindir)
+
+
+def at(bindir: Path) -> Installation:
+    """Return the installation in a folder of programs. Raises WrongInput when it is too old, or cannot be run."""
     refuse_unsafe(bindir)
     account = server_account()
     version, reason = version_of(bindir, account)

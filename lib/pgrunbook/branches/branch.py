@@ -9,12 +9,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from pgrunbook.config.targets import OF_BRANCH
 from pgrunbook.errors import WrongInput
 
-SEPARATOR = "@"  # in the name of a target that is a branch: demo@dev-migration
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?")
-# What others of our names look like: rehearsals' branches, and commits or LSNs that were meant for something else.
-OURS = re.compile(r"branch-[0-9]+-[0-9a-f]{6}")
+OURS = re.compile(r"branch-[0-9]+-[0-9a-f]{6}")  # those of rehearsals: server_name.OF_BRANCHES
 ProviderName = Literal["cluster", "connection", "planetscale"]
 
 
@@ -33,8 +32,9 @@ class Branch(BaseModel):
 
     ``of`` is the moment that it was made of: "now", or a point in time as somebody wrote it. ``parent`` is the branch
     of the same target that it was made from, "" for the target itself. ``server`` is the embedded server that it is on,
-    ``provider_id`` what its provider knows it by. ``masked`` are the columns whose values it does not have.
-    ``is_of_ours`` is true for one that a rehearsal has made, and removes.
+    ``provider_id`` what its provider knows it by; ``role`` is who its sessions log in as. ``masked`` are the columns
+    whose values it does not have; ``has_data``, ``rows`` and ``is_durable`` are what was asked for. ``is_of_ours`` is
+    true for one that a rehearsal has made, and removes.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,17 +51,20 @@ class Branch(BaseModel):
     parent: str = ""
     database: str = ""
     role: str = ""
-    options: str = ""
+    superuser: str = ""
     size_bytes: int | None = None
     masked: tuple[str, ...] = ()
     server: str | None = None
     provider_id: str | None = None
+    has_data: bool = True
+    rows: int | None = None
+    is_durable: bool = False
     is_of_ours: bool = False
 
     @property
     def full_name(self) -> str:
         """Its name where a target's is asked for."""
-        return f"{self.target}{SEPARATOR}{self.name}"
+        return f"{self.target}{OF_BRANCH}{self.name}"
 
     def is_expired(self, now: datetime) -> bool:
         """Tell whether it is kept for nobody any more."""
@@ -82,3 +85,11 @@ def checked(name: str) -> str:
             hint="Use 1 to 40 lower-case letters, digits and -, beginning and ending with a letter or a digit.",
         )
     return name
+
+
+class BranchReport(BaseModel):
+    """What ``pgrunbook branch list --json`` prints."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    branches: tuple[Branch, ...]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import pwd
 import re
 import secrets
 import shutil
@@ -20,9 +21,10 @@ from psycopg import sql
 
 from pgrunbook.branches import datadir, in_memory, isolation, provenance, server_copy
 from pgrunbook.branches.binaries import Installation, state_folder
+from pgrunbook.branches.branch import Branch, State
 from pgrunbook.branches.branch_target import OF_EVERY_CLUSTER
 from pgrunbook.branches.server import Server
-from pgrunbook.branches.server_name import OF_BRANCHES
+from pgrunbook.branches.server_name import OF_BRANCHES, server_names
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import RunbookError
 
@@ -69,8 +71,10 @@ def settings(server: Server) -> dict[str, str]:
 
 
 @contextmanager
-def new_server(postgres: Installation | None = None, *, data_bytes: int | None = None) -> Iterator[Server]:
-    """Give a server that has folders and no data yet; its lock is held until it is removed.
+def new_server(
+    postgres: Installation | None = None, *, data_bytes: int | None = None, target: str = ""
+) -> Iterator[Server]:
+    """Give a server that has folders and no data yet, for a rehearsal on a ``target``; its lock is held to its end.
 
     From its start on it reaches nothing outside. It runs on that installation, or on the one of embedded servers. Where
     the size of its data is known, these lie in memory if there is room.
@@ -80,10 +84,11 @@ def new_server(postgres: Installation | None = None, *, data_bytes: int | None =
     server.is_confined = True
     if postgres is not None:
         server.installation = postgres
+    server.own_settings = settings(server)
     with server.lock():
         try:
             server.make_folders(server.dir)
-            isolation.isolate(server)
+            isolation.isolate(server, target=target)
             if data_bytes is not None:
                 in_memory.take(server, data_bytes)
             with provenance.branch(server):
@@ -93,14 +98,14 @@ def new_server(postgres: Installation | None = None, *, data_bytes: int | None =
 
 
 @contextmanager
-def twin_of(server: Server, *, data_bytes: int) -> Iterator[Server]:
+def twin_of(server: Server, *, data_bytes: int, target: str = "") -> Iterator[Server]:
     """Give a running server with the same data as a branch, which is stopped meanwhile and started again."""
-    with new_server(server.installation, data_bytes=data_bytes) as twin:
+    with new_server(server.installation, data_bytes=data_bytes, target=target) as twin:
         server.stop()
         server_copy.copy_stopped(server, twin)
         twin.superuser, twin.database = server.superuser, server.database
         for each in (server, twin):
-            each.launch(more=settings(each))
+            each.launch()
         yield twin
 
 
@@ -109,7 +114,7 @@ def start_empty(server: Server) -> None:
     template = datadir.template(server.installation)
     server.do("mkdir", "-p", "-m", "700", "data")
     server.do("cp", "-a", f"{os.path.relpath(template / 'data', server.dir)}/.", "data")
-    server.launch(more=settings(server))
+    server.launch()
 
 
 def give_up_name(server: Server, database: str, *, is_empty: bool) -> None:
@@ -139,6 +144,21 @@ def clear_leftovers() -> None:
         remove(Server(found[1]))
         if path.suffix == ".gone":
             shutil.rmtree(path, ignore_errors=True)
+
+
+def of_rehearsals(target: str = "") -> list[Branch]:
+    """Return the branches that rehearsals of a target, or of all, have made; who made one is at work, or was killed."""
+    found = []
+    for server in map(Server, filter(OF_BRANCHES.fullmatch, server_names())):
+        told = isolation.made_for(server)
+        if told is None or target not in ("", told[0]):
+            continue
+        state = State.READY if _is_in_use(server.name) else State.HALF_MADE
+        owner = pwd.getpwuid((server.dir.with_name(f"{server.name}.lock")).stat().st_uid).pw_name
+        facts = {"owner": owner, "purpose": "rehearsal", "made_at": told[1], "server": server.name, "state": state}
+        facts |= {"target": told[0], "name": server.name, "provider": "cluster", "is_of_ours": True}
+        found.append(Branch.model_validate(facts))
+    return found
 
 
 def _is_in_use(name: str) -> bool:

@@ -16,18 +16,26 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import psycopg
 from psycopg import sql
 from psycopg.rows import class_row
 
-from pgrunbook.branches import branch_server, data_dump, installations, isolation, roles, server_copy, target_dump
-from pgrunbook.branches.binaries import state_folder
+from pgrunbook.branches import (
+    branch_server,
+    data_dump,
+    installations,
+    isolation,
+    roles,
+    row_sample,
+    server_copy,
+    target_dump,
+)
+from pgrunbook.branches.binaries import Installation, state_folder
 from pgrunbook.branches.branch_target import BranchTarget, branch_target
 from pgrunbook.branches.data_dump import WITHOUT, not_copied
 from pgrunbook.branches.roles import Roles
@@ -36,7 +44,7 @@ from pgrunbook.config import paths
 from pgrunbook.config.targets import Target
 from pgrunbook.database import address, connection
 from pgrunbook.database.connection import Connection, connect
-from pgrunbook.database.queries import load, snapshot_cursor
+from pgrunbook.database.queries import load
 from pgrunbook.display import progress
 from pgrunbook.display.prose import counted
 from pgrunbook.display.units import human
@@ -45,8 +53,6 @@ from pgrunbook.errors import Refused, RunbookError
 log = logging.getLogger(__name__)
 
 SPARE = 1.2
-COUNT_EXACTLY_BELOW_BYTES = 256 * 1024 * 1024
-FALLS_SHORT_BELOW = 0.9
 # A base backup copies every database of the server: where the others weigh more than this, a dump is quicker.
 OTHERS_AT_MOST_BYTES = 512 * 1024 * 1024
 LIMITS = {"lock_timeout_ms": 60_000, "statement_timeout_ms": 3_600_000}
@@ -118,19 +124,6 @@ class Copy:
                 )
 
 
-class RowCounts(NamedTuple):
-    """The rows of a table in the target and on the branch, counted, or estimated where it is big."""
-
-    table: str
-    target_rows: int
-    branch_rows: int
-
-    @property
-    def falls_short(self) -> bool:
-        """Whether the branch holds clearly fewer rows, so that its measurements say little about the target."""
-        return self.branch_rows < FALLS_SHORT_BELOW * self.target_rows
-
-
 @dataclass(frozen=True)
 class _Source:
     database: str
@@ -143,6 +136,59 @@ class _Source:
         """Whether we can take a base backup of the target's server, and it copies little beside the database."""
         others = self.server_bytes - self.database_bytes
         return target.server is not None and others <= max(self.database_bytes, OTHERS_AT_MOST_BYTES)
+
+
+@dataclass(frozen=True)
+class Original:
+    """A target as it is before it is copied: its roles, and the installation that a copy of it runs on.
+
+    ``is_by_backup`` says that a copy is made of the server's files, else of a dump; ``data_bytes`` is its size.
+    """
+
+    target: Target
+    roles: Roles
+    postgres: Installation
+    is_by_backup: bool
+    _source: _Source
+    _rows: int | None = None
+
+    @property
+    def data_bytes(self) -> int:
+        """The size of a copy."""
+        return self._source.server_bytes if self.is_by_backup else self._source.database_bytes
+
+    @property
+    def database_bytes(self) -> int:
+        """The size of the database alone."""
+        return self._source.database_bytes
+
+    @property
+    def how(self) -> str:
+        """How a copy is made, as a phrase for people."""
+        return "base backup with WAL to now" if self.is_by_backup else "dump and restore"
+
+    def refuse_large(self, *, copies_bytes: int, count: int, most_bytes: int | None = None) -> None:
+        """Raise Refused where the database is larger than ``most_bytes``, or the disk has no room for the copies."""
+        _refuse_large(self.target, self._source, most_bytes, copies_bytes, count)
+
+    def copy_into(self, server: Server) -> str:
+        """Make an empty server a copy, and start it; return the database's name. Raises Unreachable."""
+        with progress.doing("copying the data"):
+            if self.is_by_backup:
+                return _from_base_backup(server, self.target, self._source, self.roles)
+            return _from_dump(server, self.target, self._source, self.roles, self._rows)
+
+
+def original(target: Target, *, rows: int | None = None) -> Original:
+    """Look at a target that is to be copied, with at most that many ``rows`` of a table where that is not None.
+
+    Raises WrongInput where no installation can hold its copy.
+    """
+    with connect(target, purpose="copies the data") as conn:
+        source, found = _look(conn), roles.read(conn)
+        own = installations.own(target, conn)
+        is_by_backup = rows is None and own is not None and source.is_most_of(target)
+        return Original(target, found, own or installations.of_target(target, conn), is_by_backup, source, rows)
 
 
 @contextmanager
@@ -160,22 +206,22 @@ def with_data(target: Target, *, most_bytes: int, plain: bool = True, twin: bool
     Locks: the dump takes AccessShareLock on every table of the target, with a lock timeout of 2 s; a base
     backup takes none, but for the dump of unlogged tables.
     """
-    with connect(target, purpose="copies the data") as conn:
-        source, found = _look(conn), roles.read(conn)
-        own = installations.own(target, conn)
-        backup = own is not None and source.is_most_of(target)
-        postgres = own or installations.of_target(target, conn)
-    began, data_bytes = time.monotonic(), source.server_bytes if backup else source.database_bytes
-    copies_bytes = data_bytes + plain * source.database_bytes
-    _refuse_large(target, source, most_bytes, copies_bytes, 1 + plain)
+    there = original(target)
+    began, data_bytes, found = time.monotonic(), there.data_bytes, there.roles
+    copies_bytes = data_bytes + plain * there.database_bytes
+    there.refuse_large(most_bytes=most_bytes, copies_bytes=copies_bytes, count=1 + plain)
     twin = twin and _free_bytes() >= (copies_bytes + data_bytes) * SPARE
-    with branch_server.new_server(postgres, data_bytes=data_bytes) as server, ExitStack() as stack:
-        fill = _from_base_backup if backup else _from_dump
-        with progress.doing("copying the data"):
-            name = fill(server, target, source, found)
-        how = "base backup with WAL to now" if backup else "dump and restore"
+    with (
+        branch_server.new_server(there.postgres, data_bytes=data_bytes, target=target.name) as server,
+        ExitStack() as stack,
+    ):
+        name = there.copy_into(server)
         with progress.doing("copying the branch for the ways back") if twin else nullcontext():
-            beside = stack.enter_context(branch_server.twin_of(server, data_bytes=data_bytes)) if twin else None
+            beside = (
+                stack.enter_context(branch_server.twin_of(server, data_bytes=data_bytes, target=target.name))
+                if twin
+                else None
+            )
         options, made_s = address.given_options(target), time.monotonic() - began
 
         def of(on: Server, kind: str) -> Copy:
@@ -183,7 +229,7 @@ def with_data(target: Target, *, most_bytes: int, plain: bool = True, twin: bool
                 target, f"{kind} of {target.name}", on.name, name,
                 role=found.session, superuser=on.superuser, options=options,
             )  # fmt: skip
-            return Copy(on, found, plain=branch, safe=branch, how=how, made_s=made_s)
+            return Copy(on, found, plain=branch, safe=branch, how=there.how, made_s=made_s)
 
         copy = of(server, "branch")
         yield copy if beside is None else replace(copy, twin=of(beside, "back branch"))
@@ -208,20 +254,6 @@ def _checkpoint(target: Target) -> None:
         log.info("the checkpoint ahead of the base backup failed, which makes its own: %s", exc)
 
 
-def compare_row_counts(target_conn: Connection, branch_conn: Connection, tables: Sequence[str]) -> list[RowCounts]:
-    """Return the rows of tables in the target and on the branch; tables that the target lacks are left out.
-
-    Tables are named as in SQL: ``public.orders``. Up to 256 MB their rows are counted; beyond, they are
-    estimated from the size, unless the table was never analysed.
-
-    Raises Blocked when another session's lock keeps a table from being counted.
-    Locks: AccessShareLock on each table that is counted.
-    """
-    there, here = connection.at_once((target_conn, branch_conn), lambda conn: [_rows(conn, table) for table in tables])
-    counts = zip(tables, there, here, strict=True)
-    return [RowCounts(table, rows, copied or 0) for table, rows, copied in counts if rows is not None]
-
-
 def _look(conn: Connection) -> _Source:
     with conn.cursor(row_factory=class_row(_Source)) as cursor:
         found = cursor.execute(load("data_branch")["source"]).fetchone()
@@ -233,8 +265,8 @@ def _free_bytes() -> int:
     return shutil.disk_usage(state_folder("servers")).free
 
 
-def _refuse_large(target: Target, source: _Source, most_bytes: int, copies_bytes: int, count: int) -> None:
-    if source.database_bytes > most_bytes:
+def _refuse_large(target: Target, source: _Source, most_bytes: int | None, copies_bytes: int, count: int) -> None:
+    if most_bytes is not None and source.database_bytes > most_bytes:
         raise Refused(
             f'refused to copy the data of target "{target.name}": it is larger than allowed',
             detail=f"Database {source.database} has {_mb(source.database_bytes)}; {_mb(most_bytes)} are allowed.",
@@ -266,7 +298,7 @@ def _from_base_backup(server: Server, target: Target, source: _Source, found: Ro
         if _look(conn).tablespaces != source.tablespaces:
             raise not_copied(target, "A tablespace was made or dropped meanwhile.")
     isolation.refuse_links(server, server.data_dir)
-    server.launch(more=branch_server.settings(server))
+    server.launch()
     name = target.database or "postgres"
     branch_server.give_up_name(server, name, is_empty=False)
     isolation.close(server, name)
@@ -280,19 +312,19 @@ def _from_base_backup(server: Server, target: Target, source: _Source, found: Ro
     return name
 
 
-def _from_dump(server: Server, target: Target, source: _Source, found: Roles) -> str:
-    """Load a dump of everything into an empty server; return the database's name."""
+def _from_dump(server: Server, target: Target, source: _Source, found: Roles, rows: int | None = None) -> str:
+    """Load a dump of everything, or a sample, into an empty server; return the database's name."""
     branch_server.start_empty(server)
     roles.name_bootstrap(server, found)
     name = source.database
     branch_server.give_up_name(server, name, is_empty=True)
     try:
-        _loaded(server, target, source, found)
+        _loaded(server, target, source, found, rows)
     except data_dump.OrphansError as exc:
         log.info("the data are copied again, with rows that reference nothing: %s", exc.detail)
         with server.connect(purpose="branch") as admin:
             admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
-        _loaded(server, target, source, found, with_orphans=True)
+        _loaded(server, target, source, found, rows, with_orphans=True)
     isolation.close(server, name)
     with server.connect(purpose="branch", database=name) as conn:
         connection.limit(conn, **LIMITS)
@@ -302,7 +334,9 @@ def _from_dump(server: Server, target: Target, source: _Source, found: Roles) ->
     return name
 
 
-def _loaded(server: Server, target: Target, source: _Source, found: Roles, *, with_orphans: bool = False) -> None:
+def _loaded(
+    server: Server, target: Target, source: _Source, found: Roles, rows: int | None, *, with_orphans: bool = False
+) -> None:
     name = source.database
     with server.connect(purpose="branch") as admin:
         connection.limit(admin, **LIMITS)
@@ -314,6 +348,9 @@ def _loaded(server: Server, target: Target, source: _Source, found: Roles, *, wi
         )
         roles.apply_to_database(found, admin, name)
     target_dump.prepare(server, name, found.lacks)
+    if rows is not None:
+        row_sample.load_into(server, target, name, found, rows=rows, with_orphans=with_orphans)
+        return
     with _size_told(server, name, source.database_bytes):
         data_dump.load(server, target, name, found, with_orphans=with_orphans)
 
@@ -353,19 +390,6 @@ def _copy(server: Server, name: str, other: str, found: Roles) -> None:
         branch_server.share_blocks(admin)
         admin.execute(copy.format(sql.Identifier(other), sql.Identifier(name), branch_server.file_copy(server)))
         roles.apply_to_database(found, admin, other)
-
-
-def _rows(conn: Connection, table: str) -> int | None:
-    """Return the rows of a table, None where it is not there."""
-    with snapshot_cursor(conn, statement_timeout_ms=LIMITS["statement_timeout_ms"]) as cursor:
-        found = cursor.execute(load("data_branch")["size"], {"name": table}).fetchone()
-        if found is None:
-            return None
-        schema, relation, size_bytes, rows_estimate = found
-        if rows_estimate is not None and size_bytes > COUNT_EXACTLY_BELOW_BYTES:
-            return int(rows_estimate)
-        count = sql.SQL("SELECT pg_catalog.count(*) FROM {}").format(sql.Identifier(schema, relation))
-        return int((cursor.execute(count).fetchone() or (0,))[0])
 
 
 def _mb(size_bytes: int) -> str:

@@ -39,11 +39,13 @@ def load(
     found: Roles,
     *,
     only: Sequence[str] | None = None,
+    parts: Sequence[str] = (),
     with_orphans: bool = False,
 ) -> None:
     """Load everything of the target into a database of a branch, or the rows and positions of ``only`` these.
 
     ``only`` names tables and sequences that the branch has, empty, as SQL does: no trigger fires for their rows.
+    ``parts`` are pg_dump's options for a part of everything, as --section=pre-data.
     ``with_orphans`` makes the foreign keys that rows stand against as the target has them, without a look at the rows.
 
     Raises OrphansError where such rows keep a foreign key from being made, Unreachable when they cannot be copied.
@@ -52,7 +54,7 @@ def load(
     if only is not None and not only:
         return
     there = {**address.environment(target), **installations.client_environment(server.installation)}
-    what = _whole(target) if only is None else ["--data-only", *(f"--table={name}" for name in only)]
+    what = [*_whole(target), *parts] if only is None else ["--data-only", *(f"--table={name}" for name in only)]
     with connect(target, purpose="copies the data") as conn:
         dump_command = [str(server.program("pg_dump")), *target_dump.options(server.installation, conn), *what]
     stops = [] if with_orphans else ["-v", "ON_ERROR_STOP=1"]

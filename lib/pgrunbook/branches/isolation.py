@@ -9,10 +9,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import shlex
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +34,7 @@ log = logging.getLogger(__name__)
 
 MARK = "isolated"
 MARK_TEXT = "This server is a copy. While this file is here, it starts without what would reach outside.\n"
+MADE_FOR = "Made for target "
 # Preloaded libraries that only look, log or check what is sent; every other may act by itself.
 HARMLESS_LIBRARIES = frozenset({"auto_explain", "passwordcheck", "pg_hint_plan", "pg_stat_statements", "pgaudit"})
 # libpq refuses both values before it opens a connection, and says them in its error.
@@ -87,9 +90,22 @@ FROM_THE_SERVER = ("command line", "override")
 _RESTRICTED = "access to non-system foreign table is restricted"
 
 
-def isolate(server: Server) -> None:
-    """Mark a server as a copy; from its next start on it reaches nothing outside, until the mark is removed."""
-    server.write(MARK, MARK_TEXT)
+def isolate(server: Server, *, target: str = "") -> None:
+    """Mark a server as a copy; from its next start on it reaches nothing outside, until the mark is removed.
+
+    The mark also tells the ``target`` that it was made for.
+    """
+    server.write(MARK, f"{MARK_TEXT}{MADE_FOR}{json.dumps(target)}\n")
+
+
+def made_for(server: Server) -> tuple[str, datetime] | None:
+    """Return the target that a copy was made for, and when it was marked; None for another server."""
+    try:
+        path = server.dir / MARK
+        told = path.read_text(encoding="utf-8").rpartition(MADE_FOR)[2]
+        return str(json.loads(told or '""')), datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    except FileNotFoundError:
+        return None
 
 
 def is_isolated(server: Server) -> bool:

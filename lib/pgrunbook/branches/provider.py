@@ -52,19 +52,22 @@ class Provider(Protocol):
     name: ProviderName
     can: frozenset[Capability]
 
-    def create(self, target: Target, wanted: Wanted) -> Branch:
+    def create(self, target: Target, wanted: Wanted, /) -> Branch:
         """Make a branch, and return it when it lets sessions in. Raises Refused where the name is taken."""
 
-    def branches(self, target: Target) -> Sequence[Branch]:
+    def branches(self, target: Target, /) -> Sequence[Branch]:
         """Return the branches of a target as they are now, oldest first; those that somebody is making, too."""
 
-    def target(self, target: Target, branch: Branch) -> Target:
+    def target(self, target: Target, branch: Branch, /) -> Target:
         """Return a branch as a target; one that is stopped is started. ``target`` is what it is a branch of."""
 
-    def delete(self, target: Target, branch: Branch) -> None:
+    def delete(self, target: Target, branch: Branch, /) -> None:
         """Remove a branch with all that belongs to it; one that is gone is no error."""
 
-    def promote(self, target: Target, branch: Branch) -> str:
+    def reset(self, target: Target, branch: Branch, /) -> Branch:
+        """Make a branch anew, of the same moment, and return it; until that is done the old one stays."""
+
+    def promote(self, target: Target, branch: Branch, /) -> str:
         """Make a branch a database of its own; return, as a sentence, where it is and how programs are led there."""
 
 

@@ -153,7 +153,7 @@ def copy_schema(
         called = (
             [] if ours or instead is not None else source.execute(load("schema_branch")["called"].encode()).fetchall()
         )
-    with branch_server.new_server(postgres, data_bytes=int(str(size))) as server:
+    with branch_server.new_server(postgres, data_bytes=int(str(size)), target=target.name) as server:
         with progress.doing("reading the schema"), ThreadPoolExecutor(1) as pool:
             dumped = pool.submit(_dump, server, target, found, dump_options, ours=ours) if instead is None else None
             branch_server.start_empty(server)  # meanwhile

@@ -14,20 +14,31 @@ import os
 import shlex
 import shutil
 import signal
-import stat
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
-from pgrunbook.branches import confinement, datadir, half_restored, in_memory, isolation, lock_file, server_name
-from pgrunbook.branches.binaries import Installation, installation, last_lines, run_as, run_checked, state_folder
-from pgrunbook.branches.branch_target import POSTGRES, BranchTarget
+from pgrunbook.branches import (
+    confinement,
+    datadir,
+    half_restored,
+    in_memory,
+    isolation,
+    lock_file,
+    server_facts,
+    server_name,
+    socket_folder,
+)
+from pgrunbook.branches.binaries import Installation, at, installation, last_lines, run_as, run_checked, state_folder
+from pgrunbook.branches.branch_target import BranchTarget
 from pgrunbook.branches.postmaster import Postmaster
+from pgrunbook.branches.server_facts import ServerFacts
 from pgrunbook.branches.server_status import ServerState, ServerStatus
 from pgrunbook.config import paths
 from pgrunbook.database.connection import Connection, connect
+from pgrunbook.display.prose import listed
 from pgrunbook.errors import Blocked, Refused, RunbookError, Unreachable
 
 log = logging.getLogger(__name__)
@@ -61,14 +72,15 @@ class Server:
         self.archive_lock = self.dir.with_name(f"{name}.archive.lock")
         self.socket_dir = paths.socket_dir(name)
         self._postmaster = Postmaster(self.data_dir, self.socket_dir)
-        self.superuser = self.database = POSTGRES
-        self.is_confined = False
+        said = server_facts.read(self.dir)
+        self.superuser, self.database, self._bindir = said.superuser, said.database, said.bindir
+        self.own_settings, self.is_confined = said.settings, said.is_confined
         self._locks_held = 0
 
     @cached_property
     def installation(self) -> Installation:
         """The PostgreSQL that this server runs on."""
-        return installation()
+        return at(Path(self._bindir)) if self._bindir else installation()
 
     def start(self, *, timeout_s: int = START_TIMEOUT_S) -> ServerStatus:
         """Start the server, and create it first where it is absent; nothing happens when it runs.
@@ -132,7 +144,7 @@ class Server:
             if residents:
                 raise Blocked(
                     f'could not destroy server "{self.name}"',
-                    detail=f"Processes {_listed(residents)} still work in {self.data_dir}.",
+                    detail=f"Processes {listed(residents)} still work in {self.data_dir}.",
                     state="The server is stopped; its files are all there.",
                     hint="Wait for them to end, or end them, then destroy it again.",
                 )
@@ -207,20 +219,32 @@ class Server:
         self.do("tee", f"{path}.new", text=text)
         self.do("mv", "-f", f"{path}.new", path)
 
+    def keep_facts(self) -> None:
+        """Write into the server's folder what other processes have to know of it."""
+        facts = ServerFacts(
+            superuser=self.superuser,
+            database=self.database,
+            bindir=str(self.installation.bindir),
+            settings=self.own_settings,
+            is_confined=self.is_confined,
+        )
+        self.write(server_facts.FILE, facts.model_dump_json(indent=1) + "\n")
+
     def launch(self, *, timeout_s: int = START_TIMEOUT_S, more: Mapping[str, str] | None = None) -> None:
         """Start the postmaster of an existing server that does not run; the caller holds the lock.
 
-        ``more`` are settings for this start alone. A copy gets all of its settings on the command line
-        (``branches.isolation``). A killed postmaster leaves backends that hold its shared
-        memory until they notice. PostgreSQL refuses to start beside them, so the start is tried START_ATTEMPTS
+        ``more`` are settings for this start alone, which beat ``own_settings``, those of each start. A copy gets all of
+        its settings on the command line (``branches.isolation``). A killed postmaster leaves backends that hold its
+        shared memory until they notice. PostgreSQL refuses to start beside them, so the start is tried START_ATTEMPTS
         times. Where nobody reaps the dead postmaster (a container without an init), PostgreSQL takes it for
         living until the backends are gone and we remove its postmaster.pid.
         """
         self._check_ownership()
-        settings = {**datadir.settings(self.installation, self.name, self.socket_dir), **(more or {})}
+        own = {**datadir.settings(self.installation, self.name, self.socket_dir), **self.own_settings}
+        settings = {**own, **(more or {})}
         self.write(f"data/{datadir.SETTINGS_FILE}", datadir.text(settings))
         last_word = isolation.options(self, settings, more or {})
-        self._make_socket_dir()
+        socket_folder.make(self.socket_dir, self._owner())
         if self.log_bytes() > LOG_LIMIT_BYTES:
             self.do("mv", "-f", "log/postgresql.log", "log/postgresql.log.1")
         for attempt in range(1, START_ATTEMPTS + 1):
@@ -285,21 +309,6 @@ class Server:
             if isinstance(exc, OSError) or type(exc) is RunbookError:
                 raise self._not_made(exc) from exc
             raise
-
-    def _make_socket_dir(self) -> None:
-        if self.socket_dir.parent.name == "sockets":
-            state_folder("sockets")
-        owner = self._owner()
-        with contextlib.suppress(FileExistsError):
-            self.socket_dir.mkdir(mode=0o700)
-            os.chown(self.socket_dir, owner, -1, follow_symlinks=False)
-        facts = self.socket_dir.lstat()
-        if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != owner or facts.st_mode & 0o077:
-            raise Refused(
-                f"refused to put the server's socket into {self.socket_dir}",
-                detail=f"It is not a directory of user id {owner} with mode 0700: others could listen there.",
-                hint="See whose it is, remove it, then start the server again.",
-            )
 
     def _check_ownership(self) -> None:
         self._check_owner(self.dir)
@@ -372,7 +381,7 @@ class Server:
         if pid:
             state = f"The server is still starting (process {pid})."
         elif living:
-            state = f"The server is stopped, but processes {_listed(living)} still work in {self.data_dir}."
+            state = f"The server is stopped, but processes {listed(living)} still work in {self.data_dir}."
         return Unreachable(
             f'could not start server "{self.name}"{tried}',
             detail=last_lines(told),
@@ -389,7 +398,3 @@ def _remove(folder: Path) -> None:
             return
         time.sleep(REMOVE_PAUSE_S)
     shutil.rmtree(folder)
-
-
-def _listed(pids: list[int]) -> str:
-    return ", ".join(map(str, pids))

@@ -17,6 +17,7 @@ HistoryKind = Literal[
     "auto", "drizzle", "dbmate", "plain", "atlas", "diesel", "flyway", "golang-migrate", "goose", "node-pg-migrate",
     "prisma", "sqlx", "supabase",
 ]  # fmt: skip
+OF_BRANCH = "@"  # in the name of a branch of a target: demo@dev-migration
 Milliseconds = Annotated[int, Field(ge=1, le=86_400_000, strict=True)]
 OneOrMore = BeforeValidator(lambda given: (given,) if isinstance(given, str) else given)
 Words = Annotated[tuple[str, ...], OneOrMore]
@@ -63,6 +64,17 @@ class Planetscale(BaseModel):
     archive_lag_s: Annotated[int, Field(ge=0, le=86_400, strict=True)] = 300
 
 
+class Constant(BaseModel):
+    """A value that every row of a masked column gets, as PostgreSQL writes it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    constant: str
+
+
+MaskRule = Literal["null", "hash"] | Constant
+
+
 class Target(BaseModel):
     """One database, and how it is migrated.
 
@@ -81,6 +93,7 @@ class Target(BaseModel):
     restored server, and the command ``cutover_hook`` is called.
     ``thresholds`` are what monitor acts on; ``webhook_from`` names the environment variable that holds the address of
     a chat's webhook.
+    ``masking`` has a rule for each column ("table.column") whose values a branch that somebody makes does not get.
     With ``time_writes`` a critical query that writes is executed, and aborted; else it is only planned.
     """
 
@@ -113,6 +126,7 @@ class Target(BaseModel):
     design_rules: Words = ()
     critical_queries: dict[str, str] = {}
     time_writes: Annotated[bool, Field(strict=True)] = False
+    masking: dict[str, MaskRule] = {}
     thresholds: tuple[Threshold, ...] = ()
     webhook_from: str | None = None
 
@@ -204,6 +218,12 @@ def load_all() -> dict[str, Target]:
 
 
 def _target(path: Path, name: str, options: object) -> Target:
+    if OF_BRANCH in name:
+        raise WrongInput(
+            f'target "{name}" in {path} is not valid',
+            detail="A name with @ is that of a branch: demo@dev-migration.",
+            hint="Rename the section.",
+        )
     if not isinstance(options, dict):
         raise WrongInput(f'"{name}" in {path} is not a section', hint=f"Write [{name}] and its options below.")
     _refuse_secrets(path, name, options)
@@ -230,6 +250,8 @@ def _target(path: Path, name: str, options: object) -> Target:
 
 def _refuse_secrets(path: Path, name: str, options: dict[str, object]) -> None:
     for key, value in options.items():
+        if isinstance(value, dict) and key == "masking":
+            continue  # the names of columns, which are told to nobody's harm
         if isinstance(value, dict):
             _refuse_secrets(path, name, value)
         if SECRET_NAME.search(key) or (isinstance(value, str) and SECRET_VALUE.search(value)):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pgrunbook.branches.server import Server
-from pgrunbook.config import service_file, targets
+from pgrunbook.config import service_file
 from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import RunbookError, WrongInput
@@ -28,6 +28,7 @@ from pgrunbook.online.salvage_plan import SalvageChoice
 from pgrunbook.record import journal
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import Run
+from pgrunbook.session import naming
 
 HOOK_TIMEOUT_S = 120
 
@@ -105,7 +106,7 @@ def take_back(made: Run) -> list[str]:
     raised = next((e for e in events if e["event"] == "fence-meant"), None)
     if raised is None:
         raise WrongInput(f"run {made.run_id} has raised no fence", hint="See what it did: pgrunbook show RUN")
-    target, done = targets.load(made.target), []
+    target, done = naming.target(made.target), []
     made.journal.write("cut-over-taken-back-meant", procedure="restore", by=runs.operator())
     led = [e for e in events if e["event"] == "switch-meant"]
     if led:

@@ -21,7 +21,7 @@ from pgrunbook.branches.branch_target import BranchTarget
 from pgrunbook.branches.data_branch import Copy
 from pgrunbook.branches.server import Server
 from pgrunbook.config.targets import Target
-from pgrunbook.database import assertions
+from pgrunbook.database import assertions, row_counts
 from pgrunbook.database.assertions import Assertion, AssertionResult
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.schema import Column, Relation, Snapshot
@@ -96,7 +96,7 @@ def rehearse(
                 progress.doing("counting rows here and there"),
                 connect(copy.safe.as_superuser(), purpose="counts rows") as branch,
             ):
-                beside = data_branch.compare_row_counts(conn, branch, touched)
+                beside = row_counts.compared(conn, branch, touched)
                 _refuse_smaller(target, beside)
             one, other, equality = _both(copy, plain, proven, touched, per_second)
             with connect(copy.safe.as_superuser(), purpose="compares") as branch:
@@ -137,7 +137,7 @@ def _both(
         connect(plain_rows, purpose="warms up") as a,
         connect(safe_rows, purpose="warms up") as b,
     ):
-        data_branch.compare_row_counts(a, b, touched)  # reads both: else the second run would find a warmer cache
+        row_counts.compared(a, b, touched)  # reads both: else the second run would find a warmer cache
     leave = _changed_columns(proven)
     loaded = [table for table in touched if table in {r.name for r in proven.end.of(Relation)}]
     with (
@@ -366,7 +366,7 @@ def _columns(snapshot: Snapshot) -> dict[str, set[tuple[str, str]]]:
     return found
 
 
-def _refuse_smaller(target: Target, beside: Sequence[data_branch.RowCounts]) -> None:
+def _refuse_smaller(target: Target, beside: Sequence[row_counts.RowCounts]) -> None:
     short = [b for b in beside if b.falls_short]
     if short:
         raise Refused(

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Literal
 
 from pgrunbook import history
-from pgrunbook.config import targets
 from pgrunbook.config.targets import Target
 from pgrunbook.database import catalog_reader
 from pgrunbook.database.catalog import UNKNOWN, Catalog
@@ -26,6 +25,7 @@ from pgrunbook.review.hazards import Hazard, Severity, Timeouts, Transactions, d
 from pgrunbook.review.safe_mode import PARAMETER, Refusal, refusals, way_through
 from pgrunbook.review.sarif import sarif
 from pgrunbook.review.statement_scenes import Script, TransactionMark, script, stage
+from pgrunbook.session import naming
 from pgrunbook.sql.classify import Type
 from pgrunbook.sql.places import Place
 from pgrunbook.sql.statements import Statement
@@ -152,7 +152,7 @@ def run(
     if target is None:
         findings = review(_script(files), with_squawk=with_squawk)
     else:
-        findings, more = _on(targets.load(target), files, with_squawk=with_squawk)
+        findings, more = _on(naming.target(target), files, with_squawk=with_squawk)
         notes += more
     if since is not None:
         findings, note = _since(since, findings)

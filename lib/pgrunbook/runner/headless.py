@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pgrunbook.config import paths, targets
+from pgrunbook.config import paths
 from pgrunbook.errors import RecordFailed, RunbookError, WrongInput
 from pgrunbook.record import door, journal
 from pgrunbook.record import run as runs
@@ -18,6 +18,7 @@ from pgrunbook.record.run import RUNNER, TAKES_BACK, Part, Run, Status
 from pgrunbook.runner import observation, stops
 from pgrunbook.runner.kernel import EarlyKernel
 from pgrunbook.runner.progress import ProgressDisplay
+from pgrunbook.session import naming
 
 EXIT_CODES = {"WrongInput": 2, "Refused": 3, "TargetBusy": 4}
 STOPPED = "the run was stopped between two cells"
@@ -182,7 +183,7 @@ def _standing(made: Run) -> str:
     from pgrunbook.database.connection import connect
 
     try:
-        target = targets.load(made.target)
+        target = naming.target(made.target)
         with connect(target, purpose="asks what is applied") as conn:
             still = step_log.applied_by_run(conn, made.run_id)
             at = histories.read(conn, target).version() or "(none)"
@@ -202,7 +203,7 @@ def _half_done(made: Run) -> list[str]:
     if not any(e["event"] == "step-started" for e in journal.read(made.journal.path)):
         return []
     try:
-        with connect(targets.load(made.target), purpose="asks what is applied") as conn:
+        with connect(naming.target(made.target), purpose="asks what is applied") as conn:
             return [one.migration for one in step_log.unfinished(conn, "up") if one.run_id == made.run_id]
     except (RunbookError, psycopg.Error):
         return []  # the rollback, or the resumed run, asks again

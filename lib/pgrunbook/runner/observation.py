@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from pgrunbook.config import targets
 from pgrunbook.errors import RecordFailed, RunbookError, Unreachable
 from pgrunbook.record.run import Run
+from pgrunbook.session import naming
 
 if TYPE_CHECKING:
     from pgrunbook.database.connection import Connection
@@ -64,7 +64,7 @@ def _watch(made: Run, over: threading.Event) -> None:
     def note(event: str, **facts: object) -> None:
         made.journal.write(event, procedure=PROCEDURE, **facts)
 
-    target, is_away = targets.load(made.target), False
+    target, is_away = naming.target(made.target), False
     watch = ServerWatch(target, note, made.folder)
     try:
         while not over.is_set():

@@ -17,6 +17,7 @@ from pgrunbook.record import run as runs
 from pgrunbook.record.run import Part, Run, Status
 from pgrunbook.runner import headless, stops
 from pgrunbook.runner.kernel import EarlyKernel
+from pgrunbook.session import naming
 from pgrunbook.session import parameters as parameters_of
 
 
@@ -101,7 +102,7 @@ def run(name: str, target: str, given: Mapping[str, str], early: EarlyKernel | N
     """
     book = load(name)
     parameters = typed(book, target, given)
-    chosen = targets.load(target)
+    chosen = naming.target(target)
     if book.observe:
         chosen.webhook()
     with stops.held():
@@ -175,7 +176,7 @@ def _refuse_other_target(made: Run) -> None:
     Raises WrongInput, Refused.
     """
     made.refuse_changed()
-    if made.target not in targets.load_all():
+    if not naming.is_known(made.target):
         raise WrongInput(
             f'run {made.run_id} is for target "{made.target}", which targets.toml does not declare now',
             detail=f"{targets.targets_file()} declares {', '.join(sorted(targets.load_all())) or 'no target'}.",
@@ -211,7 +212,7 @@ def start(name: str, target: str, given: Mapping[str, str]) -> Run:
 
     book = load(name)
     parameters = typed(book, target, given)
-    targets.load(target)
+    naming.target(target)
     made = runs.create(name, target, parameters, how="by hand")
     made.status = Status.WAITING
     for procedure in book.procedures:

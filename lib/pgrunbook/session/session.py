@@ -18,7 +18,6 @@ from typing import Any, TypeVar
 
 import psycopg
 
-from pgrunbook.config import targets
 from pgrunbook.config.targets import Target
 from pgrunbook.database import activity, locks, sqlstate
 from pgrunbook.database.activity import Identity
@@ -34,7 +33,7 @@ from pgrunbook.errors import (
 from pgrunbook.record import door, table_file
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import RUNNER, Part, Run, Status
-from pgrunbook.session import cells, outputs, step_progress
+from pgrunbook.session import cells, naming, outputs, step_progress
 from pgrunbook.session.facts import CellFacts
 from pgrunbook.session.parameters import Parameters, checked
 
@@ -193,7 +192,7 @@ def begin(procedure: str, model: type[Parameters], given: Mapping[str, object]) 
     Raises WrongInput for a wrong parameter or target, Blocked when the run folder is in use.
     """
     parameters = checked(procedure, model, given)
-    target = targets.load(parameters.target)
+    target = naming.target(parameters.target)
     _end_earlier()
     run = _find_run(procedure, parameters)
     if not is_headless():

@@ -1,0 +1,97 @@
+-- name: column
+-- a row is: the column that a rule names, by the names of a session of the target; no row where there is none
+WITH named AS (
+    SELECT parts[pg_catalog.array_length(parts, 1)] AS column_name,
+           parts[1:pg_catalog.array_length(parts, 1) - 1] AS table_name
+    FROM pg_catalog.parse_ident(%(rule)s) AS parts
+), relation AS (
+    SELECT named.column_name,
+           pg_catalog.to_regclass((SELECT pg_catalog.string_agg(pg_catalog.quote_ident(p), '.' ORDER BY n)
+                                   FROM pg_catalog.unnest(named.table_name) WITH ORDINALITY AS x (p, n))) AS oid
+    FROM named
+)
+SELECT n.nspname::text AS schema_name,
+       c.relname::text AS table_name,
+       a.attname::text AS column_name,
+       c.relkind::text AS kind,
+       a.attgenerated <> '' AS is_generated,
+       a.attidentity = 'a' AS is_always_identity,
+       a.attnotnull OR EXISTS (
+           SELECT FROM pg_catalog.pg_type AS d WHERE d.oid = a.atttypid AND d.typnotnull
+       ) AS is_not_null,
+       EXISTS (
+           SELECT FROM pg_catalog.pg_partitioned_table AS p
+           WHERE p.partrelid = c.oid AND a.attnum = ANY (p.partattrs::int2[])
+       ) AS is_partition_key,
+       pg_catalog.format_type(a.atttypid, a.atttypmod) AS type_name,
+       base.typname::text AS base_name,
+       base.typcategory::text AS category,
+       CASE WHEN base.typname IN ('varchar', 'bpchar') AND mod.value > 4 THEN mod.value - 4 END AS most_chars,
+       CASE WHEN base.typname = 'numeric' AND mod.value > 4
+            THEN ((mod.value - 4) >> 16 & 65535) - ((mod.value - 4) & 2047) END AS most_digits
+FROM relation
+JOIN pg_catalog.pg_class AS c ON c.oid = relation.oid
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attname = relation.column_name
+                                 AND a.attnum > 0 AND NOT a.attisdropped
+JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid
+CROSS JOIN LATERAL (
+    WITH RECURSIVE below (oid, base, typmod) AS (
+        SELECT t.oid, t.typbasetype, CASE WHEN t.typtype = 'd' THEN t.typtypmod ELSE a.atttypmod END
+        UNION ALL
+        SELECT u.oid, u.typbasetype, CASE WHEN u.typtype = 'd' THEN u.typtypmod ELSE below.typmod END
+        FROM below
+        JOIN pg_catalog.pg_type AS u ON u.oid = below.base
+    )
+    SELECT below.oid, below.typmod AS value FROM below WHERE below.base = 0
+) AS mod
+JOIN pg_catalog.pg_type AS base ON base.oid = mod.oid
+
+-- name: references
+-- a row is: a foreign key, with the columns of both sides in their order
+SELECT k.conname::text AS name,
+       n.nspname::text AS schema_name,
+       c.relname::text AS table_name,
+       (SELECT pg_catalog.array_agg(a.attname::text ORDER BY x.n)
+        FROM pg_catalog.unnest(k.conkey) WITH ORDINALITY AS x (attnum, n)
+        JOIN pg_catalog.pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = x.attnum) AS columns,
+       fn.nspname::text AS other_schema,
+       fc.relname::text AS other_table,
+       (SELECT pg_catalog.array_agg(a.attname::text ORDER BY x.n)
+        FROM pg_catalog.unnest(k.confkey) WITH ORDINALITY AS x (attnum, n)
+        JOIN pg_catalog.pg_attribute AS a ON a.attrelid = k.confrelid AND a.attnum = x.attnum) AS other_columns
+FROM pg_catalog.pg_constraint AS k
+JOIN pg_catalog.pg_class AS c ON c.oid = k.conrelid
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+JOIN pg_catalog.pg_class AS fc ON fc.oid = k.confrelid
+JOIN pg_catalog.pg_namespace AS fn ON fn.oid = fc.relnamespace
+WHERE k.contype = 'f'
+  AND k.conparentid = 0
+ORDER BY k.oid
+
+-- name: others
+-- a row is: another database of the server, which came along with the files
+SELECT d.datname::text AS name
+FROM pg_catalog.pg_database AS d
+WHERE d.datname <> ALL (%(kept)s)
+ORDER BY d.datname
+
+-- name: undo_data
+-- a row is: a table of schema pgrunbook that holds rows, or keys, of the application as they were
+SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname) AS name
+FROM pg_catalog.pg_class AS c
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname = 'pgrunbook'
+  AND c.relkind IN ('r', 'p')
+  AND NOT c.relispartition
+  AND c.relname NOT IN ('step', 'restore_point', 'way_back', 'history_copy', 'control', 'kept')
+ORDER BY c.relname
+
+-- name: views
+-- a row is: a materialized view that holds rows, in an order in which each can be filled anew
+SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname) AS name
+FROM pg_catalog.pg_class AS c
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE c.relkind = 'm'
+  AND c.relispopulated
+ORDER BY c.oid
