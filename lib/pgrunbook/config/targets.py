@@ -49,6 +49,7 @@ class Planetscale(BaseModel):
 
     ``role`` owns what migrations make: a run's own role inherits it, and acts as it. ``sslrootcert`` is the file with
     the certificates that are trusted, by default the system's. A branch is made with ``cluster_size``.
+    ``login_ttl_s`` is how long a role lives that nobody deletes, renewed by each session after half of that.
     ``archive_lag_s`` is how old a moment has to be before it can be restored.
     """
 
@@ -61,6 +62,7 @@ class Planetscale(BaseModel):
     port: Annotated[int, Field(ge=1, le=65_535, strict=True)] = 5432
     sslrootcert: str = "system"
     cluster_size: Annotated[str, Field(pattern=r"^[A-Z0-9_]+$")] = "PS_10"
+    login_ttl_s: Annotated[int, Field(ge=60, le=604_800, strict=True)] = 43_200
     archive_lag_s: Annotated[int, Field(ge=0, le=86_400, strict=True)] = 300
 
 
@@ -129,6 +131,12 @@ class Target(BaseModel):
     masking: dict[str, MaskRule] = {}
     thresholds: tuple[Threshold, ...] = ()
     webhook_from: str | None = None
+
+    @model_validator(mode="after")
+    def _can_be_restored_to_its_points(self) -> Target:
+        if self.planetscale is not None and self.restore_points:
+            raise ValueError("restore_points cannot be true: PlanetScale restores to a time, which is recorded instead")
+        return self
 
     @model_validator(mode="after")
     def _knows_its_webhook(self) -> Target:
@@ -239,8 +247,10 @@ def _target(path: Path, name: str, options: object) -> Target:
             f'target "{name}" must name exactly one of {", ".join(WAYS[:-1])} and {WAYS[-1]}',
             detail=f"{path} names {', '.join(ways) or 'none of them'}.",
         )
+    # PlanetScale restores to a time: nothing there finds a restore point by its name.
+    defaults = {"restore_points": False} if "planetscale" in options else {}
     try:
-        target = Target(name=name, **options)
+        target = Target(name=name, **{**defaults, **options})
     except ValidationError as exc:
         raise WrongInput(f'target "{name}" in {path} is not valid', detail=regular_file.told(exc)) from exc
     # Folders are relative to targets.toml, so that a run means the same from every working directory.

@@ -123,7 +123,8 @@ def known(here: Session, point: Point) -> tuple[Restored, float] | None:
 
 def beside(here: Session, server: Server) -> Target:
     """Return the target as it is on a restored server."""
-    there = {"server": server.name, "service": None, "url_from": None, "database": database(here)}
+    there = {"server": server.name, "service": None, "url_from": None, "planetscale": None}
+    there["database"] = database(here)
     return here.target.model_copy(update={"name": f"{here.target.name}, restored", **there})
 
 

@@ -155,11 +155,11 @@ class Api:
         doing = f'create a role on branch "{branch}" of {self.name}'
         return self.client.post(PlanetscaleRole, *self._of(branch), "roles", doing=doing, body=body, made=made)
 
-    def renew_role(self, branch: str, role_id: str) -> PlanetscaleRole:
-        """Let a role live for its TTL again."""
+    def renew_role(self, branch: str, role_id: str) -> PlanetscaleRole | None:
+        """Let a role live for its TTL again; return None where there is none any more."""
         path = (*self._of(branch), "roles", role_id, "renew")
         doing = f'renew a role of branch "{branch}" of {self.name}'
-        return self.client.post(PlanetscaleRole, *path, doing=doing, body={}, again=True)
+        return self.client.post_to(PlanetscaleRole, *path, doing=doing)
 
     def delete_role(self, branch: str, role_id: str, *, successor: str) -> bool:
         """Delete a role; what it owns is the successor's then. Return False where there was none any more.
@@ -175,10 +175,10 @@ class Api:
         path = (*self._of(branch), "schema")
         return self.client.get(Tables, *path, doing=doing, namespace=namespace).data
 
-    def _reset(self, branch: str, role: PlanetscaleRole) -> PlanetscaleRole:
+    def _reset(self, branch: str, role: PlanetscaleRole) -> PlanetscaleRole | None:
         path = (*self._of(branch), "roles", role.id, "reset")
         doing = f'give a role of branch "{branch}" of {self.name} a new password'
-        return self.client.post(PlanetscaleRole, *path, doing=doing, body={}, again=True)
+        return self.client.post_to(PlanetscaleRole, *path, doing=doing)
 
     def _of(self, branch: str) -> tuple[str, ...]:
         return (*self._path, "branches", branch)

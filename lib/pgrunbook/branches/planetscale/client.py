@@ -89,25 +89,21 @@ class Client:
         *path: str,
         doing: str,
         body: Mapping[str, object],
-        made: Callable[[], Found | None] | None = None,
-        again: bool = False,
+        made: Callable[[], Found | None],
     ) -> Found:
-        """Make an object, once, and return it.
-
-        ``made`` looks for it after an attempt whose outcome is not known; with ``again`` it may be done twice.
-        """
+        """Make an object, once, and return it; ``made`` looks for it after an attempt whose outcome is not known."""
         in_doubt = False
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 return self._fit(model, self._once("POST", path, doing, attempt, body=body), doing)
             except failure.Passing as exc:
                 in_doubt = in_doubt or exc.in_doubt
-                if in_doubt and not again:
+                if in_doubt:
                     found = self._look(made, exc)
                     if found is not None:
                         return found
                 if attempt == ATTEMPTS:
-                    raise exc.told(ATTEMPTS, state=failure.not_made(in_doubt and made is None and not again)) from exc
+                    raise exc.told(ATTEMPTS, state=failure.NOTHING_MADE) from exc
                 _pause(exc, attempt, doing)
             except failure.Final as exc:
                 # A name that is taken may be so by an attempt of ours, which was done after all.
@@ -117,9 +113,14 @@ class Client:
                 return found
         raise AssertionError("the last attempt returns or raises")
 
-    def _look(self, made: Callable[[], Found | None] | None, exc: failure.Passing | None) -> Found | None:
+    def post_to(self, model: type[Found], *path: str, doing: str) -> Found | None:
+        """Do to an object what may be done twice, and return it; None where there is no such object."""
+        told = self._repeated("POST", path, doing)
+        return None if told is None else self._fit(model, told, doing)
+
+    def _look(self, made: Callable[[], Found | None], exc: failure.Passing | None) -> Found | None:
         try:
-            return made() if made is not None else None
+            return made()
         except RunbookError as other:
             other.state = failure.IN_DOUBT
             raise other from exc
