@@ -10,11 +10,12 @@ from importlib import resources
 from typing import Any, Literal
 
 from pgrunbook.branches.backup_report import BackupReport
+from pgrunbook.branches.branch import BranchReport
 from pgrunbook.plan.plan import Plan
 from pgrunbook.rehearse.drift import Drift
 from pgrunbook.rehearse.trial import Trial
 
-Name = Literal["plan", "rehearsal", "drift", "backup"]
+Name = Literal["plan", "rehearsal", "drift", "backup", "branch"]
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
@@ -26,8 +27,10 @@ def made(name: Name) -> str:
         schema = {"$schema": DIALECT, "title": "rehearsal.json", **_of(Trial)}
     elif name == "drift":
         schema = {"$schema": DIALECT, "title": "pgrunbook drift --json", **_of(Drift)}
-    else:
+    elif name == "backup":
         schema = {"$schema": DIALECT, "title": "pgrunbook backup --json", **_of(BackupReport)}
+    else:
+        schema = {"$schema": DIALECT, "title": "pgrunbook branch --json", **_of(BranchReport)}
     return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
 
 
@@ -50,5 +53,5 @@ def _plan() -> dict[str, Any]:
     }
 
 
-def _of(model: type[Plan | Trial | Drift | BackupReport]) -> dict[str, Any]:
+def _of(model: type[Plan | Trial | Drift | BackupReport | BranchReport]) -> dict[str, Any]:
     return {key: value for key, value in model.model_json_schema(mode="serialization").items() if key != "title"}

@@ -22,9 +22,9 @@ from psycopg import sql
 from pgrunbook.branches import datadir, in_memory, isolation, provenance, server_copy
 from pgrunbook.branches.binaries import Installation, state_folder
 from pgrunbook.branches.branch import Branch, State
-from pgrunbook.branches.branch_target import OF_EVERY_CLUSTER
+from pgrunbook.branches.branch_target import OF_EVERY_CLUSTER, POSTGRES
 from pgrunbook.branches.server import Server
-from pgrunbook.branches.server_name import OF_BRANCHES, server_names
+from pgrunbook.branches.server_name import OF_BRANCHES
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import RunbookError
 
@@ -135,6 +135,17 @@ def give_up_name(server: Server, database: str, *, is_empty: bool) -> None:
             conn.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(database)))
 
 
+def take_name_back(server: Server) -> None:
+    """Drop the database that our own sessions have used beside one of the source's name, which they use again."""
+    own = server.database
+    if own == POSTGRES:
+        return
+    server.database = POSTGRES
+    with server.connect(purpose="branch") as conn:
+        conn.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(own)))
+    server.keep_facts()
+
+
 def clear_leftovers() -> None:
     """Destroy the branches of processes that are gone."""
     for path in sorted(state_folder("servers").glob("branch-*")):
@@ -149,7 +160,10 @@ def clear_leftovers() -> None:
 def of_rehearsals(target: str = "") -> list[Branch]:
     """Return the branches that rehearsals of a target, or of all, have made; who made one is at work, or was killed."""
     found = []
-    for server in map(Server, filter(OF_BRANCHES.fullmatch, server_names())):
+    for mark in sorted(state_folder("servers").glob(f"branch-*/{isolation.MARK}")):
+        if not OF_BRANCHES.fullmatch(mark.parent.name):
+            continue
+        server = Server(mark.parent.name)
         told = isolation.made_for(server)
         if told is None or target not in ("", told[0]):
             continue

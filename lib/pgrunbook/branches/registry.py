@@ -7,7 +7,7 @@ branch that a killed process has left is known as half made.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
@@ -65,23 +65,24 @@ def held(full_name: str) -> Iterator[None]:
 
 
 @contextmanager
-def making(one: Branch) -> Iterator[None]:
+def making(one: Branch, remove: Callable[[Branch], None]) -> Iterator[None]:
     """Hold the name of a new branch, with a record that it is being made; without the branch there is no record.
+
+    ``remove`` takes away what a killed process has left under that name.
 
     Raises Refused where the branch exists, Blocked where another process is making it.
     """
     with held(one.full_name):
         there = branch(one.target, one.name)
-        if there is not None:
-            is_half_made = there.state is State.BEING_MADE
+        if there is not None and there.state is State.BEING_MADE:
+            remove(there)
+        elif there is not None:
             raise Refused(
                 f'branch "{one.full_name}" exists',
                 detail=f"{there.owner} made it on {there.made_at:%Y-%m-%d %H:%M} UTC"
                 + (f": {there.purpose}." if there.purpose else "."),
                 state="Nothing was started.",
-                hint="It is half made: pgrunbook branch clean removes it."
-                if is_half_made
-                else f"Choose another name, make it anew (pgrunbook branch reset {one.full_name}), or remove it: "
+                hint=f"Choose another name, make it anew (pgrunbook branch reset {one.full_name}), or remove it: "
                 f"pgrunbook branch delete {one.full_name}.",
             )
         write(one)

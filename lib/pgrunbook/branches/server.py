@@ -80,7 +80,7 @@ class Server:
     @cached_property
     def installation(self) -> Installation:
         """The PostgreSQL that this server runs on."""
-        return at(Path(self._bindir)) if self._bindir else installation()
+        return at(bindir) if self._bindir and (bindir := Path(self._bindir, "")).is_dir() else installation()
 
     def start(self, *, timeout_s: int = START_TIMEOUT_S) -> ServerStatus:
         """Start the server, and create it first where it is absent; nothing happens when it runs.
@@ -354,7 +354,7 @@ class Server:
                 leftover.unlink(missing_ok=True)
 
     def _started(self, last_word: list[str], timeout_s: int) -> subprocess.CompletedProcess[str]:
-        if self.is_confined and confinement.is_there():
+        if self.is_confined and last_word and confinement.is_there():
             place = in_memory.place_of(self.data_dir)
             writable = (self.dir, self.socket_dir, *([place / "data"] if place else []))
             environment, words = isolation.environment(self), shlex.split(last_word[1])

@@ -78,7 +78,7 @@ class ServerBranches:
         )  # fmt: skip
         if wanted.at is None:
             _check_masking(target)
-        with registry.making(made):
+        with registry.making(made, lambda left: branch_server.remove(Server(str(left.server)))):
             return self._made(target, wanted, made)
 
     def reset(self, target: Target, branch: Branch) -> Branch:
@@ -140,6 +140,7 @@ class ServerBranches:
                 server.own_settings, server.is_confined = {}, False
                 server.keep_facts()
                 promotion.promote(server)
+                branch_server.take_name_back(server)
             taken = backup.take_base_backup(server)
             registry.forget(branch)
         return (
@@ -149,8 +150,8 @@ class ServerBranches:
 
     def _filled(self, server: Server, target: Target, wanted: Wanted, made: Branch) -> Branch:
         """Make and start the server with the data; return the branch with what is known of it then."""
+        database, role = (self._restore if wanted.at else self._copy)(server, target, wanted)
         with server.lock():
-            database, role = (self._restore if wanted.at else self._copy)(server, target, wanted)
             masking.apply(server, target, database)
             server.keep_facts()
         done = made.model_copy(update={"database": database, "role": role, "superuser": server.superuser})
@@ -164,9 +165,10 @@ class ServerBranches:
         server.installation, server.is_confined = there.postgres, True
         server.own_settings = {} if wanted.is_durable else {**branch_server.settings(server), **SPARING}
         server.own_settings.pop("archive_mode", None)
-        server.make_folders(server.dir)
-        isolation.isolate(server, target=target.name)
-        return there.copy_into(server), there.roles.session
+        with server.lock():
+            server.make_folders(server.dir)
+            isolation.isolate(server, target=target.name)
+            return there.copy_into(server), there.roles.session
 
     def _restore(self, server: Server, target: Target, wanted: Wanted) -> tuple[str, str]:
         """Recover the point into the server, which waits for the disk as every restored one does."""
