@@ -72,9 +72,10 @@ class Cluster:
             conn.execute(f"GRANT pg_monitor, pg_read_all_data, pg_write_all_data, pg_signal_backend TO {OWNER}")
             conn.execute(f"ALTER DATABASE postgres OWNER TO {OWNER}")
 
-    def start(self, more: str = "") -> None:
-        """Start it."""
-        self._do("tee", "data/provider.conf", text=SETTINGS.format(folder=self.dir, host=self.host) + more)
+    def start(self, more: str = "", *, listens: bool = True) -> None:
+        """Start it; where it does not listen, only we get in."""
+        host = self.host if listens else ""
+        self._do("tee", "data/provider.conf", text=SETTINGS.format(folder=self.dir, host=host) + more)
         for name in ("key", "cert"):
             self._do("tee", f"data/{name}", text=(self.root / name).read_text())
             self._do("chmod", "600", f"data/{name}")

@@ -220,6 +220,7 @@ class Provider:
                 chosen[1].restored.append(made.name)
             if self.unready_s:
                 made.cluster.stop()
+                made.cluster.start(listens=False)
                 threading.Thread(target=self._open, args=(made, self.unready_s), daemon=True).start()
             made.state = "ready"
         except Exception as exc:  # it is pending for ever, then
@@ -227,8 +228,10 @@ class Provider:
 
     def _open(self, made: Branch, after_s: float) -> None:
         time.sleep(after_s)
-        if made.cluster.dir.is_dir():
-            made.cluster.start()
+        with self.lock:
+            if made.cluster.dir.is_dir():
+                made.cluster.stop()
+                made.cluster.start()
 
     def _back_up(self, branch: Branch, made: Backup) -> None:
         made.state, made.started_at = "running", datetime.now(UTC)

@@ -88,6 +88,9 @@ class Api:
         """Return the fault that a request meets, and count it."""
         for fault in self.faults:
             if fault["method"] == method and re.search(fault["path"], path) and fault.get("times", 1) > 0:
+                if fault.get("skip", 0) > 0:
+                    fault["skip"] -= 1
+                    continue
                 fault["times"] = fault.get("times", 1) - 1
                 return fault
         return None
@@ -167,6 +170,16 @@ def show_branch(call: Call, database: str, branch: str) -> Answer:
     call.api.may("read_branch")
     call.bare()
     return 200, providers.branch_facts(call.provider.branch(database, branch))
+
+
+def change_branch(call: Call, database: str, branch: str) -> Answer:
+    found, wanted = call.provider.branch(database, branch), call.body(shapes.BranchPatch)
+    if wanted.new_name and any(one.name == wanted.new_name for one in call.provider.database(database)):
+        raise Wrong(422, "unprocessable", "Name has already been taken")
+    found.name = wanted.new_name or found.name
+    if wanted.deletion_protected is not None:
+        found.protected = wanted.deletion_protected
+    return 200, providers.branch_facts(found)
 
 
 def delete_branch(call: Call, database: str, branch: str) -> Answer:
@@ -260,6 +273,7 @@ ROUTES: list[tuple[str, str, Callable[..., Answer]]] = [
     ("GET", f"{_P}/branches", list_branches),
     ("POST", f"{_P}/branches", create_branch),
     ("GET", _B, show_branch),
+    ("PATCH", _B, change_branch),
     ("DELETE", _B, delete_branch),
     ("GET", f"{_B}/schema", read_schema),
     ("GET", f"{_B}/backups", list_backups),

@@ -95,6 +95,12 @@ class Api:
         with progress.doing(f'waiting for branch "{name}" at PlanetScale') as stage:
             return _polled(ready, within_s, f'branch "{name}" of {self.name} is not ready')
 
+    def rename_branch(self, name: str, to: str) -> PlanetscaleBranch:
+        """Give a branch another name."""
+        doing = f'rename branch "{name}" of {self.name} to "{to}"'
+        path = (*self._path, "branches", name)
+        return self.client.patch(PlanetscaleBranch, *path, doing=doing, body={"new_name": to})
+
     def delete_branch(self, name: str) -> bool:
         """Delete a branch; return False where there was none any more."""
         return self.client.delete(*self._path, "branches", name, doing=f'delete branch "{name}" of {self.name}')

@@ -48,7 +48,10 @@ _OWN = secrets.token_hex(3)
 
 
 class Login(BaseModel):
-    """The record of a login; without ``role_id`` it is only meant, and its role may be there or not."""
+    """The record of a login; without ``role_id`` it is only meant, and its role may be there or not.
+
+    One that is lasting stays until it expires, for a program that we do not know.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -59,6 +62,7 @@ class Login(BaseModel):
     host: str = ""
     database: str = ""
     expires_at: AwareDatetime | None = None
+    is_lasting: bool = False
 
     def has_half_left(self) -> bool:
         """Tell whether more than half of its TTL is left."""
@@ -100,6 +104,21 @@ def keywords(place: Planetscale, database: str | None = None) -> dict[str, str]:
     return _keywords(path, login, database)
 
 
+def lasting(place: Planetscale, database: str | None = None) -> dict[str, str]:
+    """Return libpq's keywords for a branch, with a login of its own that stays until its TTL is over."""
+    path = _path(place, f"for-a-program-{secrets.token_hex(4)}")
+    with _making():
+        login = _make(path, place).model_copy(update={"is_lasting": True})
+        write_atomically(path, login.model_dump_json(indent=1) + "\n")
+    return _keywords(path, login, database)
+
+
+def leave_to_program() -> None:
+    """Let the program that this process becomes hold its logins; when it has ended, the next command deletes them."""
+    for handle in _held.values():
+        os.set_inheritable(handle, True)
+
+
 @contextmanager
 def of_run(run_id: str, note: Callable[..., object]) -> Iterator[None]:
     """Let this process and those of its run have one login until the body ends; it is deleted then, whatever happens.
@@ -120,6 +139,13 @@ def hold_for_run(place: Planetscale) -> None:
     _hold(_path(place))
 
 
+def forget(place: Planetscale) -> None:
+    """Let go of this process's login for a branch, which goes with the branch."""
+    path = _path(place)
+    if path in _held:
+        _let_go(path)
+
+
 @atexit.register
 def end() -> None:
     """Let go of every login of this process: what nobody else uses is deleted."""
@@ -130,6 +156,13 @@ def end() -> None:
 def clear_leftovers(api: Api) -> None:
     """Delete the logins that killed processes have left, and those of other machines on this branch that are over."""
     for path in sorted(state_folder(FOLDER).glob("*.json")):
+        login = _read(path)
+        if (
+            login is not None
+            and login.is_lasting
+            and (login.expires_at is None or login.expires_at > datetime.now(UTC))
+        ):
+            continue
         if path not in _held and (handle := lock_file.take(_lock(path), 0)) is not None:
             _delete_or_leave(path)
             os.close(handle)
@@ -146,9 +179,9 @@ def _key() -> str:
     return next(reversed(_runs), "") or os.environ.get(runs.RUNNER) or of_folder or f"process-{os.getpid()}-{_OWN}"
 
 
-def _path(place: Planetscale) -> Path:
+def _path(place: Planetscale, key: str = "") -> Path:
     where = hashlib.sha256(f"{place.organization}/{place.database}/{place.branch}".encode()).hexdigest()[:8]
-    return state_folder(FOLDER) / f"{_key()}.{where}.json"
+    return state_folder(FOLDER) / f"{key or _key()}.{where}.json"
 
 
 def _passfile(path: Path) -> Path:
