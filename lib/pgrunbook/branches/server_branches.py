@@ -31,7 +31,7 @@ from pgrunbook.branches import (
     recovery,
     registry,
 )
-from pgrunbook.branches.branch import Branch, ProviderName, BranchState, checked
+from pgrunbook.branches.branch import Branch, BranchState, ProviderName, checked
 from pgrunbook.branches.branch_target import BranchTarget, branch_target
 from pgrunbook.branches.provider import Capability, Wanted, need, of_point
 from pgrunbook.branches.recovery_target import Point, parse_point
