@@ -237,14 +237,14 @@ def clean(
     An expired one that sessions are connected to stays, and is named.
     """
     from pgrunbook.branches import branch_server, providers
-    from pgrunbook.branches.branch import State
+    from pgrunbook.branches.branch import BranchState
     from pgrunbook.config import targets
 
     now = datetime.now(UTC)
     for of in [targets.load(target)] if target else list(targets.load_all().values()):
         for found in _every(of):
             why = "it has expired" if found.is_expired(now) else f"it is {found.state}"
-            if not found.is_expired(now) and found.state not in (State.HALF_MADE, State.GONE):
+            if not found.is_expired(now) and found.state not in (BranchState.HALF_MADE, BranchState.GONE):
                 continue
             used = [] if found.is_of_ours else _sessions(of, found)
             if used:
@@ -307,12 +307,12 @@ def _url(keywords: Mapping[str, Any]) -> str:
 def _sessions(of: Target, found: Branch) -> list[str]:
     """Return who is connected to a branch, [] where it is stopped."""
     from pgrunbook.branches import providers
-    from pgrunbook.branches.branch import State
+    from pgrunbook.branches.branch import BranchState
     from pgrunbook.branches.branch_target import BranchTarget
     from pgrunbook.database.connection import connect
     from pgrunbook.database.queries import load
 
-    if found.state is not State.READY:
+    if found.state is not BranchState.READY:
         return []
     target = providers.target_of(of, found.name)
     seeing = target.as_superuser() if isinstance(target, BranchTarget) else target

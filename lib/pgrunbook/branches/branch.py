@@ -17,7 +17,7 @@ OURS = re.compile(r"branch-[0-9]+-[0-9a-f]{6}")  # those of rehearsals: server_n
 ProviderName = Literal["cluster", "connection", "planetscale"]
 
 
-class State(StrEnum):
+class BranchState(StrEnum):
     """How a branch stands."""
 
     READY = "ready"
@@ -42,7 +42,7 @@ class Branch(BaseModel):
     target: str
     name: str
     provider: ProviderName
-    state: State = State.BEING_MADE
+    state: BranchState = BranchState.BEING_MADE
     owner: str
     purpose: str = ""
     made_at: datetime

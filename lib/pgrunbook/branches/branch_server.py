@@ -21,7 +21,7 @@ from psycopg import sql
 
 from pgrunbook.branches import datadir, in_memory, isolation, provenance, server_copy
 from pgrunbook.branches.binaries import Installation, state_folder
-from pgrunbook.branches.branch import Branch, State
+from pgrunbook.branches.branch import Branch, BranchState
 from pgrunbook.branches.branch_target import OF_EVERY_CLUSTER, POSTGRES
 from pgrunbook.branches.server import Server
 from pgrunbook.branches.server_name import OF_BRANCHES
@@ -167,7 +167,7 @@ def of_rehearsals(target: str = "") -> list[Branch]:
         told = isolation.made_for(server)
         if told is None or target not in ("", told[0]):
             continue
-        state = State.READY if _is_in_use(server.name) else State.HALF_MADE
+        state = BranchState.READY if _is_in_use(server.name) else BranchState.HALF_MADE
         owner = pwd.getpwuid((server.dir.with_name(f"{server.name}.lock")).stat().st_uid).pw_name
         facts = {"owner": owner, "purpose": "rehearsal", "made_at": told[1], "server": server.name, "state": state}
         facts |= {"target": told[0], "name": server.name, "provider": "cluster", "is_of_ours": True}

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from pgrunbook.branches import lock_file
 from pgrunbook.branches.binaries import state_folder
-from pgrunbook.branches.branch import Branch, State
+from pgrunbook.branches.branch import Branch, BranchState
 from pgrunbook.config import regular_file
 from pgrunbook.errors import Blocked, Refused, WrongInput
 from pgrunbook.record.files import write_atomically
@@ -74,7 +74,7 @@ def making(one: Branch, remove: Callable[[Branch], None]) -> Iterator[None]:
     """
     with held(one.full_name):
         there = branch(one.target, one.name)
-        if there is not None and there.state is State.BEING_MADE:
+        if there is not None and there.state is BranchState.BEING_MADE:
             remove(there)
         elif there is not None:
             raise Refused(

@@ -31,7 +31,7 @@ from pgrunbook.branches import (
     recovery,
     registry,
 )
-from pgrunbook.branches.branch import Branch, ProviderName, State, checked
+from pgrunbook.branches.branch import Branch, BranchState, ProviderName, checked
 from pgrunbook.branches.branch_target import BranchTarget, branch_target
 from pgrunbook.branches.provider import Capability, Wanted, need, of_point
 from pgrunbook.branches.recovery_target import Point, parse_point
@@ -100,7 +100,7 @@ class ServerBranches:
         server = Server(str(made.server))
         try:
             filled = self._filled(server, target, wanted, made)
-            ready = filled.model_copy(update={"state": State.READY, "masked": tuple(target.masking)})
+            ready = filled.model_copy(update={"state": BranchState.READY, "masked": tuple(target.masking)})
             registry.write(ready)
         except BaseException as exc:
             branch_server.remove(server)
@@ -181,12 +181,12 @@ class ServerBranches:
 
     def _as_it_is(self, one: Branch) -> Branch:
         server = Server(str(one.server))
-        if one.state is State.BEING_MADE:
-            state = State.BEING_MADE if registry.is_held(one.full_name) else State.HALF_MADE
+        if one.state is BranchState.BEING_MADE:
+            state = BranchState.BEING_MADE if registry.is_held(one.full_name) else BranchState.HALF_MADE
         elif not server.data_dir.is_dir():
-            state = State.GONE
+            state = BranchState.GONE
         else:
-            state = State.READY if server.status().state is ServerState.RUNNING else State.STOPPED
+            state = BranchState.READY if server.status().state is ServerState.RUNNING else BranchState.STOPPED
         return one.model_copy(update={"state": state, "size_bytes": size_bytes(server)})
 
 
