@@ -19,7 +19,14 @@ from pgrunbook.display import progress
 from pgrunbook.display.show import BAD, GOOD, QUIET, WARN, Banner, Card, Cell, Picture, Stack, Table, figure
 from pgrunbook.errors import Refused, WrongInput
 from pgrunbook.execute import permit, restoration
-from pgrunbook.procedures import cutover_steps, restore_views, restored_server, salvage_steps, shared_steps
+from pgrunbook.procedures import (
+    cutover_steps,
+    restore_views,
+    restored_branch,
+    restored_server,
+    salvage_steps,
+    shared_steps,
+)
 from pgrunbook.session import checks
 from pgrunbook.session import session as heres
 from pgrunbook.session.parameters import ALL, LAST, NEWEST, NONE, Restore
@@ -58,6 +65,8 @@ def meet_the_target(here: Session) -> Card:
 @heres.step
 def what_can_be_restored(here: Session) -> Picture:
     """Show what can be restored as a time line: backups, restore points, archived WAL."""
+    if restored_branch.is_at_work(here):
+        return restored_branch.what_can_be_restored(here)
     source = restored_server.source(here)
     backups, windows = backup.list_base_backups(source), backup.windows(source)
     if not windows:
@@ -71,7 +80,9 @@ def what_can_be_restored(here: Session) -> Picture:
     # Without the database, the WAL knows them.
     known = [_of_wal(point) for point in made.values()] if here.facts["alive"] else archive.restore_points(source)
     here.facts.update(made=made, points=sorted(known, key=lambda point: point.created_at))
-    return restore_views.timeline(windows, backups, here.facts["points"])
+    return restore_views.timeline(
+        windows, [one.ended_at for one in backups], [one.created_at for one in here.facts["points"]]
+    )
 
 
 @checks.check
@@ -80,6 +91,8 @@ def choose_the_point(here: Session) -> Stack:
 
     Raises WrongInput when there is no such point.
     """
+    if restored_branch.is_at_work(here):
+        return restored_branch.choose_the_point(here)
     wanted, known = here.parameters.to.strip(), here.facts["points"]
     if here.parameters.of_run:
         wanted = str(restored_server.told_by(here)["point"])
@@ -126,9 +139,12 @@ def restore_to_branch(here: Session) -> Card:
     outside the window.
     """
     checks.passed(here, "restore", "restore-to-branch")
+    if restored_branch.is_at_work(here):
+        return restored_branch.restore_to_branch(here)
     point: Point = here.facts["point"]
     done, took_s = restored_server.known(here, point) or _restore(here, point)
-    here.facts["restored"] = done
+    here.facts.update(restored=done, restored_name=f"server {done.server.name}")
+    here.facts["restored_target"] = restored_server.beside(here, done.server)
     m = done.measures
     return Card(
         f"Server {done.server.name}",
@@ -149,6 +165,8 @@ def restore_to_branch(here: Session) -> Card:
 @heres.step
 def is_it_the_point(here: Session) -> Card:
     """Show the proof that the new server reached the point: read there, while recovery was paused."""
+    if restored_branch.is_at_work(here):
+        return restored_branch.is_it_the_point(here)
     m = here.facts["restored"].measures
     last = f"{m.last_transaction_at:%Y-%m-%d %H:%M:%S.%f %Z}" if m.last_transaction_at else "none was replayed"
     return Card(
@@ -169,7 +187,7 @@ def how_does_it_differ(here: Session) -> Table:
         return Table(headings, [], empty="Not compared: compare is none.")
     rows: list[tuple[object, ...]] = []
     counts: list[tuple[str, int, int, int]] = []
-    with connect(restored_server.beside(here, here.facts["restored"].server), purpose="compares") as old:
+    with connect(here.facts["restored_target"], purpose="compares") as old:
         names, lacking = _chosen(here, old)
         rows += [(name, "-", "-", "", "", "", Cell("on neither side", BAD)) for name in lacking]
         hidden = foreign_code.tables(old) | foreign_code.tables(here.conn)
@@ -273,12 +291,16 @@ def cut_over(here: Session) -> Table:
 @heres.step
 def what_next(here: Session) -> Table:
     """Show the ways to go on from here, with what each does."""
+    if restored_branch.is_at_work(here):
+        return restored_branch.what_next(here)
     return restored_server.ways_on(here, is_led=bool(cutover_steps.ended(here)))
 
 
 @heres.step
 def verdict(here: Session) -> Banner:
     """Say where the restored database is, and what was salvaged: else the target was only read."""
+    if restored_branch.is_at_work(here):
+        return restored_branch.verdict(here)
     done = here.facts["restored"]
     salvaged = salvage_steps.ended(here) or "The target was only read."
     led = cutover_steps.ended(here)

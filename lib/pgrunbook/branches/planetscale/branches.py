@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 from pgrunbook.branches import registry
-from pgrunbook.branches.branch import Branch, ProviderName, State, checked
+from pgrunbook.branches.branch import Branch, BranchState, ProviderName, checked
 from pgrunbook.branches.planetscale import login, moments, schema_load
 from pgrunbook.branches.planetscale.answers import PlanetscaleBranch
 from pgrunbook.branches.planetscale.api import Api
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 NOW = "now"
 OURS = "pgrunbook-"  # how the names of our backups begin
-STATES = {"sleeping": State.STOPPED, "sleep_in_progress": State.STOPPED}
+STATES = {"sleeping": BranchState.STOPPED, "sleep_in_progress": BranchState.STOPPED}
 MAKING = timedelta(minutes=10)  # between the record and the branch, and between two clocks
 TAKEN_AWAY = "The target was only read; what was made of the branch at PlanetScale is deleted."
 LEFT = (
@@ -152,7 +152,7 @@ class PlanetscaleBranches:
                 backup = api.create_backup(source, f"{_backup_name(made)}{secrets.token_hex(2)}", keep_days=1)
                 wanted |= {"backup_id": api.wait_backup(source, backup.id).id, "cluster_size": api.place.cluster_size}
             made = made.model_copy(update={"made_at": datetime.now(UTC)})
-            if before is None or before.state is State.BEING_MADE:
+            if before is None or before.state is BranchState.BEING_MADE:
                 registry.write(made)
             made = made.model_copy(update={"provider_id": api.create_branch(name, **wanted).id})
             api.wait_ready(name)
@@ -161,13 +161,13 @@ class PlanetscaleBranches:
                 schema_load.load(target, branch)
             login.forget(place_of(target, name))
             _delete_backups(api, made)
-            ready = made.model_copy(update={"state": State.READY, "role": api.place.role})
+            ready = made.model_copy(update={"state": BranchState.READY, "role": api.place.role})
             registry.write(ready)
         except BaseException as exc:
             # One that PlanetScale has refused may be somebody else's.
             is_ours = made.provider_id is not None or not isinstance(exc, WrongInput)
             is_away = _take_away(api, made, name, is_ours=is_ours)
-            self._left = None if is_away or before is None or before.state is State.READY else made
+            self._left = None if is_away or before is None or before.state is BranchState.READY else made
             if isinstance(exc, RunbookError):
                 exc.state = TAKEN_AWAY if is_away else LEFT
             raise
@@ -205,20 +205,20 @@ def _target(target: Target, branch: Branch, name: str = "") -> PlanetscaleTarget
 
 
 def _as_it_is(one: Branch, there: PlanetscaleBranch | None) -> Branch:
-    if one.state is State.BEING_MADE:
-        state = State.BEING_MADE if registry.is_held(one.full_name) else State.HALF_MADE
+    if one.state is BranchState.BEING_MADE:
+        state = BranchState.BEING_MADE if registry.is_held(one.full_name) else BranchState.HALF_MADE
     elif there is None or one.provider_id not in (None, there.id):
-        state = State.GONE
+        state = BranchState.GONE
     else:
-        state = State.READY if there.ready else STATES.get(there.state, State.BEING_MADE)
+        state = _state(there)
     return one.model_copy(update={"state": state})
 
 
 def _of_others(root: str, there: PlanetscaleBranch) -> Branch:
     return Branch(
         target=root, name=there.name, provider="planetscale", owner=there.actor.display_name if there.actor else "",
-        state=State.READY if there.ready else STATES.get(there.state, State.BEING_MADE), made_at=there.created_at,
-        purpose="not made by pgrunbook", provider_id=there.id, of="", parent="",
+        state=_state(there), made_at=there.created_at, purpose="not made by pgrunbook", provider_id=there.id,
+        of="",
     )  # fmt: skip
 
 
@@ -230,6 +230,10 @@ def _remove(api: Api, target: Target, branch: Branch) -> None:
             login.forget(place_of(target, name))
             api.delete_branch(name)
     _delete_backups(api, branch)
+
+
+def _state(there: PlanetscaleBranch) -> BranchState:
+    return BranchState.READY if there.ready else STATES.get(there.state, BranchState.BEING_MADE)
 
 
 def _backup_name(branch: Branch) -> str:
