@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,7 +18,7 @@ import pytest
 from conftest import ROOT, connect, do, rows
 from own_state import own_source
 from pgrunbook.app import json_schema
-from pgrunbook.branches import branch_server, registry
+from pgrunbook.branches import branch_server, data_branch, registry
 from pgrunbook.branches.provider import Capability
 from pgrunbook.branches.server import Server
 from pgrunbook.branches.server_branches import ServerBranches
@@ -387,6 +389,7 @@ def test_a_branch_at_a_point_holds_what_was_there_then_and_can_be_promoted(
             branch = naming.target(f"shop@{name}")
             assert rows(branch, "SELECT to_regclass('later'), count(*) FROM shop") == [(None, 300)]
             assert rows(branch, "SHOW fsync") == rows(target, "SHOW fsync")
+            assert Server(str(branch.server)).is_confined
             assert listed(command)[f"shop@{name}"]["of"]
     finally:
         do(target, "DROP TABLE later")
@@ -474,3 +477,44 @@ def test_the_page_of_branches_says_what_each_provider_can() -> None:
     for provider in (ServerBranches("cluster"), ServerBranches("connection")):
         for capability in Capability:
             assert (says[capability][provider.name].startswith("yes")) == (capability in provider.can)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a small file system")
+def test_a_disk_that_runs_full_leaves_no_branch(
+    shop: Callable[..., Target], source: Server, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused before the copy where that is foreseen, and told by what is written else."""
+    monkeypatch.setenv("SHOP_URL", f"postgresql://postgres@/postgres?host={source.socket_dir}")
+    shop(way='url_from = "SHOP_URL"')
+    small = Path(tempfile.mkdtemp(prefix="pgs-"))
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=120m,mode=755", "small", str(small)], check=True)
+    try:
+        monkeypatch.setenv("PGRUNBOOK_STATE", str(small / "state"))
+        told(command, "create", "fits", "--target", "shop", "--schema-only")
+        free = shutil.disk_usage(small).free
+        (small / "filled").write_bytes(b"x" * (free - 12 * 2**20))
+        said = told(command, "create", "a", "--target", "shop", code=3)
+        assert "there is too little space on the disk" in said
+        monkeypatch.setattr(data_branch, "_free_bytes", lambda: 2**40)
+        said = told(command, "create", "a", "--target", "shop", code=1)
+        assert said.splitlines()[0] == 'could not make branch "shop@a": the disk is full'
+        assert list(listed(command)) == ["shop@fits"]
+        assert server_names() == [str(listed(command)["shop@fits"]["server"])]
+        told(command, "delete", "shop@fits")
+    finally:
+        for name in server_names():
+            Server(name).destroy()
+        subprocess.run(["umount", str(small)], check=True)
+        small.rmdir()
+
+
+def test_a_run_whose_branch_is_gone_does_not_go_on(shop: Callable[..., Target], command: Command) -> None:
+    """It says so, where another target would have lost its section."""
+    shop()
+    made = runs.create("release", "shop@gone", {}, how="headless")
+    made.status = runs.Status.FAILED
+    made.save()
+    made.journal.write("run-started", run_id=made.run_id, runbook="release", target="shop@gone", operator="x")
+    code, _, err = command("run", "--resume", made.run_id)
+    assert (code, f'run {made.run_id} is for branch "shop@gone", which is not there any more' in err) == (2, True)

@@ -7,8 +7,11 @@ import pstats
 
 import pytest
 
+from pgrunbook.database.catalog import UNKNOWN
+from pgrunbook.effects.statements import effects
 from pgrunbook.errors import WrongInput
 from pgrunbook.review.review import as_text, review
+from pgrunbook.review.statement_scenes import script, stage
 from pgrunbook.sql.statements import parse
 
 MANY = 200_000
@@ -124,3 +127,46 @@ def test_what_a_routine_does_is_told_where_it_runs_first() -> None:
     told = [(f.statement, h.id) for f in found for h in f.hazards if h.effect.startswith("Inside work_0")]
     assert ("INSERT INTO t_0 VALUES (1)", "update-unbatched") in told
     assert {statement for statement, _ in told} == {"INSERT INTO t_0 VALUES (1)"}
+
+
+def test_a_shared_body_is_judged_once_while_other_tables_change() -> None:
+    """Each file of a folder alters another table, and runs what a routine does with its own: that is judged once."""
+    shared = in_plpgsql(0, 12, writes=0)
+    files = [f"CREATE TABLE o{n} (id integer);\nINSERT INTO t_0 VALUES ({n});" for n in range(12)]
+    calls(shared, *files)
+    none, two, all_ = calls(shared), calls(shared, *files[:2]), calls(shared, *files)
+    assert (all_ - two) / 10 < (two - none) / 4
+
+
+LINKS = (
+    "CREATE TABLE b (id integer REFERENCES a)", "ALTER TABLE b DROP CONSTRAINT b_id_fkey",
+    "ALTER TABLE b ADD CONSTRAINT b_a FOREIGN KEY (id) REFERENCES a ON DELETE CASCADE",
+    "ALTER TABLE b ADD PRIMARY KEY (id)", "CREATE TABLE c (id integer REFERENCES b)",
+    "CREATE TABLE c2 (id integer REFERENCES c)", "CREATE TABLE a1 () INHERITS (a)",
+    "CREATE TABLE p1 PARTITION OF p DEFAULT", "CREATE TABLE p2 PARTITION OF p FOR VALUES IN (1)",
+    "CREATE OR REPLACE VIEW v AS SELECT a.id FROM a, b",
+    "CREATE OR REPLACE VIEW v AS SELECT id FROM w", "CREATE OR REPLACE VIEW w AS SELECT id FROM b",
+    "ALTER TABLE d ADD FOREIGN KEY (id) REFERENCES p", "ALTER TABLE p DETACH PARTITION p1", "DROP TABLE c2",
+    "CREATE RULE r AS ON DELETE TO v DO INSTEAD NOTHING", "DROP TABLE b CASCADE", "ALTER TABLE a RENAME TO z",
+    "DROP TABLE p1",
+)  # fmt: skip
+WRITES = (
+    "INSERT INTO {} VALUES (1)",
+    "UPDATE {} SET id = 2",
+    "DELETE FROM {}",
+    "TABLE {}",
+    "SELECT FROM {} FOR UPDATE",
+)
+
+
+def test_what_a_routine_does_is_told_anew_when_its_tables_have_changed() -> None:
+    """Keys of others that refer to them, partitions, what views read: each change tells as alone."""
+    tables = "CREATE TABLE a (id integer PRIMARY KEY); CREATE TABLE d (id integer); CREATE VIEW w AS TABLE a;"
+    tables += "CREATE VIEW v AS SELECT id FROM a; CREATE TABLE p (id integer PRIMARY KEY) PARTITION BY LIST (id);"
+    body = ";\n".join(write.format(name) for name in ("a", "d", "p", "v") for write in WRITES)
+    run = "SELECT f()"
+    makes = f"{tables} CREATE FUNCTION f() RETURNS void LANGUAGE sql AS '{body}';"
+    scenes = stage(script([("1.sql", ";\n".join([makes + run, *(f"{link};\n{run}" for link in LINKS)]))]), UNKNOWN)
+    told = [scene.effects for scene in scenes if scene.statement.sql == run]
+    assert told == [effects(scene.node, scene.catalog) for scene in scenes if scene.statement.sql == run]
+    assert len(dict.fromkeys(told)) > len(LINKS) // 2  # each link shows, or nearly so

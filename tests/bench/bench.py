@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import branching
 import breakdown
 import diffs
 import inverses
@@ -72,6 +73,8 @@ def main() -> None:
     say("locks: measured")
     parts.append(restoring.restoring(asked.restore_mb, asked.restore_mb, asked.restores))
     say("backup and restore: measured")
+    parts.append(branching.branching(asked.restore_mb, asked.restores))
+    say("branches: measured")
     parts.append(demo(asked.demos))
     lines = [*head(began, load, server), *(line for part in parts for line in ["", *part])]
     WRITTEN.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -31,9 +31,10 @@ from pgrunbook.errors import RunbookError
 log = logging.getLogger(__name__)
 
 NAME = re.compile(rf"({OF_BRANCHES.pattern})(\.gone|\.lock)?")
-# Its shared memory is in its own folder: /dev/shm has that of other servers of the account. Nobody keeps its WAL: that
-# is written as by default, because pglz takes half as long as the changes themselves.
-SETTINGS = {"archive_mode": "off", "fsync": "off", "dynamic_shared_memory_type": "mmap", "wal_compression": "off"}
+# Shared memory is in the server's own folder: /dev/shm has that of other servers of the account.
+OF_CONFINED = {"dynamic_shared_memory_type": "mmap"}
+# Nobody keeps its WAL: that is written as by default, because pglz takes half as long as the changes themselves.
+SETTINGS = {"archive_mode": "off", "fsync": "off", "wal_compression": "off", **OF_CONFINED}
 KNOWS_CLONE = "SELECT 'clone' = ANY (s.enumvals) FROM pg_catalog.pg_settings AS s WHERE s.name = 'file_copy_method'"
 FILE_COPY_SINCE, SUMMARIZED_SINCE = 15, 17
 

@@ -55,6 +55,7 @@ log = logging.getLogger(__name__)
 SPARE = 1.2
 # A base backup copies every database of the server: where the others weigh more than this, a dump is quicker.
 OTHERS_AT_MOST_BYTES = 512 * 1024 * 1024
+CLUSTER_BYTES = 56 * 1024 * 1024  # an empty one, with its first WAL segment
 LIMITS = {"lock_timeout_ms": 60_000, "statement_timeout_ms": 3_600_000}
 
 
@@ -169,7 +170,8 @@ class Original:
 
     def refuse_large(self, *, copies_bytes: int, count: int, most_bytes: int | None = None) -> None:
         """Raise Refused where the database is larger than ``most_bytes``, or the disk has no room for the copies."""
-        _refuse_large(self.target, self._source, most_bytes, copies_bytes, count)
+        own_bytes = 0 if self.is_by_backup else CLUSTER_BYTES
+        _refuse_large(self.target, self._source, most_bytes, copies_bytes + own_bytes, count)
 
     def copy_into(self, server: Server) -> str:
         """Make an empty server a copy, and start it; return the database's name. Raises Unreachable."""

@@ -176,6 +176,11 @@ class ServerBranches:
         point = wanted.at
         assert isinstance(point, Point)  # noqa: S101
         recovery.restore(received.kept_of(target), point, name=server.name)
+        with server.lock():
+            server.stop()
+            # From here on code of the application may run in it.
+            server.is_confined, server.own_settings = True, dict(branch_server.OF_CONFINED)
+            server.launch()
         database, role = _session(target)
         return database, role or server.superuser
 

@@ -36,7 +36,7 @@ ATTEMPTS = 5
 
 @dataclass(frozen=True)
 class _Files:
-    """Some files of one folder, and the folder where their copies belong."""
+    """Some files below a folder, by their paths in it, and the folder below which their copies belong."""
 
     folder: Path
     names: tuple[str, ...]
@@ -84,13 +84,16 @@ def copy_stopped(there: Server, here: Server) -> None:
 
 def _below(root: Path, to: Path) -> Iterator[_Files]:
     """Yield the files of a folder and of the folders in it, as far as a base backup has them; links are none."""
+    found: list[str] = []
     for folder, folders, names in os.walk(root):
-        place = to / Path(folder).relative_to(root)
+        place = Path(folder).relative_to(root)
         if Path(folder).parent == root and Path(folder).name in EMPTY_FOLDERS:
             folders.clear()
             names.clear()
         folders[:] = [name for name in folders if not _is_left_out(name) and not Path(folder, name).is_symlink()]
-        yield from _parts(Path(folder), [name for name in names if not _is_left_out(name)], place)
+        yield _Files(Path(folder), (), to / place, 0)  # the folder itself, which may hold none
+        found += [str(place / name) for name in names if not _is_left_out(name)]
+    yield from _parts(root, found, to)
 
 
 def _is_left_out(name: str) -> bool:
@@ -98,21 +101,25 @@ def _is_left_out(name: str) -> bool:
 
 
 def _parts(folder: Path, names: Sequence[str], to: Path) -> Iterator[_Files]:
-    """Yield the files of one folder in parts that are copied at once; at least one, so that the folder is made."""
-    part: list[str] = []
-    size = 0
+    """Yield files below a folder in parts that are copied at once, at least as many as there are processes."""
+    sizes: dict[str, int] = {}
     for name in names:
         try:
-            facts = (folder / name).lstat()
+            facts = os.lstat(folder / name)
         except FileNotFoundError:
             continue  # its table was dropped
         if stat.S_ISREG(facts.st_mode):
-            part.append(name)
-            size += facts.st_size
-        if len(part) >= FILES_AT_ONCE or size >= BYTES_AT_ONCE:
-            yield _Files(folder, tuple(part), to, size)
-            part, size = [], 0
-    yield _Files(folder, tuple(part), to, size)
+            sizes[name] = facts.st_size
+    most = min(BYTES_AT_ONCE, sum(sizes.values()) // AT_ONCE + 1)
+    part: list[str] = []
+    octets = 0
+    for name, size in sizes.items():
+        part.append(name)
+        octets += size
+        if len(part) >= FILES_AT_ONCE or octets >= most:
+            yield _Files(folder, tuple(part), to, octets)
+            part, octets = [], 0
+    yield _Files(folder, tuple(part), to, octets)
 
 
 def _of_tablespaces(here: Server, tablespaces: Sequence[Sequence[str]], major: int) -> Iterator[_Files]:
@@ -141,7 +148,7 @@ def _copy(account: ServerAccount | None, files: _Files) -> None:
         if not names:
             return
         # Where the file system can, GNU cp lets both share the blocks.
-        done = run_as(account, ["cp", "-a", "--", *names, f"{files.to}/"], cwd=files.folder)
+        done = run_as(account, ["cp", "-a", "--parents", "--", *names, f"{files.to}/"], cwd=files.folder)
         told = done.stderr
         if done.returncode == 0:
             return
@@ -151,7 +158,7 @@ def _copy(account: ServerAccount | None, files: _Files) -> None:
     else:
         if not names:
             return
-    raise RunbookError(f"could not copy files of {files.folder}", detail=last_lines(told))
+    raise RunbookError(f"could not copy files of {files.folder}", detail=f"Into {files.to}: {last_lines(told)}")
 
 
 def _is_owed(files: _Files, name: str, told: str) -> bool:

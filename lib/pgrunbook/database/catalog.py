@@ -6,17 +6,17 @@ every table counts as large and busy. ``effects.catalog_after`` gives the catalo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
-from functools import cached_property
+from functools import cached_property, lru_cache
 from types import MappingProxyType
 from typing import Any
 
 from pgrunbook.database.relations import CatalogConstraint, Column, Index, Relation, TypeFact
 from pgrunbook.database.routines import RoutinePart, Routines
-from pgrunbook.sql.tree import Name
+from pgrunbook.sql.tree import Name, Same
 
 SMALL_ROWS = 10_000
 SMALL_BYTES = 8 * 1024 * 1024
@@ -271,32 +271,82 @@ class Catalog:
 
     def references_to(self, table: Table) -> list[tuple[Table, CatalogConstraint]]:
         """Return the foreign keys of other tables (and its own) that refer to a table."""
-        return self._incoming.get(table.key, [])
+        return self._links.incoming.get(table.key, [])
 
     def labelled(self, label: str) -> Table | None:
         """Return the relation with that label, as effects name it; None where it is not known."""
-        return self._by_label.get(label)
+        return self._links.by_label.get(label)
 
     def indexed_by(self, label: str) -> Table | None:
         """Return the table of the index with that label; None where it is not known."""
-        return self._by_index.get(label)
+        return self._links.by_index.get(label)
+
+    def state(self, names: Iterable[Name]) -> Hashable:
+        """Return what is equal as long as reading and writing the rows of these relations does and costs the same."""
+        links = self._links
+        return tuple(map(links.state, map(self.find, names)))
+
+    @property
+    def _links(self) -> _Links:
+        return _links(Same(self.tables))
+
+
+class _Links:
+    """What leads from one relation to another, and from labels to relations; for one state of the tables."""
+
+    def __init__(self, tables: Mapping[Key, Table]) -> None:
+        self._tables = tables
+        self._states: dict[Key, Hashable] = {}
 
     @cached_property
-    def _by_index(self) -> dict[str, Table]:
-        return {index.label: table for table in self.tables.values() for index in table.indexes}
+    def by_index(self) -> dict[str, Table]:
+        return {index.label: table for table in self._tables.values() for index in table.indexes}
 
     @cached_property
-    def _incoming(self) -> dict[Key, list[tuple[Table, CatalogConstraint]]]:
+    def incoming(self) -> dict[Key, list[tuple[Table, CatalogConstraint]]]:
         found: dict[Key, list[tuple[Table, CatalogConstraint]]] = {}
-        for other in self.tables.values():
+        for other in self._tables.values():
             for constraint in other.foreign_keys():
                 if constraint.partner is not None:
                     found.setdefault(constraint.partner, []).append((other, constraint))
         return found
 
     @cached_property
-    def _by_label(self) -> dict[str, Table]:
-        return {table.label: table for table in self.tables.values()}
+    def by_label(self) -> dict[str, Table]:
+        return {table.label: table for table in self._tables.values()}
+
+    def state(self, table: Table) -> Hashable:
+        """Return a table with what is above and below it, what refers to it, however far, and to what it refers."""
+        if table.key not in self._tables:
+            return table.key
+        if table.key not in self._states:
+            reached: dict[Key, Same] = {}
+            waiting, partners = [table.key], set[Key]()
+            while waiting:
+                key = waiting.pop()
+                if key in self._tables and key not in reached:
+                    one = self._tables[key]
+                    reached[key] = Same(one)
+                    waiting += (*one.parents, *one.children, *(source.relation for source in one.sources))
+                    waiting += (other.key for other, _ in self.incoming.get(key, ()))
+                    partners |= {constraint.partner for constraint in one.foreign_keys() if constraint.partner}
+            named = (Same(self._tables[key]) for key in self._below(partners - reached.keys()))
+            self._states[table.key] = frozenset((*reached.values(), *named))
+        return self._states[table.key]
+
+    def _below(self, keys: set[Key]) -> set[Key]:
+        waiting, found = list(keys), set[Key]()
+        while waiting:
+            key = waiting.pop()
+            if key in self._tables and key not in found:
+                found.add(key)
+                waiting += self._tables[key].children
+        return found
+
+
+@lru_cache(maxsize=16)
+def _links(tables: Same) -> _Links:
+    return _Links(tables.node)
 
 
 UNKNOWN = Catalog()

@@ -256,12 +256,17 @@ def _of_text(call: Any) -> Iterator[RoutinePart]:
     yield from (RoutinePart(inner, name) for inner in found or ())
 
 
-def _of_block(code: Block, where: str, path: str | None = None) -> Iterator[RoutinePart]:
+def _of_block(code: Block, where: str, path: str | None = None, *, of_routine: bool = False) -> Iterator[RoutinePart]:
     for inner, in_loop in code.nodes:
-        yield RoutinePart(inner, where, path, in_loop)
+        yield RoutinePart(inner, where, path, in_loop, is_of_routine=of_routine)
     why = unreadable_because(code)
     if why:
-        yield RoutinePart(None, where, path, because=why)
+        yield RoutinePart(None, where, path, because=why, is_of_routine=of_routine)
+
+
+@once_per_node
+def _run_by(node: Any) -> tuple[tuple[Call, ...], frozenset[str], tuple[tuple[Name, str], ...]]:
+    return calls(node), operators(node), touched(node)
 
 
 def _parts(routines: Routines, node: Any, path: Sequence[str] | None) -> Iterator[RoutinePart]:
@@ -273,14 +278,15 @@ def _parts(routines: Routines, node: Any, path: Sequence[str] | None) -> Iterato
             replace(part, within=_joined(where, part.within), is_of_routine=is_of_routine)
             for part in within(at, routines, path_here)
         ]
-        for called in calls(at):
+        called_here, operators_here, touched_here = _run_by(at)
+        for called in called_here:
             known = routines.of(called, path_here)
             found += _unknown(routines, called, where, at) if not known else []
             found += _entered(known, seen, where)
-        for operator in operators(at) & routines.operators.keys():
+        for operator in operators_here & routines.operators.keys():
             named = [r for name in routines.operators[operator] for r in routines.of(Call(name, -1))]
             found += _entered(named, seen, where)
-        for named_relation, event in touched(at):
+        for named_relation, event in touched_here:
             found += _entered(routines.on(named_relation, event, path_here), seen, where)
         for part in found:
             yield part
@@ -293,12 +299,9 @@ def _parts(routines: Routines, node: Any, path: Sequence[str] | None) -> Iterato
 
 
 def _entered(found: Iterable[Routine], seen: set[Routine], where: str) -> list[RoutinePart]:
-    parts: list[RoutinePart] = []
-    for one in found:
-        if one not in seen:
-            seen.add(one)
-            parts += (replace(p, is_of_routine=True) for p in _of_block(one.code, _joined(where, one.label), one.path))
-    return parts
+    new = dict.fromkeys(one for one in found if one not in seen)
+    seen.update(new)
+    return [part for one in new for part in _of_block(one.code, _joined(where, one.label), one.path, of_routine=True)]
 
 
 def _unknown(routines: Routines, called: Call, where: str, at: Any) -> list[RoutinePart]:

@@ -57,7 +57,8 @@ class Found:
         """Add what something does that runs within the statement."""
         self.locks.update((lock.object, lock.mode) for lock in inner.locks)
         for name in ("scans", "rewrites", "rebuilds", "empties", "loses", "fails", "unsure"):
-            getattr(self, name).update(dict.fromkeys(getattr(inner, name)))
+            if given := getattr(inner, name):
+                getattr(self, name).update(dict.fromkeys(given))
 
     def is_from(self, major: int) -> bool:
         """Tell whether the server is of this major version or a later one; where nobody knows, it is."""

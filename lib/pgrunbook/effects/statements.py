@@ -50,7 +50,9 @@ VACUUM_FOLLOWS_HEIRS_FROM = 18  # VACUUM and ANALYZE of a table process those th
 
 def effects(node: Any, catalog: Catalog) -> Effects:
     """Return the effects of a statement's node on this database, and of what runs inside it."""
-    return together(node, catalog, catalog.parts(node), lambda part: alone(part.node, under(catalog, part.path)))
+    parts = catalog.parts(node)
+    inner = [alone(part.node, under(catalog, part.path)) for part in parts if part.node is not None]
+    return together(node, catalog, parts, inner)
 
 
 def under(catalog: Catalog, path: str | None) -> Catalog:
@@ -65,15 +67,15 @@ def alone(node: Any, catalog: Catalog) -> Effects:
     return found.effects()
 
 
-def together(
-    node: Any, catalog: Catalog, parts: Iterable[RoutinePart], of_part: Callable[[RoutinePart], Effects]
-) -> Effects:
-    """Return the effects of a statement with its parts; ``of_part`` tells those of one, or knows them already."""
+def together(node: Any, catalog: Catalog, parts: Iterable[RoutinePart], inner: Iterable[Effects]) -> Effects:
+    """Return the effects of a statement with its parts, ``inner`` those of each that is a statement."""
     found = Found(catalog)
     _collect(found, node)
-    for part in parts if not isinstance(node, ast.RuleStmt) else ():
-        if part.node is not None:
-            found.add(of_part(part))
+    if isinstance(node, ast.RuleStmt):
+        return found.effects()
+    for one in inner:
+        found.add(one)
+    for part in parts:
         if part.because:
             where = f" inside {part.within}" if part.within else ""
             found.cannot_know(f"what runs{where}: {part.because}")

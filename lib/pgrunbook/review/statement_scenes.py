@@ -20,13 +20,15 @@ from pgrunbook.effects.result import Effects
 from pgrunbook.effects.statements import alone, together, under
 from pgrunbook.errors import WrongInput
 from pgrunbook.review.hazards.rule import Scene, Timeouts, Transactions
+from pgrunbook.sql.calls import DML
 from pgrunbook.sql.places import Place, numbered
 from pgrunbook.sql.settings import ANY, Setting, settings
 from pgrunbook.sql.size import too_many
 from pgrunbook.sql.statements import Statement, is_one_transaction, line_of, parse, readable, refusal
-from pgrunbook.sql.tree import Same, tree
+from pgrunbook.sql.tree import Same, relations_in, tree
 from pgrunbook.sql.values_lists import shortened
 
+OF_ROWS = (ast.SelectStmt, *DML)
 _OPENS = (TransactionStmtKind.TRANS_STMT_BEGIN, TransactionStmtKind.TRANS_STMT_START)
 _CLOSES = (
     TransactionStmtKind.TRANS_STMT_COMMIT,
@@ -156,7 +158,7 @@ def stage(
         scene = Scene(
             statement=placed.statement,
             node=node,
-            effects=together(node, catalog, parts, routines.reading(catalog)),
+            effects=Effects(),
             catalog=catalog,
             timeouts=now,
             transaction=placed.transaction,
@@ -167,7 +169,8 @@ def stage(
             parts=parts,
         )
         scenes.append(scene)
-        catalog = _inner(scene, routines)
+        catalog, inner = _inner(scene, routines)
+        scene.effects = together(node, scene.catalog, parts, inner)
         local_counts = placed.transaction is not None or transactions in _TOGETHER
         clock.pass_by(node, local_counts=local_counts)
         zones.pass_by([node, *(part.node for part in scene.parts if part.node is not None)], local_counts=local_counts)
@@ -180,20 +183,25 @@ def stage(
     return scenes
 
 
-def _inner(scene: Scene, routines: _InRoutines) -> Catalog:
-    """Give a scene one for each statement that runs within it; return the catalog that these leave behind."""
-    catalog = scene.catalog
-    seen_by = _seen_by(catalog)
+def _inner(scene: Scene, routines: _InRoutines) -> tuple[Catalog, list[Effects]]:
+    """Give a scene one for each statement that runs within it.
+
+    Returns the catalog that these leave behind, and what each does on that before them all.
+    """
+    catalog, effects = scene.catalog, []
+    seen_by = before = _seen_by(catalog)
     for part in scene.parts:
         if part.node is None:
             continue
         here = seen_by(part.path)
-        scene.inner.append(routines.scene(scene, part, here))
+        inner = routines.scene(scene, part, here)
+        scene.inner.append(inner)
+        effects.append(inner.effects if seen_by is before else routines.effects(part.node, before(part.path)))
         left = after(here, part.node)
         if left is not here:
             catalog = replace(left, search_path=catalog.search_path)
             seen_by = _seen_by(catalog)
-    return catalog
+    return catalog, effects
 
 
 def _seen_by(catalog: Catalog) -> Callable[[str | None], Catalog]:
@@ -201,16 +209,14 @@ def _seen_by(catalog: Catalog) -> Callable[[str | None], Catalog]:
 
 
 class _InRoutines:
-    """What stands in routines: judged once in a file for each state of the tables, whoever runs it how often."""
+    """What stands in routines: judged once for each state of the tables, whoever runs it how often.
+
+    What changes more than rows is judged once in each file, as that and its transaction decide what its locks cost.
+    """
 
     def __init__(self) -> None:
         self._effects: dict[Hashable, Effects] = {}
         self._scenes: dict[Hashable, Scene] = {}
-
-    def reading(self, catalog: Catalog) -> Callable[[RoutinePart], Effects]:
-        """Return what tells the effects of what runs within a statement on this catalog."""
-        seen_by = _seen_by(catalog)
-        return lambda part: self.effects(part.node, seen_by(part.path))
 
     def effects(self, node: Any, catalog: Catalog) -> Effects:
         """Return the effects of a statement that stands in another one."""
@@ -223,7 +229,7 @@ class _InRoutines:
         """Return the scene of a statement that stands in another one, the same one for a routine's."""
         if not part.is_of_routine:
             return self._made(outer, part, catalog)
-        where = (outer.statement.file, outer.transaction, outer.timeouts)
+        where = () if isinstance(part.node, OF_ROWS) else (outer.statement.file, outer.transaction, outer.timeouts)
         key = (_standing(part.node, catalog), where)
         if key not in self._scenes:
             self._scenes[key] = self._made(outer, part, catalog)
@@ -237,8 +243,10 @@ class _InRoutines:
 
 
 def _standing(node: Any, catalog: Catalog) -> Hashable:
-    """Return what tells whether a statement does the same again."""
-    return Same(node), Same(catalog.tables), Same(catalog.types), catalog.search_path, catalog.time_zone
+    """Return what tells whether a statement does the same again: one of rows depends on its own tables only."""
+    of_rows = isinstance(node, OF_ROWS)
+    tables = catalog.state(relations_in(node)) if of_rows else Same(catalog.tables)
+    return Same(node), tables, Same(catalog.types), catalog.search_path, catalog.time_zone
 
 
 def _under_path(catalog: Catalog, node: Any, parts: Sequence[RoutinePart], home: tuple[str, ...]) -> Catalog:

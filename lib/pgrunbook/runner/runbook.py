@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pgrunbook import __version__
 from pgrunbook.config import paths, regular_file, targets
 from pgrunbook.config.secret_patterns import SECRET_NAME
+from pgrunbook.config.targets import OF_BRANCH
 from pgrunbook.errors import Refused, RunbookError, WrongInput
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import Part, Run, Status
@@ -177,6 +178,12 @@ def _refuse_other_target(made: Run) -> None:
     """
     made.refuse_changed()
     if not naming.is_known(made.target):
+        if OF_BRANCH in made.target:
+            raise WrongInput(
+                f'run {made.run_id} is for branch "{made.target}", which is not there any more',
+                detail="What the run has done is gone with it.",
+                hint="Start a new run, on another branch: pgrunbook branch list shows them.",
+            )
         raise WrongInput(
             f'run {made.run_id} is for target "{made.target}", which targets.toml does not declare now',
             detail=f"{targets.targets_file()} declares {', '.join(sorted(targets.load_all())) or 'no target'}.",

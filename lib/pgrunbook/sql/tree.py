@@ -93,8 +93,18 @@ def once_per_node(judge: Callable[[Any], T]) -> Callable[[Any], T]:
 
     What it returns is shared, as a node of :func:`tree` is.
     """
-    known = lru_cache(maxsize=REMEMBERED_NODES)(lambda same: judge(same.node))
-    return wraps(judge)(lambda node: known(Same(node)))
+    known: dict[int, tuple[Any, T]] = {}
+
+    @wraps(judge)
+    def remembered(node: Any) -> T:
+        found = known.get(id(node))
+        if found is None:
+            if len(known) >= REMEMBERED_NODES:
+                known.clear()
+            found = known[id(node)] = (node, judge(node))  # as long as the node is held, no other one has its id
+        return found[1]
+
+    return remembered
 
 
 def changed(sql: str, change: Callable[[Any], None]) -> str:
@@ -265,9 +275,10 @@ def relations_named(node: Any) -> tuple[Any, ...]:
     return tuple(part for part in named if part.schemaname or part.relname not in own)
 
 
-def relations_in(node: Any) -> list[Name]:
+@once_per_node
+def relations_in(node: Any) -> tuple[Name, ...]:
     """Return the relations named below a node, each once, in order; names of WITH queries are left out."""
-    return list(dict.fromkeys(map(relation, relations_named(node))))
+    return tuple(dict.fromkeys(map(relation, relations_named(node))))
 
 
 def column_names(node: Any) -> list[str]:

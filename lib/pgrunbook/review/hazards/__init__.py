@@ -41,19 +41,18 @@ def find(scenes: Sequence[Scene], *, design_rules: Collection[str] = ()) -> Iter
     chosen = [rule for rule in RULES.values() if not rule.taste or rule.id in design_rules]
     concerned = lru_cache(lambda kinds: [rule for rule in chosen if rule.concerns(kinds)])
     noted: set[tuple[str, str, str]] = set()
-    judged: set[tuple[int, str]] = set()
+    waiting: dict[int, list[Rule]] = {}  # the rules that have not judged a statement in a routine
     for scene in scenes:
         found = dict.fromkeys(hazard for rule in concerned(scene.kinds) for hazard in rule.hazards(scene))
         told = {hazard.id for hazard in found}
         parts = (part for part in scene.parts if part.node is not None)
         for inner, part in zip(scene.inner, parts, strict=True):
-            for rule in concerned(inner.kinds):
-                if rule.id in told or (id(inner), rule.id) in judged:
-                    continue
-                judged.add((id(inner), rule.id))
-                for hazard in rule.hazards(inner):
+            rules = waiting[id(inner)] if id(inner) in waiting else concerned(inner.kinds)
+            for rule in rules:
+                for hazard in rule.hazards(inner) if rule.id not in told else ():
                     effect = f"Inside {part.within}: {hazard.effect}"
                     found[replace(hazard, effect=effect, line=scene.statement.line)] = None
+            waiting[id(inner)] = [rule for rule in rules if rule.id in told]
         new = [hazard for hazard in found if hazard.severity is not Severity.NOTE or _words(hazard) not in noted]
         noted |= {_words(hazard) for hazard in new if hazard.severity is Severity.NOTE}
         yield scene, sorted(new, key=lambda hazard: -hazard.severity.rank)

@@ -145,7 +145,7 @@ def writes_done_rows(scene: Scene) -> Iterator[Note]:
             target = constants[0]
             yield Note(
                 f"Rows of {table.label} that already have the value are written again, with their index entries.",
-                f"{_only_others(node, target)};",
+                partial(_only_others, node, target),
                 table,
             )
 
@@ -156,7 +156,7 @@ def _only_others(node: Any, target: Any) -> str:
     where = f"SELECT 1 WHERE {also}{quoted(target.name)} IS DISTINCT FROM {text(target.val)}"
     other = copy.copy(node)
     other.whereClause = tree(where).whereClause
-    return text(other)
+    return f"{text(other)};"
 
 
 @rule(
