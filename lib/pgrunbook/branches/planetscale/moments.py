@@ -59,16 +59,22 @@ def restorable(api: Api, point: Point) -> str:
     if found.first_at <= at <= found.last_at:
         return spelled(at)
     lag = timedelta(seconds=api.place.archive_lag_s)
-    wait_s = (at - found.last_at).total_seconds()
-    late = f"PlanetScale can restore what is older than {lag}; wait {wait_s:.0f} s, or name {last_at}."
-    early = f"The oldest backup of the branch ended after it; the first possible time is {first_at}."
+    if found.first_at > found.last_at:
+        raise Refused(
+            f"cannot restore to {spelled(at)}: nothing can be restored yet",
+            detail=f"The oldest backup ended at {first_at}, and what is younger than {lag} cannot be restored.",
+            state="Nothing was started.",
+            hint=f"The first possible time is {first_at}, in {(found.first_at - found.last_at).total_seconds():.0f} s.",
+        )
+    is_early = at < found.first_at
+    late = f"What is younger than {lag} cannot be restored: wait {(at - found.last_at).total_seconds():.0f} s, or name "
     raise Refused(
-        f"cannot restore to {spelled(at)}: it is too {'early' if at < found.first_at else 'late'}",
-        detail=f"Between {first_at} and {last_at} every second can be restored."
-        if found.first_at <= found.last_at
-        else f"The oldest backup ended at {first_at}, and what is younger than {lag} cannot be restored yet.",
+        f"cannot restore to {spelled(at)}: it is too {'early' if is_early else 'late'}",
+        detail=f"Between {first_at} and {last_at} every second can be restored.",
         state="Nothing was started.",
-        hint=early if at < found.first_at else late,
+        hint=f"The oldest backup of the branch ended after it; the first possible time is {first_at}."
+        if is_early
+        else f"{late}{last_at}.",
     )
 
 
