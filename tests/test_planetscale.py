@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,11 +13,21 @@ import acting
 from conftest import connect, write_folder
 from pgrunbook.branches.planetscale import login
 from pgrunbook.branches.planetscale.branches import PlanetscaleBranches
+from pgrunbook.config import paths
 from pgrunbook.config.targets import Target
+from pgrunbook.database import checksums
+from pgrunbook.database.schema import snapshot
+from pgrunbook.database.schema_diff import diff
+from pgrunbook.record import journal
+from pgrunbook.record import run as runs
+from pgrunbook.record.run import Status
 from pgrunbook.session import naming
 from planetscale_api.service import Service
+from planetscale_api.web import TOKEN
 from scenes import until
+from servers import DEBIAN, PROGRAMS, Servers
 
+LEFT_OUT = ("pgrunbook", "public.schema_migrations")  # its times differ
 FOLDER = {
     "0001_tables.sql": "CREATE TABLE customers (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, email text,"
     " note text); CREATE TABLE orders (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,"
@@ -46,17 +58,101 @@ def shop(
 
 
 @pytest.mark.slow
-def test_a_whole_release(shop: Target, planetscale: Service) -> None:
-    """With every proof; what it made has one owner, and no role is left."""
+def test_a_whole_release(shop: Target, planetscale: Service, servers: Servers, tmp_path: Path) -> None:
+    """With every proof; what it made has one owner, no role is left, and another server ends in the same."""
     made, code = acting.run("release", "shop", with_data="true", accept="0004_note:1")
     assert code == 0, acting.error(made)
-    assert shop.planetscale is not None
-    assert planetscale.roles(shop.planetscale.database) == ([], [])
+    assert planetscale.roles(database_of(shop)) == ([], [])
+    told = "".join(path.read_text(errors="replace") for path in made.folder.rglob("*") if path.is_file())
+    assert "pscale_pw" not in told
+    assert TOKEN[1] not in told
     with connect(shop) as conn:
-        owners = conn.execute(
-            "SELECT DISTINCT tableowner::text FROM pg_tables WHERE schemaname IN ('public', 'pgrunbook')"
-        ).fetchall()
-        assert owners == [("postgres",)]
+        query = "SELECT DISTINCT tableowner::text FROM pg_tables WHERE schemaname IN ('public', 'pgrunbook')"
+        assert conn.execute(query).fetchall() == [("postgres",)]
+        here, rows = snapshot(conn, leave_out=("pgrunbook",)), checksums.checksums(conn, leave_out=LEFT_OUT)
+    plain = servers.get(max(version for version in PROGRAMS if PROGRAMS[version] in DEBIAN))
+    name = f"plain_{os.getpid()}"
+    plain.make(name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PLAIN_URL", f"postgresql://postgres@/{name}?host={plain.socket_dir}")
+        with (tmp_path / "targets.toml").open("a") as file:
+            file.write('[plain]\nurl_from = "PLAIN_URL"\nmigrations = "migrations"\nrestore_points = false\n')
+        other, code = acting.run("release", "plain", accept="0004_note:1")
+        assert code == 0, acting.error(other)
+        with connect(naming.target("plain")) as conn:
+            assert diff(here, snapshot(conn, leave_out=("pgrunbook",))) == []
+            assert checksums.checksums(conn, leave_out=LEFT_OUT) == rows
+    plain.administer(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def database_of(target: Target) -> str:
+    assert target.planetscale is not None
+    return target.planetscale.database
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_leaves_nothing_to_the_next_command(shop: Target, planetscale: Service) -> None:
+    """Neither role nor password; resumed, it goes on with a login of its own."""
+    folder = naming.targets.targets_file().parent
+    with (folder / "migrations" / "0005_slow.sql").open("w") as file:
+        file.write("DO $$ BEGIN IF EXISTS (SELECT FROM public.customers) THEN PERFORM pg_sleep(3); END IF; END $$;")
+    given = ("-p", "with_data=false", "-p", "accept=0004_note:1,0005_slow:1", "-p", "rehearse=false")
+    with acting.pgrunbook("run", "release", "--target", "shop", *given) as process:
+        acting.wait_until(lambda: planetscale.roles(database_of(shop))[0])
+        acting.wait_until(lambda: [e for run in runs.folders() for e in events_of(run) if e == "step-started"])
+        os.kill(process.pid, signal.SIGKILL)
+    assert len(planetscale.roles(database_of(shop))[0]) == 1
+
+    def is_clean() -> bool:
+        """The kernel ends some moments after its runner."""
+        with acting.pgrunbook("status", "--target", "shop") as status:
+            assert status.wait(60) == 0
+        return planetscale.roles(database_of(shop)) == ([], [])
+
+    acting.wait_until(is_clean)
+    assert not list((paths.state_dir() / "planetscale").glob("*.passfile"))
+    (broken,) = runs.folders()
+    with acting.pgrunbook("run", "--resume", broken.name) as process:
+        process.wait(120)
+    made = runs.load(broken)
+    assert made.status is Status.DONE, acting.error(made)
+    assert planetscale.roles(database_of(shop)) == ([], [])
+
+
+def events_of(folder: Path) -> list[str]:
+    return [str(e["event"]) for e in journal.read(folder / runs.JOURNAL_FILE)]
+
+
+@pytest.mark.slow
+def test_a_token_that_is_revoked_in_a_run(shop: Target, planetscale: Service) -> None:
+    """The run goes on, for its login is valid; at the end it notes what is left, and the next command deletes that."""
+    refused = {"path": "", "times": 9999, "status": 401, "body": '{"code": "unauthorized", "message": "Revoked"}'}
+    planetscale.tell(faults=[{"method": "DELETE", **refused}, {"method": "GET", "skip": 1, **refused}])
+    made, code = acting.run("release", "shop", accept="0004_note:1")
+    assert code == 0, acting.error(made)
+    (left,) = acting.events(made, "login-left")
+    assert left["name"].startswith(made.run_id)
+    assert left["error"][0].endswith("PlanetScale does not accept the service token")
+    assert len(planetscale.roles(database_of(shop))[0]) == 1
+    planetscale.tell(faults=[])
+    connect(shop).close()
+    login.end()
+    assert planetscale.roles(database_of(shop)) == ([], [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("book", ["drill", "restore-drill"])
+def test_a_drill_is_refused_before_anything_is_made(shop: Target, planetscale: Service, book: str) -> None:
+    """A drill proves files that are ours."""
+    made, code = acting.run(book, shop.name)
+    assert code == 3
+    assert acting.error(made, 0) == (
+        'target "shop" cannot have a drill\n'
+        "Detail: A drill proves the files of backups that are ours; those of PlanetScale are in its hands.\n"
+        "State: Nothing changed in the database.\n"
+        "Hint: Restore and compare, then delete the branch: pgrunbook run restore --target shop -p to=newest"
+    )
+    assert not [line for line in planetscale.log() if line.startswith("POST")]
 
 
 @pytest.mark.slow

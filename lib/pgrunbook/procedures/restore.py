@@ -39,6 +39,8 @@ def begin(**given: object) -> Session:
     A time without a zone is refused here, before anything is read.
     """
     here = heres.begin("restore", Restore, given)
+    if any(part.procedure == "drill" for part in here.run.parts):
+        restored_branch.refuse_drill(here)
     if here.parameters.to.strip() not in ("", LAST, NEWEST):
         parse_point(here.parameters.to)
     if here.parameters.cut_over and here.parameters.salvage:
@@ -63,10 +65,9 @@ def meet_the_target(here: Session) -> Card:
 
 
 @heres.step
+@restored_branch.at_planetscale(restored_branch.what_can_be_restored)
 def what_can_be_restored(here: Session) -> Picture:
     """Show what can be restored as a time line: backups, restore points, archived WAL."""
-    if restored_branch.is_at_work(here):
-        return restored_branch.what_can_be_restored(here)
     source = restored_server.source(here)
     backups, windows = backup.list_base_backups(source), backup.windows(source)
     if not windows:
@@ -86,13 +87,12 @@ def what_can_be_restored(here: Session) -> Picture:
 
 
 @checks.check
+@restored_branch.at_planetscale(restored_branch.choose_the_point)
 def choose_the_point(here: Session) -> Stack:
     """Resolve the point to restore to, and say what is lost after it, and after each other one.
 
     Raises WrongInput when there is no such point.
     """
-    if restored_branch.is_at_work(here):
-        return restored_branch.choose_the_point(here)
     wanted, known = here.parameters.to.strip(), here.facts["points"]
     if here.parameters.of_run:
         wanted = str(restored_server.told_by(here)["point"])
@@ -130,6 +130,7 @@ def choose_the_point(here: Session) -> Stack:
 
 
 @heres.step
+@restored_branch.at_planetscale(restored_branch.restore_to_branch)
 def restore_to_branch(here: Session) -> Card:
     """Copy the base backup, replay the WAL to the point, and open a new server beside the target.
 
@@ -139,8 +140,6 @@ def restore_to_branch(here: Session) -> Card:
     outside the window.
     """
     checks.passed(here, "restore", "restore-to-branch")
-    if restored_branch.is_at_work(here):
-        return restored_branch.restore_to_branch(here)
     point: Point = here.facts["point"]
     done, took_s = restored_server.known(here, point) or _restore(here, point)
     here.facts.update(restored=done, restored_name=f"server {done.server.name}")
@@ -163,10 +162,9 @@ def restore_to_branch(here: Session) -> Card:
 
 
 @heres.step
+@restored_branch.at_planetscale(restored_branch.is_it_the_point)
 def is_it_the_point(here: Session) -> Card:
     """Show the proof that the new server reached the point: read there, while recovery was paused."""
-    if restored_branch.is_at_work(here):
-        return restored_branch.is_it_the_point(here)
     m = here.facts["restored"].measures
     last = f"{m.last_transaction_at:%Y-%m-%d %H:%M:%S.%f %Z}" if m.last_transaction_at else "none was replayed"
     return Card(
@@ -289,18 +287,16 @@ def cut_over(here: Session) -> Table:
 
 
 @heres.step
+@restored_branch.at_planetscale(restored_branch.what_next)
 def what_next(here: Session) -> Table:
     """Show the ways to go on from here, with what each does."""
-    if restored_branch.is_at_work(here):
-        return restored_branch.what_next(here)
     return restored_server.ways_on(here, is_led=bool(cutover_steps.ended(here)))
 
 
 @heres.step
+@restored_branch.at_planetscale(restored_branch.verdict)
 def verdict(here: Session) -> Banner:
     """Say where the restored database is, and what was salvaged: else the target was only read."""
-    if restored_branch.is_at_work(here):
-        return restored_branch.verdict(here)
     done = here.facts["restored"]
     salvaged = salvage_steps.ended(here) or "The target was only read."
     led = cutover_steps.ended(here)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from functools import wraps
+from typing import Any, TypeVar
 
 from pgrunbook.branches import providers
 from pgrunbook.branches.backup import Window
@@ -26,13 +27,24 @@ from pgrunbook.record import run as runs
 from pgrunbook.session.parameters import LAST, NEWEST
 from pgrunbook.session.session import Session
 
+View = TypeVar("View")
 HEADINGS = ("when", "what", "made by run", "not in it: the last")
 LAST_REPLAYED = "SELECT pg_catalog.pg_last_xact_replay_timestamp()"
 
 
-def is_at_work(here: Session) -> bool:
-    """Tell whether the target is restored at PlanetScale."""
-    return here.target.planetscale is not None
+def at_planetscale(
+    instead: Callable[[Session], View],
+) -> Callable[[Callable[[Session], View]], Callable[[Session], View]]:
+    """Do ``instead`` what a step does, where the target is at PlanetScale."""
+
+    def chosen(step: Callable[[Session], View]) -> Callable[[Session], View]:
+        @wraps(step)
+        def either(here: Session) -> View:
+            return step(here) if here.target.planetscale is None else instead(here)
+
+        return either
+
+    return chosen
 
 
 def refuse_drill(here: Session) -> None:
