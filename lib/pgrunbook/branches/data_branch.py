@@ -266,7 +266,7 @@ def _from_base_backup(server: Server, target: Target, source: _Source, found: Ro
         if _look(conn).tablespaces != source.tablespaces:
             raise not_copied(target, "A tablespace was made or dropped meanwhile.")
     isolation.refuse_links(server, server.data_dir)
-    server.launch(more=branch_server.settings(server))
+    server.launch(more=branch_server.settings(server, source.server_bytes))
     name = target.database or "postgres"
     branch_server.give_up_name(server, name, is_empty=False)
     isolation.close(server, name)
