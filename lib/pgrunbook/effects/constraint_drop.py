@@ -29,10 +29,7 @@ def drop_constraint_of(found: fx.Found, table: Table, constraint: CatalogConstra
     if constraint.partner is not None:
         partner = found.catalog.at(constraint.partner)
         found.lock(partner, ACCESS_EXCLUSIVE)
-        for member in found.catalog.below(partner):
-            # Before PostgreSQL 15 a table between partner and partitions has no triggers that are dropped.
-            if member.holds_rows_itself or found.is_from(15):
-                found.lock(member, ACCESS_EXCLUSIVE)
+        found.lock_referenced(partner, ACCESS_EXCLUSIVE)
     if constraint.kind in ("p", "u"):
         for other, key in found.catalog.references_to(table):
             if set(key.partner_columns) == set(constraint.columns):
