@@ -150,7 +150,7 @@ def server(version: int, servers: Servers) -> Server:
 @pytest.fixture(scope="session")
 def newest(servers: Servers) -> Server:
     """The server of the newest version, for what does not differ by version."""
-    return servers.get(VERSIONS[-1])
+    return servers.get(max(PROGRAMS))
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,9 +36,17 @@ def own_state(version: int | None = None, *, targets: str = "") -> Iterator[None
             shutil.rmtree(base)
 
 
+def need(programs: Path, name: str) -> None:
+    """Skip a test where an installation has no such program: those that npm fetches are for rehearsals only."""
+    if not (programs / name).is_file():
+        pytest.skip(f"{programs} has no {name}")
+
+
 @contextmanager
-def own_source(version: int, *, targets: str = "") -> Iterator[Server]:
-    """Give a running server named ``source`` in such a folder."""
+def own_source(version: int, *, targets: str = "", needs: Sequence[str] = ()) -> Iterator[Server]:
+    """Give a running server named ``source`` in such a folder; skip where its installation lacks what a test needs."""
+    for name in needs:
+        need(PROGRAMS[version], name)
     with own_state(version, targets=targets):
         server = Server("source")
         server.start()

@@ -37,7 +37,7 @@ def rehearsed(target: Target, *, keep: bool = True) -> Rehearsal:
     with connect(target, purpose="plans") as conn:
         history = histories.read(conn, target)
         here = snapshot(conn, leave_out=leave_out(history))
-        return schema_only.rehearse(target, history, history.pending(), here, conn, off={}, keep=keep)
+        return schema_only.rehearse(target, history, history.pending(), lambda: here, conn, off={}, keep=keep)
 
 
 def plan_of(target: Target, done: Rehearsal) -> Plan:

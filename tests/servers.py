@@ -5,7 +5,8 @@ from a template there, which initdb makes once per version. Who ends in good ord
 of those that were killed, and the servers in them, are cleared by whoever starts next.
 
 Which versions there are: the wheel's, those below /usr/lib/postgresql, and, where PGRUNBOOK_TEST_VERSIONS says "all" or
-names some, those that this file fetches when it is run (`make test-all` does both).
+names some, those that this file fetches when it is run (`make test-all` does both). Where it names some, as "14,16",
+tests that run on each version run on these; others have the wheel's.
 """
 
 from __future__ import annotations
@@ -40,7 +41,10 @@ INITDB = ("-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8", "--
 ALIVE = "alive"
 ADMINISTRATION = "the session that makes and drops databases"
 CHOSEN = os.environ.get("PGRUNBOOK_TEST_VERSIONS", "")
-FETCHED = Path(tempfile.gettempdir()) / f"pgrb-{os.geteuid()}" / "fetched"  # the state directory of fetched servers
+FETCHED_IN = "PGRUNBOOK_TEST_FETCHED"  # a process that a test starts has another folder for temporary files
+FETCHED = Path(  # the state directory of fetched servers
+    os.environ.setdefault(FETCHED_IN, str(Path(tempfile.gettempdir()) / f"pgrb-{os.geteuid()}" / "fetched"))
+)
 PLENTY_BYTES = 8 << 30  # a run of all tests has 4 GB at the most
 _VERSIONS_IN_FRONT = re.compile(r"(from|before) (\d\d) ")
 SHARED = ("templates", "binaries")  # of the library's own state directories, made once for all of the tests'
@@ -312,15 +316,13 @@ def _programs() -> dict[int, Path]:
     for major, path in places:
         if major >= binaries.OLDEST_MAJOR:
             found.setdefault(major, path)
-    if CHOSEN not in ("", "all"):
-        return {major: found[major] for major in map(int, CHOSEN.split(","))}
     return found
 
 
 _WHEEL_PROGRAMS = binaries._wheel_bindir()
 WHEEL = int(told_version(_WHEEL_PROGRAMS).partition(".")[0])
 PROGRAMS = _programs()
-VERSIONS = sorted(PROGRAMS)
+VERSIONS = sorted(PROGRAMS if CHOSEN in ("", "all") else map(int, CHOSEN.split(",")))
 LEFT_OUT = sorted(server_package.VERSIONS.keys() - PROGRAMS.keys())
 
 if __name__ == "__main__":

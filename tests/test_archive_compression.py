@@ -36,7 +36,7 @@ Command = Callable[..., tuple[int, str, str]]
 @pytest.fixture(scope="module")
 def source(version: int) -> Iterator[Server]:
     """A server with a base backup and a restore point in each of its archived segments, which are compressed."""
-    with own_source(version, targets=TARGETS) as server:
+    with own_source(version, targets=TARGETS, needs=["pg_waldump"]) as server:
         with server.connect() as conn, conn.as_target():
             conn.execute("CREATE TABLE t (n int)")
             backup.take_base_backup(server)

@@ -30,7 +30,7 @@ TARGETS = (
 @pytest.fixture(scope="module")
 def source(version: int) -> Iterator[Server]:
     """A server that target ``shop`` is on; two restore points in segments of their own, behind no backup yet."""
-    with own_source(version, targets=TARGETS) as server:
+    with own_source(version, targets=TARGETS, needs=["pg_waldump"]) as server:
         with server.connect() as conn, conn.as_target():
             conn.execute("CREATE TABLE t (n int)")
         yield server

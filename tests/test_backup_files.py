@@ -17,7 +17,7 @@ from pgrunbook.branches.recovery import restore
 from pgrunbook.branches.recovery_target import Point
 from pgrunbook.branches.server import Server
 from pgrunbook.errors import RunbookError
-from servers import VERSIONS
+from servers import WHEEL
 
 NEW = ("compression", "stored_bytes")
 ROWS = "SELECT count(*), sum(n) FROM t"
@@ -26,7 +26,7 @@ ROWS = "SELECT count(*), sum(n) FROM t"
 @pytest.fixture(scope="module")
 def source() -> Iterator[Server]:
     """A server with a table of several frames that can hardly be compressed."""
-    with own_source(VERSIONS[-1]) as server:
+    with own_source(WHEEL) as server:
         with server.connect() as conn, conn.as_target():
             conn.execute("CREATE TABLE t (n int, noise bytea)")
             conn.execute("ALTER TABLE t ALTER noise SET STORAGE PLAIN")

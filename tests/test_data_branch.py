@@ -350,8 +350,11 @@ COPIES = "SELECT count(*) FROM pg_database WHERE datname ~ '^(plain|safe)_'"
 
 
 @pytest.mark.slow
-def test_each_database_of_a_branch_has_the_targets_name_in_its_turn(project: Project) -> None:
-    """Also that of the database which every cluster has, where our own sessions are."""
+def test_each_database_of_a_branch_has_the_targets_name_in_its_turn(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also that of the database which every cluster has, where our own sessions are; a large branch has more buffers."""
+    monkeypatch.setattr(branch_server, "BUFFERS_BYTES", 1 << 20)
     for database in (project().database, "postgres"):
         target = Target(name="demo", server="main", database=database)
         asked = "SELECT pg_catalog.current_database()::text"
@@ -369,6 +372,10 @@ def test_each_database_of_a_branch_has_the_targets_name_in_its_turn(project: Pro
             for branch in (copy.safe, copy.twin.safe):
                 assert rows(branch, asked) == [(database,)]
             assert rows(copy.twin.safe, COPIES) == [(0,)]
+            asked = "SELECT current_setting('full_page_writes'), pg_size_bytes(current_setting('shared_buffers')) >> 20"
+            (measured, buffers), (unmeasured, others) = (*rows(copy.safe, asked), *rows(copy.twin.safe, asked))
+            assert (measured, unmeasured) == ("on", "off")
+            assert 1 < buffers == others < 128
         with data_branch.with_data(target, most_bytes=ENOUGH, plain=False) as copy:
             assert copy.plain.database == copy.safe.database
             assert rows(copy.safe, COPIES) == [(0,)]

@@ -36,7 +36,7 @@ SETUP = (FOLDER / "setup.sql").read_text()
 
 # What test_inverse leaves out: the database is this one, the object the server's own, the way back in no transaction.
 OF_THE_SERVER = (
-    "ALTER DATABASE effects REFRESH COLLATION VERSION",
+    "from 15 ALTER DATABASE effects REFRESH COLLATION VERSION",
     "ALTER DATABASE effects SET work_mem = '8MB'",
     "ALTER DATABASE effects CONNECTION LIMIT 10",
     "ALTER OPERATOR pg_catalog.= (integer, integer) SET (RESTRICT = eqsel)",

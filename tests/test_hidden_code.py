@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pgrunbook.database import catalog_reader
+from pgrunbook.database import catalog_reader, routines_reader
 from pgrunbook.database.routines import Routines
 from pgrunbook.review.hazards import Transactions
 from pgrunbook.review.review import review
@@ -13,6 +13,7 @@ from pgrunbook.safe_forms.expander import Expander
 from pgrunbook.sql import statements
 from pgrunbook.sql.calls import calls
 from pgrunbook.sql.deparse import parsed
+from pgrunbook.sql.tree import tree
 from safe_forms_stage import Stage
 
 # ruff: noqa: E501 - one body on a line, whatever its length
@@ -279,6 +280,29 @@ def test_what_is_new_hides_nothing_that_was_there(stage: Stage, id_: str, sql: s
     """A view, a parent or a referenced table of this release leads to rows that it has not made."""
     stage.conn.execute("CREATE TYPE app.pair AS (x integer, y integer)")
     assert gates(stage, sql)[-1:] == [id_]
+
+
+HOLDING = {
+    "default": "CREATE TABLE {t} (id int, n int DEFAULT {f}(1))",
+    "generated": "CREATE TABLE {t} (id int, n int GENERATED ALWAYS AS ({f}(id)) STORED)",
+    "check": "CREATE TABLE {t} (id int, CHECK ({f}(id) > 0))",
+    "index": "CREATE TABLE {t} (id int); CREATE INDEX ON {t} ({f}(id))",
+    "condition": "CREATE TABLE {t} (id int); CREATE INDEX ON {t} (id) WHERE {f}(id) > 0",
+    "key": "CREATE TABLE {t} (id int) PARTITION BY LIST ({f}(id))",
+    "policy": "CREATE TABLE {t} (id int); CREATE POLICY p ON {t} USING ({f}(id) > 0)",
+    "rule": "CREATE TABLE {t} (id int); CREATE RULE r AS ON INSERT TO {t} DO ALSO SELECT {f}(1)",
+}
+
+
+@pytest.mark.every_version
+def test_what_a_row_that_is_written_calls_is_read(stage: Stage) -> None:
+    """Wherever its table has it; each version says otherwise what depends on a function."""
+    for place, made in HOLDING.items():
+        body = "LANGUAGE plpgsql AS 'BEGIN RETURN $1; END'"
+        stage.conn.execute(f"CREATE FUNCTION app.f_{place}(int) RETURNS int IMMUTABLE {body}".encode())
+        stage.conn.execute(made.format(t=f"app.t_{place}", f=f"app.f_{place}").encode())
+    called = routines_reader.read(stage.conn, [tree(f"INSERT INTO app.t_{place} VALUES (1)") for place in HOLDING])
+    assert {one.routine.name for one in called.fired} >= {f"f_{place}" for place in HOLDING}
 
 
 def gates(stage: Stage, sql: str) -> list[str]:

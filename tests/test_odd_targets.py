@@ -91,7 +91,7 @@ def released(target: Target) -> None:
     with connect(target) as conn:
         history = histories.read(conn, target)
         here = snapshot(conn, leave_out=leave_out(history))
-        done = schema_only.rehearse(target, history, history.pending(), here, conn, off={})
+        done = schema_only.rehearse(target, history, history.pending(), lambda: here, conn, off={})
         assert done.changes[0].proof.proven, done.changes[0].proof.says
         ways = with_data.rehearse(target, history.pending(), done, conn, most_bytes=ENOUGH)
         assert [(back.proven, back.says) for back in ways.trial.ways_back if not back.proven] == []

@@ -23,7 +23,7 @@ FOUND = re.compile(r"lsn: ([0-9A-F]+/[0-9A-F]+), .*desc: RESTORE_POINT (.*)$", r
 @pytest.fixture(scope="module")
 def source(version: int) -> Iterator[Server]:
     """A server with restore points of all lengths in every place of a page, over three segments."""
-    with own_source(version) as server:
+    with own_source(version, needs=["pg_waldump"]) as server:
         with server.connect() as conn, conn.as_target():
             conn.execute("CREATE TABLE t (n int, b text)")
             lsn = ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -191,7 +192,7 @@ def test_what_a_role_makes_is_its_own_and_what_it_may_not_fails_on_the_branch(ta
     with connect(shop) as conn:
         history = histories.read(conn, shop)
         here = snapshot(conn, leave_out=leave_out(history))
-        done = schema_only.rehearse(shop, history, history.pending(), here, conn, off={})
+        done = schema_only.rehearse(shop, history, history.pending(), lambda: here, conn, off={})
         assert done.unlike == ()
         with_data.rehearse(shop, history.pending(), done, conn, most_bytes=2**40)
         execute(shop, plan_of(shop).model_copy(update={"changes": done.changes}))
@@ -207,9 +208,9 @@ def test_what_a_role_makes_is_its_own_and_what_it_may_not_fails_on_the_branch(ta
     ):
         (Path(str(shop.migrations)) / f"{number:04}_m.sql").write_text(statement)
         with connect(shop) as conn:
-            history, here = histories.read(conn, shop), snapshot(conn)
+            history = histories.read(conn, shop)
             with pytest.raises(StatementFailed) as caught:
-                schema_only.rehearse(shop, history, history.pending(), here, conn, off={})
+                schema_only.rehearse(shop, history, history.pending(), partial(snapshot, conn), conn, off={})
         assert told in caught.value.message
         (Path(str(shop.migrations)) / f"{number:04}_m.sql").unlink()
 

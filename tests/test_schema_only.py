@@ -58,7 +58,13 @@ def safely(target: Target, off: dict[str, str] | None = None, *, prefer_down_scr
         history = histories.read(conn, target)
         here = snapshot(conn, leave_out=leave_out(history))
         return schema_only.rehearse(
-            target, history, history.pending(), here, conn, off=off or {}, prefer_down_scripts=prefer_down_scripts
+            target,
+            history,
+            history.pending(),
+            lambda: here,
+            conn,
+            off=off or {},
+            prefer_down_scripts=prefer_down_scripts,
         )
 
 
@@ -243,7 +249,7 @@ def test_a_schema_that_is_locked_cannot_be_copied(project: Project) -> None:
         history = histories.read(conn, target)
         here = now(target)
         with session(target, "LOCK TABLE a"):
-            error = error_of(lambda: schema_only.rehearse(target, history, (), here, conn, off={}))
+            error = error_of(lambda: schema_only.rehearse(target, history, (), lambda: here, conn, off={}))
     assert isinstance(error, Unreachable)
     assert error.message == 'could not copy the schema of target "demo"'
     assert "canceling statement due to" in error.detail

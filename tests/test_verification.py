@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from own_state import own_source
+from own_state import need, own_source
 from pgrunbook.branches import backup as backups
 from pgrunbook.branches import frames, verification, wal_segments
 from pgrunbook.branches.archive import archived, create_restore_point, timelines, wait_archived
@@ -181,6 +181,7 @@ def cut(path: Path) -> None:
 )
 def test_a_damaged_segment_is_named_with_how_far_replay_came(ground: Ground, damage: Callable[[Path], None]) -> None:
     """The segment, the LSN that replay reached and the one that was asked for; nothing of the new server stays."""
+    need(ground.source.installation.bindir, "pg_waldump")
     with kept(segment(ground, 1)) as path:
         damage(path)
         with pytest.raises(Broken) as failed:

@@ -639,6 +639,7 @@ ALTER TABLE ONLY shop.hashed DISABLE TRIGGER ALL
 ALTER TABLE shop.top DISABLE TRIGGER ALL
 ALTER TABLE shop.hash_notes DROP CONSTRAINT hash_notes_a_b_fkey
 ALTER TABLE shop.deep_notes DROP CONSTRAINT of_deep
+DROP TABLE shop.deep_notes
 DROP TABLE shop.hash_notes
 DROP TABLE shop.hashed_1 CASCADE
 DROP TABLE shop.deep_1_a CASCADE

@@ -35,6 +35,10 @@ NAME = re.compile(rf"({OF_BRANCHES.pattern})(\.gone|\.lock)?")
 OF_CONFINED = {"dynamic_shared_memory_type": "mmap"}
 # Nobody keeps its WAL: that is written as by default, because pglz takes half as long as the changes themselves.
 SETTINGS = {"archive_mode": "off", "fsync": "off", "wal_compression": "off", **OF_CONFINED}
+# Where nobody measures how much WAL a plan writes.
+UNMEASURED = {"full_page_writes": "off", "max_wal_size": "256MB"}
+# A branch larger than what a server keeps in memory by default has more, up to a share of what is free.
+BUFFERS_BYTES, MOST_BUFFERS_BYTES, BUFFERS_SHARE = 128 << 20, 1 << 30, 16
 KNOWS_CLONE = "SELECT 'clone' = ANY (s.enumvals) FROM pg_catalog.pg_settings AS s WHERE s.name = 'file_copy_method'"
 FILE_COPY_SINCE, SUMMARIZED_SINCE = 15, 17
 
@@ -66,9 +70,11 @@ def _copies_ranges() -> bool:
             return False
 
 
-def settings(server: Server) -> dict[str, str]:
-    """Return the settings that a branch is started with beside those of every server of ours."""
-    return SETTINGS | ({"summarize_wal": "off"} if server.installation.major >= SUMMARIZED_SINCE else {})
+def settings(server: Server, data_bytes: int = 0) -> dict[str, str]:
+    """Return the settings that a branch of so many bytes is started with beside those of every server of ours."""
+    found = SETTINGS | ({"summarize_wal": "off"} if server.installation.major >= SUMMARIZED_SINCE else {})
+    buffers = min(data_bytes, in_memory.available_bytes() // BUFFERS_SHARE, MOST_BUFFERS_BYTES)
+    return found | ({"shared_buffers": f"{buffers >> 20}MB"} if buffers > BUFFERS_BYTES else {})
 
 
 @contextmanager
@@ -85,7 +91,7 @@ def new_server(
     server.is_confined = True
     if postgres is not None:
         server.installation = postgres
-    server.own_settings = settings(server)
+    server.own_settings = settings(server, data_bytes or 0)
     with server.lock():
         try:
             server.make_folders(server.dir)
@@ -100,11 +106,15 @@ def new_server(
 
 @contextmanager
 def twin_of(server: Server, *, data_bytes: int, target: str = "") -> Iterator[Server]:
-    """Give a running server with the same data as a branch, which is stopped meanwhile and started again."""
+    """Give a running server with the same data as a branch, which is stopped meanwhile and started again.
+
+    Nobody measures what it writes.
+    """
     with new_server(server.installation, data_bytes=data_bytes, target=target) as twin:
         server.stop()
         server_copy.copy_stopped(server, twin)
         twin.superuser, twin.database = server.superuser, server.database
+        twin.own_settings |= UNMEASURED
         for each in (server, twin):
             each.launch()
         yield twin

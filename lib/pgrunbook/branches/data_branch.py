@@ -150,18 +150,13 @@ class Original:
     roles: Roles
     postgres: Installation
     is_by_backup: bool
-    _source: _Source
+    source: _Source
     _rows: int | None = None
 
     @property
     def data_bytes(self) -> int:
         """The size of a copy."""
-        return self._source.server_bytes if self.is_by_backup else self._source.database_bytes
-
-    @property
-    def database_bytes(self) -> int:
-        """The size of the database alone."""
-        return self._source.database_bytes
+        return self.source.server_bytes if self.is_by_backup else self.source.database_bytes
 
     @property
     def how(self) -> str:
@@ -171,14 +166,14 @@ class Original:
     def refuse_large(self, *, copies_bytes: int, count: int, most_bytes: int | None = None) -> None:
         """Raise Refused where the database is larger than ``most_bytes``, or the disk has no room for the copies."""
         own_bytes = 0 if self.is_by_backup else CLUSTER_BYTES
-        _refuse_large(self.target, self._source, most_bytes, copies_bytes + own_bytes, count)
+        _refuse_large(self.target, self.source, most_bytes, copies_bytes + own_bytes, count)
 
     def copy_into(self, server: Server) -> str:
         """Make an empty server a copy, and start it; return the database's name. Raises Unreachable."""
         with progress.doing("copying the data"):
             if self.is_by_backup:
-                return _from_base_backup(server, self.target, self._source, self.roles)
-            return _from_dump(server, self.target, self._source, self.roles, self._rows)
+                return _from_base_backup(server, self.target, self.source, self.roles)
+            return _from_dump(server, self.target, self.source, self.roles, self._rows)
 
 
 def original(target: Target, *, rows: int | None = None) -> Original:
@@ -210,7 +205,7 @@ def with_data(target: Target, *, most_bytes: int, plain: bool = True, twin: bool
     """
     there = original(target)
     began, data_bytes, found = time.monotonic(), there.data_bytes, there.roles
-    copies_bytes = data_bytes + plain * there.database_bytes
+    copies_bytes = data_bytes + plain * there.source.database_bytes
     there.refuse_large(most_bytes=most_bytes, copies_bytes=copies_bytes, count=1 + plain)
     twin = twin and _free_bytes() >= (copies_bytes + data_bytes) * SPARE
     with (

@@ -86,8 +86,13 @@ def room_bytes() -> int:
         raise WrongInput(f"{SETTING} is no number", detail=f"It is {given!r}.", hint="Give megabytes, or 0 for none.")
     if not sys.platform.startswith("linux") or not os.access(PLACE, os.W_OK) or not os.path.ismount(PLACE):
         return 0
-    free = min(shutil.disk_usage(PLACE).free, *_available_bytes()) // SHARE
+    free = min(shutil.disk_usage(PLACE).free, available_bytes()) // SHARE
     return min(free, int(given) * 1024 * 1024) if given else free
+
+
+def available_bytes() -> int:
+    """Return what the system and the container have left in memory, 0 where nobody knows it."""
+    return min(_left_bytes()) if sys.platform.startswith("linux") else 0
 
 
 def else_on_disk(rehearse: Callable[P, T]) -> Callable[P, T]:
@@ -128,8 +133,8 @@ def _causes(exc: BaseException | None) -> Iterator[BaseException]:
         exc = exc.__cause__ or exc.__context__
 
 
-def _available_bytes() -> Iterator[int]:
-    """Yield what the system and the container have left; what files in memory take already is not among it."""
+def _left_bytes() -> Iterator[int]:
+    """Yield what the system has left, and the container; what files in memory take already is not among it."""
     lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     yield next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
     for limit, used in zip(LIMITS, USED, strict=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -131,13 +131,19 @@ class SchemaCopy:
 
 @contextmanager
 def copy_schema(
-    target: Target, *, ours: bool = False, keep: bool = False, instead: Sequence[str] | None = None
+    target: Target,
+    *,
+    ours: bool = False,
+    keep: bool = False,
+    instead: Sequence[str] | None = None,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> Iterator[SchemaCopy]:
     """Read the target's schema and roles, and give a server of its own for its branches. Raises Unreachable.
 
     With ``ours`` it includes schema pgrunbook and the parked tables, without their rows; else the schema alone, which
     the role may lack the right to create. ``keep`` it where more than one branch is made of it. Statements that are
     given ``instead`` stand for the schema, as for a branch that is empty; roles and rights of the database are there.
+    ``meanwhile`` is called while pg_dump reads.
 
     Locks: pg_dump takes AccessShareLock on every table of the target, with a lock timeout of 2 s.
     """
@@ -156,7 +162,8 @@ def copy_schema(
     with branch_server.new_server(postgres, data_bytes=int(str(size)), target=target.name) as server:
         with progress.doing("reading the schema"), ThreadPoolExecutor(1) as pool:
             dumped = pool.submit(_dump, server, target, found, dump_options, ours=ours) if instead is None else None
-            branch_server.start_empty(server)  # meanwhile
+            branch_server.start_empty(server)
+            meanwhile()
         written = dumped.result() if dumped else "\n".join(instead or ())
         # Triggers on tables that call functions of ours are in the dump, and what they call is not.
         stand_ins = ["CREATE SCHEMA pgrunbook;", *(str(made) for (made,) in called)] if called else []

@@ -133,10 +133,18 @@ def checksums(
         return _sums(cursor, [leaving_out(t, passed_over.get(t.name, ())) for t in described(cursor, tables)])
 
 
-def sums_of(conn: Connection, tables: Sequence[SummedTable]) -> dict[TableName, TableSum]:
-    """Return what :func:`checksums` does of tables whose columns are known. It raises and locks as that."""
+def sums_of(
+    conn: Connection, tables: Sequence[SummedTable], *, without_rows: Collection[TableName] = ()
+) -> dict[TableName, TableSum]:
+    """Return what :func:`checksums` does of tables whose columns are known. It raises and locks as that.
+
+    Those that were seen ``without_rows`` are counted first, which takes a third of the time.
+    """
     with snapshot_cursor(conn, statement_timeout_ms=STATEMENT_TIMEOUT_MS) as cursor:
-        return _sums(cursor, tables)
+        seen = [table for table in tables if table.name in without_rows]
+        counted = _asked(cursor, seen, lambda _: sql.SQL("0")) if seen else {}
+        empty = {name: summed for name, summed in counted.items() if not summed.rows}
+        return empty | _sums(cursor, [table for table in tables if table.name not in empty])
 
 
 def every_table(conn: Connection) -> list[TableName]:
@@ -250,16 +258,25 @@ def leaving_out(table: SummedTable, columns: Collection[str]) -> SummedTable:
 
 
 def _sums(cursor: psycopg.Cursor[TupleRow], tables: Sequence[SummedTable]) -> dict[TableName, TableSum]:
-    """Sum some tables with each statement: a small one takes longer to be asked for than to be read."""
-    query = sql.SQL("SELECT {}, pg_catalog.count(*), coalesce(pg_catalog.sum({}), 0)::text FROM {} AS t")
+    summed = "coalesce(pg_catalog.sum({}), 0)"
+    return _asked(cursor, tables, lambda table: sql.SQL(summed).format(row_hash(table.types)))
+
+
+def _asked(
+    cursor: psycopg.Cursor[TupleRow],
+    tables: Sequence[SummedTable],
+    checksum: Callable[[SummedTable], sql.Composable],
+) -> dict[TableName, TableSum]:
+    """Ask for some tables with each statement: a small one takes longer to be asked for than to be read."""
+    query = sql.SQL("SELECT {}, pg_catalog.count(*), ({})::text FROM {} AS t")
     found: dict[TableName, TableSum] = {}
     stage = progress.current()
     for first in range(0, len(tables), _TOGETHER):
         part = tables[first : first + _TOGETHER]
         stage.how_far(f"rows of {part[0].name}, table {first + 1} of {len(tables)}")
-        asked = (query.format(place, row_hash(t.types), t.source()) for place, t in enumerate(part))
+        asked = (query.format(place, checksum(t), t.source()) for place, t in enumerate(part))
         cursor.execute(sql.SQL(" UNION ALL ").join(asked))
-        found |= {part[place].name: TableSum(rows, checksum) for place, rows, checksum in cursor.fetchall()}
+        found |= {part[place].name: TableSum(rows, summed) for place, rows, summed in cursor.fetchall()}
     return found
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import psycopg
 from pydantic import StrictBool, StrictFloat, StrictInt
@@ -45,6 +46,12 @@ class TableSize:
     dead_rows: StrictInt
 
 
+class _Weighed(NamedTuple):
+    table: TableName
+    size: TableSize
+    is_empty: bool
+
+
 @dataclass(frozen=True)
 class Measurements:
     """The database before a change.
@@ -84,14 +91,14 @@ def take(
     with progress.doing("timing the critical queries"):
         timed = {n: query_plans.measured(conn, q, time_writes=time_writes) for n, q in critical_queries.items()}
     weighed = _weighed(conn)
-    small = _smallest({n: w for n, w in weighed.items() if ".".join(w[0]) != leave_out}, checksum_bytes)
+    small = _smallest({n: w for n, w in weighed.items() if ".".join(w.table) != leave_out}, checksum_bytes)
     summed = sums(conn, small)
     rows = health.row_counts(conn, leave_out=leave_out, known={name: sum_.rows for name, sum_ in summed.items()})
     breaches = integrity.breaches(
         conn,
         check_timeout_ms=check_timeout_ms,
         empty={name for name, row in rows.items() if row == (0, True)},
-        passed_over={name for name, (table, _) in weighed.items() if name not in small and table.name not in changed},
+        passed_over={name for name, one in weighed.items() if name not in small and one.table.name not in changed},
     )
     return Measurements(
         rows=rows,
@@ -100,7 +107,7 @@ def take(
         plans={name: query.plan for name, query in timed.items() if query.plan},
         heaviest={} if critical_queries else query_plans.heaviest(conn, most=HEAVIEST)[0],
         sums={name: sum_ for name, sum_ in summed.items() if name in rows},
-        sizes={name: size for name, (_, size) in weighed.items()},
+        sizes={name: one.size for name, one in weighed.items()},
         breaches={breach.key: breach.rows for breach in breaches},
     )
 
@@ -116,11 +123,13 @@ def sums(
     known = checksums.summed_tables(conn, [table for table in tables.values() if table not in foreign])
     left_out = {table: (without or {}).get(name, set()) for name, table in tables.items()}
     summed: _Summed = {}
-    sizes_ = {table: size.table_bytes for table, size in _weighed(conn).values()}
+    weighed = {one.table: one for one in _weighed(conn).values()}
+    sizes_ = {table: one.size.table_bytes for table, one in weighed.items()}
+    empty = {table for table, one in weighed.items() if one.is_empty}
     with progress.doing("summing rows") as stage:
         for part in _parts([checksums.leaving_out(table, left_out[name]) for name, table in known.items()], sizes_):
             stage.how_far(f"{part[0].name}, {len(summed):,} of {counted(len(known), 'table')} done")
-            together = _summed(conn, part) if len(part) > 1 else None
+            together = _summed(conn, part, empty) if len(part) > 1 else None
             for table in part if together is None else ():
                 summed.update(_alone(conn, table.name, left_out[table.name]) or {})
             summed.update(together or {})
@@ -146,11 +155,11 @@ def _parts(tables: Sequence[SummedTable], sizes_: Mapping[TableName, int]) -> It
         yield part
 
 
-def _summed(conn: Connection, part: Sequence[SummedTable]) -> _Summed | None:
+def _summed(conn: Connection, part: Sequence[SummedTable], empty: Set[TableName]) -> _Summed | None:
     """Return the sums of some tables, None where one may not be read, is locked, or is another one meanwhile."""
 
     def read() -> _Summed:
-        found = checksums.sums_of(conn, part)
+        found = checksums.sums_of(conn, part, without_rows=empty)
         return {table.name: (table, found[table.name]) for table in part}
 
     return _unless_hindered(read)
@@ -189,29 +198,30 @@ def sums_again(conn: Connection, before: Mapping[str, RowSum]) -> dict[str, RowS
 
 def sizes(conn: Connection) -> dict[str, TableSize]:
     """Return the size of every table; {} when one is locked."""
-    return {name: size for name, (_, size) in _weighed(conn).items()}
+    return {name: one.size for name, one in _weighed(conn).items()}
 
 
-def _weighed(conn: Connection) -> dict[str, tuple[TableName, TableSize]]:
+def _weighed(conn: Connection) -> dict[str, _Weighed]:
     try:
         found = named_queries.rows(conn, "query_plans", "sizes")
     except psycopg.errors.LockNotAvailable:
         return {}
     return {
-        row["name"]: (
+        row["name"]: _Weighed(
             TableName(row["schema_name"], row["relation"]),
             TableSize(row["table_bytes"], row["index_bytes"], row["dead_rows"]),
+            row["is_empty"],
         )
         for row in found
     }
 
 
-def _smallest(weighed: Mapping[str, tuple[TableName, TableSize]], limit_bytes: int) -> dict[str, TableName]:
+def _smallest(weighed: Mapping[str, _Weighed], limit_bytes: int) -> dict[str, TableName]:
     """Return the smallest tables, as many as are below the limit together."""
     found, total = {}, 0
-    for name, (table, size) in sorted(weighed.items(), key=lambda item: item[1][1].table_bytes):
-        total += size.table_bytes
+    for name, one in sorted(weighed.items(), key=lambda item: item[1].size.table_bytes):
+        total += one.size.table_bytes
         if total > limit_bytes:
             break
-        found[name] = table
+        found[name] = one.table
     return found

@@ -27,7 +27,9 @@ def drop_constraint_of(found: fx.Found, table: Table, constraint: CatalogConstra
     """Collect the effects of dropping a constraint: foreign keys and views need a key."""
     found.lose(f"constraint {constraint.name} on {table.label}")
     if constraint.partner is not None:
-        found.lock_family(found.catalog.at(constraint.partner), ACCESS_EXCLUSIVE)
+        partner = found.catalog.at(constraint.partner)
+        found.lock(partner, ACCESS_EXCLUSIVE)
+        found.lock_referenced(partner, ACCESS_EXCLUSIVE)
     if constraint.kind in ("p", "u"):
         for other, key in found.catalog.references_to(table):
             if set(key.partner_columns) == set(constraint.columns):

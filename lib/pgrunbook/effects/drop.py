@@ -73,7 +73,7 @@ def drop_relation(found: fx.Found, table: Table, *, cascade: bool, gone: Set[Key
             found.lose(f"table {member.label} with its rows")
         for key in member.foreign_keys():
             if key.partner is not None and not key.is_inherited:  # a partition's triggers are on its side alone
-                found.lock_family(found.catalog.at(key.partner), ACCESS_EXCLUSIVE)
+                found.lock_referenced(found.catalog.at(key.partner), ACCESS_EXCLUSIVE)
         for other, key in found.catalog.references_to(member):
             if other.key not in gone:
                 _drop_incoming(found, member, other, key.name, cascade=cascade)
@@ -106,7 +106,7 @@ def _drop_incoming_of_whole(found: fx.Found, table: Table, gone: Set[Key], *, ca
         for other, key in found.catalog.references_to(whole) if whole.kind == "p" else ():
             if other.key not in gone:
                 _drop_incoming(found, table, other, key.name, cascade=cascade)
-                found.lock_family(whole, ACCESS_EXCLUSIVE)
+                found.lock_referenced(whole, ACCESS_EXCLUSIVE)
 
 
 def _drop_incoming(found: fx.Found, table: Table, other: Table, name: str, *, cascade: bool) -> None:

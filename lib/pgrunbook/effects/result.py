@@ -74,6 +74,15 @@ class Found:
         for member in self.catalog.below(table):
             self.lock(member, mode)
 
+    def lock_referenced(self, table: Table, mode: str) -> None:
+        """Add the locks that a foreign key leaves on a table and those below it when it is dropped: by its triggers.
+
+        Before PostgreSQL 15 a partitioned table has none of them.
+        """
+        for member in self.catalog.below(table):
+            if member.holds_rows_itself or self.is_from(15):
+                self.lock(member, mode)
+
     def lock_named(self, name: Any, mode: str) -> None:
         """Add the lock on what a RangeVar names, read with its children or without."""
         self.lock_read(self.catalog.find(relation(name)), mode, inh=bool(name.inh))

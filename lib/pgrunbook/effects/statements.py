@@ -228,7 +228,7 @@ def _new_partition(found: fx.Found, table: Table, bound: Any) -> None:
         if key.partner is not None:
             found.lock_family(found.catalog.at(key.partner), SHARE_ROW_EXCLUSIVE)
     for other, _ in found.catalog.references_to(table):
-        found.lock(other, SHARE_ROW_EXCLUSIVE)
+        found.lock(other, SHARE_ROW_EXCLUSIVE if found.is_from(15) else ACCESS_SHARE)
     for sibling in (found.catalog.at(key) for key in table.children):
         if sibling.bound == "DEFAULT":
             found.lock(sibling, ACCESS_EXCLUSIVE)

@@ -15,7 +15,7 @@ from pgrunbook.branches import data_branch, installations
 from pgrunbook.branches.server import Server
 from pgrunbook.database import catalog_reader, health, measurements, readiness, step_log
 from pgrunbook.database.readiness import Level, Limits
-from pgrunbook.database.schema import snapshot
+from pgrunbook.database.schema import Snapshot, snapshot
 from pgrunbook.display import progress
 from pgrunbook.display.lock_chart import Lanes
 from pgrunbook.display.prose import listed
@@ -184,19 +184,17 @@ def make_it_safe(here: Session) -> Table:
     """
     history, given = here.facts["history"], here.parameters
     pending = history.pending(out_of_order=given.out_of_order)
-    now = snapshot(here.conn, leave_out=leave_out(history))
-    here.facts["schema"] = now
-    here.run.keep_masked("schema-before.json", now.to_json())
     off = places.reasons(history, given.safe_forms_off)
     places.resolved(history, given.accept)
     if not given.rehearse or not pending:
+        _read_schema(here)
         here.facts["changes"] = release.unproven(here.target, here.conn, pending, off)
         here.facts["rehearsed"] = "not rehearsed: rehearse = False" if pending else "nothing is pending"
         return plan_views.statements(here.facts["changes"], title="Not proven: rehearse = False." if pending else "")
     if given.with_data:
         data_branch.checkpoint_ahead(here.target)
-    done = schema_only.rehearse(here.target, history, pending, now, here.conn, off=off, keep=given.keep,
-                               prefer_down_scripts=given.prefer_down_scripts)  # fmt: skip
+    done = schema_only.rehearse(here.target, history, pending, lambda: _read_schema(here), here.conn, off=off,
+                               keep=given.keep, prefer_down_scripts=given.prefer_down_scripts)  # fmt: skip
     _check_room(here, done.changes)
     here.facts.update(rehearsal=done, changes=done.changes, rehearsed="on an empty branch with the target's schema")
     here.run.keep_masked("schema-promised.json", done.end.to_json())
@@ -323,6 +321,13 @@ def verdict(here: Session) -> Banner:
         state += f" {len(left)} of its gates must be accepted before it is executed."
         then = f"read each gate; pgrunbook accept {here.run.run_id} {keys}; then migrate in this run"
     return here.verdict(state, facts, then=then if plan.changes else "nothing: no migration is pending")
+
+
+def _read_schema(here: Session) -> Snapshot:
+    """Read the target's schema as it is now, and keep it as evidence."""
+    here.facts["schema"] = now = snapshot(here.conn, leave_out=leave_out(here.facts["history"]))
+    here.run.keep_masked("schema-before.json", now.to_json())
+    return now
 
 
 def _check_room(here: Session, changes: Sequence[Change]) -> None:

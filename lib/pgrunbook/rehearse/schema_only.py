@@ -92,7 +92,7 @@ def rehearse(
     target: Target,
     history: History,
     migrations: Sequence[Migration],
-    here: Snapshot,
+    read: Callable[[], Snapshot],
     conn: Connection,
     *,
     off: Mapping[str, str],
@@ -101,7 +101,8 @@ def rehearse(
 ) -> Rehearsal:
     """Choose the safe form of each statement, prove that all end in the same schema, and prove each way back.
 
-    ``conn`` leads to the target, whose row counts say what is large; ``off`` maps a statement's place to the reason for
+    ``read`` gives the target's schema, and is called while that is dumped. ``conn`` leads to the target, whose row
+    counts say what is large; ``off`` maps a statement's place to the reason for
     which its safe form is switched off. Without ``keep``, statements that destroy have no way back. A migration with a
     down script is taken back both ways, by the script alone where these are preferred.
 
@@ -112,9 +113,10 @@ def rehearse(
     parsed = {m.name: m.statements() for m in migrations}
     ours = bool(undo_data.to_reapply(conn, list(parsed)))
     drafter = Drafter(target, conn, migrations, parsed, off=off, keep=keep, prefer_down_scripts=prefer_down_scripts)
-    with copy_schema(target, ours=ours, keep=True) as schema:
+    here: list[Snapshot] = []
+    with copy_schema(target, ours=ours, keep=True, meanwhile=lambda: here.append(read())) as schema:
         with progress.doing("executing the SQL as it is written, without rows"):
-            plain = _plain(schema, history, up(target, migrations), here, drafter.step)
+            plain = _plain(schema, history, up(target, migrations), here[-1], drafter.step)
         changes = release.with_locks([drafter.changes[m.name] for m in migrations], conn)
         proofs = _Proofs(schema, target, history, conn, {m.name: m for m in migrations}, plain)
         proofs.prefers_scripts = prefer_down_scripts

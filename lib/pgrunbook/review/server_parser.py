@@ -19,6 +19,8 @@ from pgrunbook.sql.tree import tree, walk
 # PL/pgSQL has the server parse SQL when it reads a block, before anything is executed. Statements that PL/pgSQL
 # reads in its own way (SELECT INTO, CALL, SET, and those of its own language) prove nothing.
 OTHERWISE = ("CALL", "SET", "RESET", "EXECUTE", "DO", "CLOSE", "DECLARE", "FETCH", "MOVE")
+# Before, PL/pgSQL takes the table behind MERGE INTO for a variable, and says that there is none.
+MERGE_SINCE = 15
 
 
 def refuse_unknown(conn: Connection, statements: Sequence[Statement]) -> None:
@@ -39,10 +41,12 @@ def refuse_unknown(conn: Connection, statements: Sequence[Statement]) -> None:
             with conn.as_target():
                 conn.execute(block.encode())
         except pg.SyntaxError as exc:
-            version = f"{conn.info.server_version // 10_000}"
+            version = conn.info.server_version // 10_000
+            is_of_merge = version < MERGE_SINCE and any(isinstance(part, ast.MergeStmt) for part in walk(node))
+            told = 'syntax error at or near "MERGE"' if is_of_merge else exc.diag.message_primary
             raise WrongInput(
                 f"{statement.place}: PostgreSQL {version} does not know this statement",
-                detail=f"{exc.diag.message_primary}; newer versions know it.",
+                detail=f"{told}; newer versions know it.",
                 hint="Write it for this version, or upgrade the server first.",
             ) from exc
 

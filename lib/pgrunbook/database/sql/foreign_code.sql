@@ -147,6 +147,11 @@ LEFT JOIN (
     SELECT a.adrelid, 'pg_catalog.pg_attrdef'::pg_catalog.regclass, a.oid
     FROM pg_catalog.pg_attrdef AS a
     UNION ALL
+    -- What the expression of a generated column needs, PostgreSQL 14 says of the column itself.
+    SELECT a.attrelid, 'pg_catalog.pg_class'::pg_catalog.regclass, a.attrelid
+    FROM pg_catalog.pg_attribute AS a
+    WHERE a.attgenerated <> ''
+    UNION ALL
     SELECT w.ev_class, 'pg_catalog.pg_rewrite'::pg_catalog.regclass, w.oid
     FROM pg_catalog.pg_rewrite AS w
     UNION ALL

@@ -38,12 +38,13 @@ WHERE c.relkind IN ('r', 'm')
 ORDER BY c.oid::regclass::text
 
 -- name: sizes
--- a row is: a table, its bytes without and of its indexes, and its rows as the statistics count them
+-- a row is: a table, its bytes without and of its indexes, whether it has no page, and its rows as the statistics count them
 SELECT c.oid::regclass::text AS name,
        n.nspname::text AS schema_name,
        c.relname::text AS relation,
        pg_catalog.pg_table_size(c.oid) AS table_bytes,
        pg_catalog.pg_indexes_size(c.oid) AS index_bytes,
+       pg_catalog.pg_relation_size(c.oid) = 0 AS is_empty,
        pg_catalog.pg_stat_get_dead_tuples(c.oid) AS dead_rows
 FROM pg_catalog.pg_class AS c
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace

@@ -114,6 +114,11 @@ WITH RECURSIVE reached AS (
         WHERE a.adrelid = r.oid
           AND r.here IN ('INSERT', 'UPDATE')
         UNION ALL
+        -- The key of partitions, and what generates a column: of that PostgreSQL 14 says so of the column itself.
+        SELECT 'pg_catalog.pg_class'::pg_catalog.regclass,
+               r.oid
+        WHERE r.here IN ('INSERT', 'UPDATE')
+        UNION ALL
         SELECT 'pg_catalog.pg_constraint'::pg_catalog.regclass,
                k.oid
         FROM pg_catalog.pg_constraint AS k
