@@ -16,14 +16,14 @@ import psycopg
 import pytest
 
 from conftest import ROOT, connect
-from pgrunbook.branches.planetscale import client, login
-from pgrunbook.config import paths
+from pgrunbook.branches.planetscale import client, login, service_token
+from pgrunbook.config import paths, targets
 from pgrunbook.config.targets import Target
 from pgrunbook.database import address
 from pgrunbook.errors import RunbookError, Unreachable, WrongInput
 from pgrunbook.session import naming
 from planetscale_api.service import Service
-from planetscale_api.web import TOKEN
+from planetscale_api.web import ACCESSES, TOKEN
 
 Shop = Callable[..., Target]
 
@@ -304,3 +304,27 @@ def test_psycopg_is_what_refuses(shop: Shop) -> None:
         psycopg.connect(**{**keywords, "sslmode": "disable"})
     with pytest.raises(psycopg.OperationalError, match="password"):
         psycopg.connect(**{**keywords, "passfile": "/dev/null"})
+
+
+def test_the_example_declares_what_the_options_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its second target spells out each option of the table, with its default where it is not the place itself."""
+    monkeypatch.setenv("PGRUNBOOK_TARGETS", str(ROOT / "examples" / "planetscale" / "targets.toml"))
+    found = targets.load_all()
+    short, long = found["production"].planetscale, found["staging"].planetscale
+    assert short is not None
+    assert long is not None
+    assert short.model_copy(update={"branch": "staging"}) == long
+    assert long.model_fields_set == set(targets.Planetscale.model_fields)
+    assert not found["production"].restore_points
+    page = (ROOT / "docs" / "planetscale.md").read_text()
+    assert all(f"`{access}`" in page for access in ACCESSES)
+    assert all(name in page for name in (service_token.ID, service_token.TOKEN, service_token.FILE))
+
+
+def test_restore_points_are_refused_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing at PlanetScale could find one."""
+    file = tmp_path / "targets.toml"
+    file.write_text('[shop]\nplanetscale = { organization = "a", database = "b" }\nrestore_points = true\n')
+    monkeypatch.setenv("PGRUNBOOK_TARGETS", str(file))
+    with pytest.raises(WrongInput, match="PlanetScale restores to a time, which is recorded instead"):
+        targets.load("shop")
