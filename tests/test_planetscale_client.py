@@ -243,6 +243,7 @@ def test_a_branch_is_made_waited_for_and_deleted(api: Api, planetscale: Service)
     assert api.branch("dev") is None
 
 
+@pytest.mark.slow
 def test_waiting_has_an_end(api: Api, planetscale: Service) -> None:
     """A branch that does not become ready is told of, with what is to be done."""
     planetscale.tell(delay_s=2)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
@@ -49,7 +50,7 @@ def shop(planetscale: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with login.Api(place) as api:
         login.clear_leftovers(api)
     assert planetscale.roles("shop") == ([], [])
-    assert not [path for path in folder().iterdir() if path.name != "making.lock"]
+    assert not [path for path in folder().iterdir() if not path.name.startswith("making.")]
 
 
 def folder() -> Path:
@@ -120,6 +121,7 @@ def test_the_systems_authorities_are_found(shop: Shop) -> None:
     assert Path(login._trusted("system")).is_file()
 
 
+@pytest.mark.slow
 def test_a_run_has_one_login_for_all_of_its_processes(shop: Shop, planetscale: Service, tmp_path: Path) -> None:
     """Who begins second uses it; it is deleted when the run ends, and not when the second does."""
     target, run_id = shop(), "20260101T000000Z-release-shop-0001"
@@ -248,6 +250,7 @@ def test_a_token_that_is_revoked_meanwhile_leaves_a_note(shop: Shop, planetscale
     assert len(planetscale.roles("shop")[0]) == 1
 
 
+@pytest.mark.slow
 def test_two_at_once_have_two_logins(shop: Shop, planetscale: Service) -> None:
     """Processes outside of a run share nothing, and end apart."""
     shop()
@@ -328,3 +331,26 @@ def test_restore_points_are_refused_there(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("PGRUNBOOK_TARGETS", str(file))
     with pytest.raises(WrongInput, match="PlanetScale restores to a time, which is recorded instead"):
         targets.load("shop")
+
+
+def test_threads_of_a_process_share_its_login(shop: Shop, planetscale: Service) -> None:
+    """A watcher connects while others do: one role, and one lock file that is let go of."""
+    target = shop()
+    with ThreadPoolExecutor(6) as pool:
+        for conn in pool.map(lambda _: connect(target), range(6)):
+            conn.close()
+    assert len(planetscale.roles("shop")[0]) == 1
+    login.end()
+    assert planetscale.roles("shop") == ([], [])
+
+
+def test_a_damaged_record_of_others_keeps_nobody_out(shop: Shop) -> None:
+    """It is told of, and stays."""
+    connect(shop()).close()
+    login.end()
+    damaged = folder() / "process-1-abcdef.00000000.json"
+    damaged.write_text("{")
+    connect(shop()).close()
+    assert damaged.exists()
+    for path in (damaged, damaged.with_suffix(".lock")):
+        path.unlink()

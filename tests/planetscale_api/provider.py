@@ -117,6 +117,8 @@ class Provider:
             raise Wrong(422, "unprocessable", "seed_data is not available for PostgreSQL databases")
         if body.backup_id and body.restore_point:
             raise Wrong(422, "invalid_params", "backup_id and restore_point exclude each other")
+        if body.backup_id and body.parent_branch:  # as PlanetScale's own client has it
+            raise Wrong(422, "invalid_params", "backup_id and parent_branch exclude each other")
         if body.backup_id and not body.cluster_size:
             raise Wrong(422, "invalid_params", "cluster_size is required with backup_id")
         parent = self.branch(database, body.parent_branch or "main")

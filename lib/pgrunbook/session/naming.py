@@ -48,14 +48,15 @@ def login_of_run(name: str, run_id: str, note: Callable[..., object]) -> Iterato
 
     ``note`` gets an event where it cannot be deleted.
     """
-    place = targets.load(name.partition(OF_BRANCH)[0]).planetscale
+    of, _, branch = name.partition(OF_BRANCH)
+    place = targets.load(of).planetscale
     if place is None:
         yield
         return
     from pgrunbook.branches.planetscale import login
 
     with login.of_run(run_id, note):
-        login.hold_for_run(place)
+        login.hold_for_run(place.model_copy(update={"branch": branch}) if branch else place)
         yield
 
 

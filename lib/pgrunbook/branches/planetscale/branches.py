@@ -150,7 +150,7 @@ class PlanetscaleBranches:
         try:
             if at is None and made.has_data:
                 backup = api.create_backup(source, f"{_backup_name(made)}{secrets.token_hex(2)}", keep_days=1)
-                wanted |= {"backup_id": api.wait_backup(source, backup.id).id, "cluster_size": api.place.cluster_size}
+                wanted = {"backup_id": api.wait_backup(source, backup.id).id, "cluster_size": api.place.cluster_size}
             made = made.model_copy(update={"made_at": datetime.now(UTC)})
             if before is None or before.state is BranchState.BEING_MADE:
                 registry.write(made)

@@ -32,7 +32,7 @@ from pgrunbook.branches.planetscale.answers import PlanetscaleRole
 from pgrunbook.branches.planetscale.api import Api
 from pgrunbook.config import regular_file
 from pgrunbook.config.targets import Planetscale, Target
-from pgrunbook.errors import Blocked, RunbookError, Unreachable
+from pgrunbook.errors import Blocked, Refused, RunbookError, Unreachable
 from pgrunbook.record import run as runs
 from pgrunbook.record.files import write_atomically
 
@@ -64,6 +64,10 @@ class Login(BaseModel):
     expires_at: AwareDatetime | None = None
     is_lasting: bool = False
 
+    def lasts(self, now: datetime) -> bool:
+        """Tell whether it is one that stays until it expires, and has not."""
+        return self.is_lasting and (self.expires_at is None or self.expires_at > now)
+
     def has_half_left(self) -> bool:
         """Tell whether more than half of its TTL is left."""
         half = timedelta(seconds=self.place.login_ttl_s / 2)
@@ -94,20 +98,22 @@ def keywords(place: Planetscale, database: str | None = None) -> dict[str, str]:
     Raises what :mod:`failure` raises for the API, Unreachable where the branch lets nobody in.
     """
     path = _path(place)
-    _hold(path)
-    with _making():
-        login = _read(path)
-        if login is None or not login.role_id or not _passfile(path).exists():
-            login = _make(path, place)
-        elif not login.has_half_left():
-            login = _renewed(path, login)
+    login = _usable(path) if path in _held else None
+    if login is None or not login.has_half_left():
+        with _making(path):
+            _hold(path)
+            login = _usable(path)
+            if login is None:
+                login = _make(path, place)
+            elif not login.has_half_left():
+                login = _renewed(path, login)
     return _keywords(path, login, database)
 
 
 def lasting(place: Planetscale, database: str | None = None) -> dict[str, str]:
     """Return libpq's keywords for a branch, with a login of its own that stays until its TTL is over."""
     path = _path(place, f"for-a-program-{secrets.token_hex(4)}")
-    with _making():
+    with _making(path):
         login = _make(path, place).model_copy(update={"is_lasting": True})
         write_atomically(path, login.model_dump_json(indent=1) + "\n")
     return _keywords(path, login, database)
@@ -136,7 +142,9 @@ def of_run(run_id: str, note: Callable[..., object]) -> Iterator[None]:
 
 def hold_for_run(place: Planetscale) -> None:
     """Hold the login of this process's run, whether there is one yet or not."""
-    _hold(_path(place))
+    path = _path(place)
+    with _making(path):
+        _hold(path)
 
 
 def forget(place: Planetscale) -> None:
@@ -155,18 +163,11 @@ def end() -> None:
 
 def clear_leftovers(api: Api) -> None:
     """Delete the logins that killed processes have left, and those of other machines on this branch that are over."""
-    for path in sorted(state_folder(FOLDER).glob("*.json")):
-        login = _read(path)
-        if (
-            login is not None
-            and login.is_lasting
-            and (login.expires_at is None or login.expires_at > datetime.now(UTC))
-        ):
-            continue
-        if path not in _held and (handle := lock_file.take(_lock(path), 0)) is not None:
-            _delete_or_leave(path)
-            os.close(handle)
     now = datetime.now(UTC)
+    for path in sorted(state_folder(FOLDER).glob("*.json")):
+        if path not in _held and (handle := _taken(_lock(path), 0)) is not None:
+            _delete_or_leave(path, but_lasting_at=now)
+            os.close(handle)
     for role in api.roles(api.place.branch):
         if role.name.startswith(PREFIX) and role.expires_at is not None and role.expires_at < now:
             api.delete_role(api.place.branch, role.id, successor=api.place.role)
@@ -193,31 +194,47 @@ def _lock(path: Path) -> Path:
 
 
 def _hold(path: Path) -> None:
+    """Hold the lock file of a login; within :func:`_making`, so that of our threads one does it."""
     if path not in _held:
-        handle = lock_file.take(_lock(path), MAKING_TIMEOUT_S, shared=True)
-        if handle is None:
-            raise _busy()
-        _held[path] = handle
+        _held[path] = _sure(_taken(_lock(path), MAKING_TIMEOUT_S, shared=True))
 
 
 @contextmanager
-def _making() -> Iterator[None]:
-    """Let one process at a time make and delete logins."""
-    handle = lock_file.take(state_folder(FOLDER) / "making.lock", MAKING_TIMEOUT_S)
-    if handle is None:
-        raise _busy()
+def _making(path: Path) -> Iterator[None]:
+    """Let one process, and one thread, at a time make logins for a branch."""
+    handle = _sure(_taken(path.with_name(f"making{path.with_suffix('').suffix}.lock"), MAKING_TIMEOUT_S))
     try:
         yield
     finally:
         os.close(handle)
 
 
-def _busy() -> Blocked:
-    return Blocked(
-        f"could not have a login at PlanetScale in {MAKING_TIMEOUT_S:.0f} s",
-        detail=f"Another process makes or deletes one; it holds a lock file in {state_folder(FOLDER)}.",
-        hint="Wait until it has ended, then run this again.",
-    )
+def _taken(path: Path, timeout_s: float, *, shared: bool = False) -> int | None:
+    """Return a handle on a locked file, None where others keep it. Raises Refused for a file of another user."""
+    try:
+        return lock_file.take(path, timeout_s, shared=shared)
+    except PermissionError as exc:
+        raise Refused(
+            "could not have a login at PlanetScale: the state directory is used by another user",
+            detail=f"{path} belongs to somebody else.",
+            hint="Run as that user, or use another PGRUNBOOK_STATE.",
+        ) from exc
+
+
+def _sure(handle: int | None) -> int:
+    if handle is None:
+        raise Blocked(
+            f"could not have a login at PlanetScale in {MAKING_TIMEOUT_S:.0f} s",
+            detail=f"Another process makes or deletes one; it holds a lock file in {state_folder(FOLDER)}.",
+            hint="Wait until it has ended, then run this again.",
+        )
+    return handle
+
+
+def _usable(path: Path) -> Login | None:
+    """Return the record of a login that was made whole, None for another or none."""
+    login = _read(path)
+    return login if login is not None and login.role_id and _passfile(path).exists() else None
 
 
 def _read(path: Path) -> Login | None:
@@ -311,16 +328,20 @@ def _let_go(path: Path, note: Callable[..., object] | None = None) -> None:
     mine = _held.pop(path)
     fcntl.flock(mine, fcntl.LOCK_UN)  # also where a process that we have forked has it, too
     os.close(mine)
-    alone = lock_file.take(_lock(path), 0)
+    alone = _taken(_lock(path), 0)
     if alone is not None:
         _delete_or_leave(path, note)
         os.close(alone)
 
 
-def _delete_or_leave(path: Path, note: Callable[..., object] | None = None) -> None:
-    """Delete a login, or leave its record, by which the next command finds it."""
+def _delete_or_leave(
+    path: Path, note: Callable[..., object] | None = None, *, but_lasting_at: datetime | None = None
+) -> None:
+    """Delete a login, or leave its record, by which the next command finds it; one that lasts is left, too."""
     try:
-        _delete(path)
+        login = _read(path)
+        if login is None or but_lasting_at is None or not login.lasts(but_lasting_at):
+            _delete(path)
     except RunbookError as exc:
         log.warning("could not delete login %s at PlanetScale, which ends with its TTL; the next command tries again: "
                     "%s", path.stem, exc.message)  # fmt: skip
