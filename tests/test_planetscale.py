@@ -7,7 +7,9 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 
 import acting
 from conftest import connect, write_folder
@@ -21,6 +23,7 @@ from pgrunbook.database.schema_diff import diff
 from pgrunbook.record import journal
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import Status
+from pgrunbook.runner import runbook
 from pgrunbook.session import naming
 from planetscale_api.service import Service
 from planetscale_api.web import TOKEN
@@ -137,6 +140,20 @@ def test_a_token_that_is_revoked_in_a_run(shop: Target, planetscale: Service) ->
     planetscale.tell(faults=[])
     connect(shop).close()
     login.end()
+    assert planetscale.roles(database_of(shop)) == ([], [])
+
+
+@pytest.mark.slow
+def test_a_notebook_by_hand_has_a_login_until_its_kernel_ends(shop: Target, planetscale: Service) -> None:
+    """The kernel finds its run by the folder; when it is shut down, its role goes."""
+    made = runbook.start("prepare", "shop", {"rehearse": "false"})
+    notebook = nbformat.read(made.folder / "prepare.ipynb", as_version=4)
+    client = NotebookClient(notebook, resources={"metadata": {"path": str(made.folder)}})
+    with client.setup_kernel():
+        for number, cell in enumerate(notebook.cells[:7]):
+            client.execute_cell(cell, number)
+        (name,) = planetscale.roles(database_of(shop))[0]
+        assert name.startswith(f"pgrunbook-{made.run_id}-")
     assert planetscale.roles(database_of(shop)) == ([], [])
 
 

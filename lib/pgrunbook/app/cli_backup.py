@@ -150,7 +150,7 @@ def _at_planetscale(target: str, command: str) -> Target | None:
 
 
 def _planetscale() -> ModuleType:
-    """Return what makes backups there: httpx costs 0.3 s, which only these targets need."""
+    """Return what makes backups at PlanetScale."""
     from pgrunbook.branches.planetscale import backups
 
     return backups

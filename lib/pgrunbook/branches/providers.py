@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pgrunbook.branches import backup, received, registry
 from pgrunbook.branches.branch import Branch
+from pgrunbook.branches.planetscale.branches import PlanetscaleBranches
 from pgrunbook.branches.provider import Provider
 from pgrunbook.branches.server_branches import ServerBranches
 from pgrunbook.config.targets import Target
@@ -13,14 +14,14 @@ from pgrunbook.errors import WrongInput
 def of_target(target: Target) -> Provider:
     """Return the provider of a target: ``cluster`` where its files or backups are ours, else by how it is reached."""
     if target.planetscale is not None:
-        return _planetscale()
+        return PlanetscaleBranches()
     is_ours = target.server is not None or backup.list_base_backups(received.kept_of(target))
     return ServerBranches("cluster" if is_ours else "connection")
 
 
 def of_branch(branch: Branch) -> Provider:
     """Return the provider that has made a branch."""
-    return _planetscale() if branch.provider == "planetscale" else ServerBranches(branch.provider)
+    return PlanetscaleBranches() if branch.provider == "planetscale" else ServerBranches(branch.provider)
 
 
 def find(target: Target, name: str) -> Branch:
@@ -50,12 +51,6 @@ def branches(target: Target) -> list[Branch]:
     """Return the branches of a target as they are now, oldest first, by whatever provider they were made."""
     makers = {one.provider: of_branch(one) for one in registry.branches(target.name)}
     if target.planetscale is not None:  # others make branches there, too
-        makers["planetscale"] = _planetscale()
+        makers["planetscale"] = PlanetscaleBranches()
     found = [one for maker in makers.values() for one in maker.branches(target)]
     return sorted(found, key=lambda one: one.made_at)
-
-
-def _planetscale() -> Provider:
-    from pgrunbook.branches.planetscale.branches import PlanetscaleBranches  # httpx costs 0.3 s
-
-    return PlanetscaleBranches()
