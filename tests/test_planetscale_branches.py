@@ -150,6 +150,9 @@ def test_a_branch_of_a_time_has_the_rows_of_then(shop: Target) -> None:
     with connect(provider.target(shop, made)) as conn:
         conn.execute("DELETE FROM public.t")
     login.end()
+    assert shop.planetscale is not None
+    with Api(shop.planetscale) as api:
+        api.create_branch("then-anew")  # a reset that was killed
     anew = provider.reset(shop, made)
     assert anew.provider_id != made.provider_id
     assert ids(provider.target(shop, anew)) == [1, 2, 3]

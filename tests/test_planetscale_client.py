@@ -182,6 +182,40 @@ def test_retry_after_is_heeded(api: Api, planetscale: Service) -> None:
     assert 1.0 <= time.monotonic() - began < 1.9
 
 
+def test_the_rate_limit_is_waited_for(api: Api, planetscale: Service, caplog: pytest.LogCaptureFixture) -> None:
+    """Also without Retry-After: the pauses before the last attempt are longer than the minute that counts."""
+    caplog.set_level(logging.INFO)
+    planetscale.tell(faults=[fault("GET", READ, times=4, status=429, body=ERROR)])
+    assert api.branch("main") is not None
+    pauses = [record.args[2] for record in caplog.records if "tried again" in record.msg and record.args]
+    assert len(pauses) == 4
+    assert sum(map(float, pauses)) * 100 >= 60  # they are a hundredth here
+
+
+def test_a_role_without_a_password_gets_one(api: Api, planetscale: Service) -> None:
+    """A password is told once: where the answer has none, it is set anew."""
+    facts = {"id": "x", "name": "pgrunbook-mute", "username": "u", "access_host_url": "h", "database_name": "d"}
+    planetscale.tell(
+        faults=[
+            fault("POST", ROLES, body=json.dumps(facts)),
+            fault("POST", "/x/reset$", body=json.dumps({**facts, "password": "p"})),
+        ]
+    )
+    assert api.create_role("main", "pgrunbook-mute", ttl_s=60, inherits="postgres").password is not None
+
+
+@pytest.mark.parametrize("what", [{"status": 500, "body": ERROR}, {"cut": True}])
+def test_a_branch_is_renamed_once(api: Api, planetscale: Service, what: dict[str, Any]) -> None:
+    """Where the answer was lost, the second request finds the old name no more, and the new one is looked up."""
+    api.create_branch("old")
+    api.wait_ready("old")
+    planetscale.tell(faults=[fault("PATCH", "/old$", done=True, **what)])
+    assert api.rename_branch("old", "new").name == "new"
+    assert api.delete_branch("new")
+    with pytest.raises(WrongInput, match="PlanetScale knows no such thing"):
+        api.rename_branch("old", "new")
+
+
 def test_nobody_answers(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing listens there: the request was not sent, so nothing was made."""
     assert api.place == SHOP

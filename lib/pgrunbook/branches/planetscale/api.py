@@ -99,7 +99,9 @@ class Api:
         """Give a branch another name."""
         doing = f'rename branch "{name}" of {self.name} to "{to}"'
         path = (*self._path, "branches", name)
-        return self.client.patch(PlanetscaleBranch, *path, doing=doing, body={"new_name": to})
+        found = self.client.patch(PlanetscaleBranch, *path, doing=doing, body={"new_name": to})
+        # Where the answer to a request was lost, the next one finds the old name no more.
+        return found or self.client.get(PlanetscaleBranch, *self._path, "branches", to, doing=doing)
 
     def delete_branch(self, name: str) -> bool:
         """Delete a branch; return False where there was none any more."""
@@ -159,7 +161,8 @@ class Api:
 
         body = {"name": name, "ttl": ttl_s, "inherited_roles": [inherits]}
         doing = f'create a role on branch "{branch}" of {self.name}'
-        return self.client.post(PlanetscaleRole, *self._of(branch), "roles", doing=doing, body=body, made=made)
+        role = self.client.post(PlanetscaleRole, *self._of(branch), "roles", doing=doing, body=body, made=made)
+        return role if role.password else (self._reset(branch, role) or role)
 
     def renew_role(self, branch: str, role_id: str) -> PlanetscaleRole | None:
         """Let a role live for its TTL again; return None where there is none any more."""

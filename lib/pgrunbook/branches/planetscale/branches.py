@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
@@ -119,6 +120,8 @@ class PlanetscaleBranches:
         name = f"{branch.name}{ANEW}"
         anew = branch.model_copy(update={"made_at": datetime.now(UTC), "provider_id": None})
         with Api(_place(target)) as api, registry.held(branch.full_name):
+            if registry.branch(branch.target, name) is None:  # what a killed reset has left
+                api.delete_branch(name)
             made = self._made(api, target, anew, name, _moment(api, branch))
             api.delete_branch(branch.name)
             api.rename_branch(name, branch.name)
@@ -144,12 +147,13 @@ class PlanetscaleBranches:
         """Make the branch under a name; where that fails, delete it and what was made for it."""
         source, branch = api.place.branch, _target(target, made, name)
         before = registry.branch(made.target, made.name)
+        backup_name = f"{_backup_name(made)}{secrets.token_hex(4)}"
         wanted: dict[str, object] = {"parent_branch": source}
         if at is not None:
             wanted |= {"restore_point": at, "cluster_size": api.place.cluster_size}
         try:
             if at is None and made.has_data:
-                backup = api.create_backup(source, f"{_backup_name(made)}{secrets.token_hex(2)}", keep_days=1)
+                backup = api.create_backup(source, backup_name, keep_days=1)
                 wanted = {"backup_id": api.wait_backup(source, backup.id).id, "cluster_size": api.place.cluster_size}
             made = made.model_copy(update={"made_at": datetime.now(UTC)})
             if before is None or before.state is BranchState.BEING_MADE:
@@ -160,13 +164,13 @@ class PlanetscaleBranches:
             if at is None and not made.has_data:
                 schema_load.load(target, branch)
             login.forget(place_of(target, name))
-            _delete_backups(api, made)
+            _delete_backups(api, backup_name)
             ready = made.model_copy(update={"state": BranchState.READY, "role": api.place.role})
             registry.write(ready)
         except BaseException as exc:
             # One that PlanetScale has refused may be somebody else's.
             is_ours = made.provider_id is not None or not isinstance(exc, WrongInput)
-            is_away = _take_away(api, made, name, is_ours=is_ours)
+            is_away = _take_away(api, name if is_ours else "", backup_name)
             self._left = None if is_away or before is None or before.state is BranchState.READY else made
             if isinstance(exc, RunbookError):
                 exc.state = TAKEN_AWAY if is_away else LEFT
@@ -229,7 +233,7 @@ def _remove(api: Api, target: Target, branch: Branch) -> None:
         if there is not None and _is_of(branch, there):
             login.forget(place_of(target, name))
             api.delete_branch(name)
-    _delete_backups(api, branch)
+    _delete_backups(api, _backup_name(branch))
 
 
 def _state(there: PlanetscaleBranch) -> BranchState:
@@ -237,24 +241,25 @@ def _state(there: PlanetscaleBranch) -> BranchState:
 
 
 def _backup_name(branch: Branch) -> str:
-    return f"{OURS}{branch.target}-{branch.name}-"
+    """Return how the names of the backups that are taken for a branch begin, and of no others."""
+    return f"{OURS}{branch.name}-{hashlib.sha256(branch.full_name.encode()).hexdigest()[:8]}-"
 
 
-def _delete_backups(api: Api, branch: Branch) -> None:
-    """Delete the backups that were taken for a branch."""
+def _delete_backups(api: Api, name: str) -> None:
+    """Delete the backups whose names begin so."""
     for backup in api.backups(api.place.branch):
-        if backup.name.startswith(_backup_name(branch)):
+        if backup.name.startswith(name):
             api.delete_backup(api.place.branch, backup.id)
 
 
-def _take_away(api: Api, made: Branch, name: str, *, is_ours: bool) -> bool:
-    """Delete what was made of a branch; return False where that fails."""
+def _take_away(api: Api, name: str, backup_name: str) -> bool:
+    """Delete what was made of a branch, "" for none; return False where that fails."""
     try:
-        login.forget(api.place.model_copy(update={"branch": name}))
-        if is_ours:
+        if name:
+            login.forget(api.place.model_copy(update={"branch": name}))
             api.delete_branch(name)
-        _delete_backups(api, made)
+        _delete_backups(api, backup_name)
     except RunbookError as exc:
-        log.warning('could not delete what was made of branch "%s": %s', name, exc.message)
+        log.warning('could not delete what was made of branch "%s": %s', name or backup_name, exc.message)
         return False
     return True

@@ -3,7 +3,7 @@
 1. A GET, PATCH or DELETE is repeated after 429, 5xx, a lost connection or a timeout.
 2. A POST is repeated where it was not done: after 429, or where no connection came about. After 5xx, a lost connection
    or a timeout it may have been done: what it makes is looked up by name first.
-3. ``Retry-After`` is heeded, up to a limit; else the pause doubles.
+3. ``Retry-After`` is heeded, up to a limit; else the pause doubles, and is longer after 429.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ Found = TypeVar("Found", bound=BaseModel)
 URL, NAMED_IN = "https://api.planetscale.com/v1", "PLANETSCALE_API_URL"
 LOCAL = ("127.0.0.1", "localhost", "::1")
 ATTEMPTS = 5
+LONGER = 11  # after 429: all attempts together outlast the minute in which requests are counted
 PAUSE_S, MOST_PAUSE_S = 0.5, 60.0
 CONNECT_TIMEOUT_S, TIMEOUT_S = 10.0, 30.0
 MOST_PAGES = 1_000
@@ -75,9 +76,10 @@ class Client:
                 return
         raise failure.endless(doing, MOST_PAGES)
 
-    def patch(self, model: type[Found], *path: str, doing: str, body: Mapping[str, object]) -> Found:
-        """Change an object, and return it."""
-        return self._fit(model, self._sure("PATCH", path, doing, body=body), doing)
+    def patch(self, model: type[Found], *path: str, doing: str, body: Mapping[str, object]) -> Found | None:
+        """Change an object, and return it; None where there is no such object."""
+        told = self._repeated("PATCH", path, doing, body=body)
+        return None if told is None else self._fit(model, told, doing)
 
     def delete(self, *path: str, doing: str, query: Mapping[str, str] | None = None) -> bool:
         """Delete an object; return False where there was none any more."""
@@ -196,7 +198,8 @@ class Client:
 
 
 def _pause(exc: failure.Passing, attempt: int, doing: str) -> None:
-    grown = PAUSE_S * 2 ** (attempt - 1) * random.uniform(0.75, 1.25)  # noqa: S311 - not to come back all at once
+    first_s = PAUSE_S * LONGER if exc.is_rate else PAUSE_S
+    grown = first_s * 2 ** (attempt - 1) * random.uniform(0.75, 1.25)  # noqa: S311 - not to come back all at once
     pause_s = min(MOST_PAUSE_S, grown if exc.after_s is None else exc.after_s)
     log.info("PlanetScale could not %s: %s; tried again in %.1f s", doing, exc.why, pause_s)
     time.sleep(pause_s)

@@ -40,9 +40,11 @@ class Final(Exception):
 class Passing(Exception):
     """A failure after which the same request may succeed; ``in_doubt`` where it may have been done."""
 
-    def __init__(self, error: RunbookError, why: str, *, in_doubt: bool, after_s: float | None = None) -> None:
+    def __init__(
+        self, error: RunbookError, why: str, *, in_doubt: bool, after_s: float | None = None, is_rate: bool = False
+    ) -> None:
         super().__init__(why)
-        self.error, self.why, self.in_doubt, self.after_s = error, why, in_doubt, after_s
+        self.error, self.why, self.in_doubt, self.after_s, self.is_rate = error, why, in_doubt, after_s, is_rate
 
     def told(self, attempts: int, *, state: str) -> RunbookError:
         """Return the error for the operator, after the last attempt."""
@@ -109,7 +111,8 @@ def _passing(doing: str, code: int, told: str, answer: httpx.Response) -> Passin
             hint="Wait a minute, then run this again.",
         )
         error.section = ""
-        return Passing(error, told, in_doubt=False, after_s=_after_s(answer.headers.get("retry-after", "")))
+        after_s = _after_s(answer.headers.get("retry-after", ""))
+        return Passing(error, told, in_doubt=False, after_s=after_s, is_rate=True)
     error = Unreachable(
         f"could not {doing} at PlanetScale",
         detail=f"{told}.",
