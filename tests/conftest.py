@@ -27,8 +27,9 @@ from pgrunbook.config.targets import Target
 from pgrunbook.database import connection
 from pgrunbook.database.connection import Connection
 from pgrunbook.runner import headless
+from planetscale_api import service
 from safe_forms_stage import stage
-from servers import LEFT_OUT, PROGRAMS, VERSIONS, WHEEL, Server, Servers, own_folder, share, told_version
+from servers import DEBIAN, LEFT_OUT, PROGRAMS, VERSIONS, WHEEL, Server, Servers, own_folder, share, told_version
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "zeitwork" / "packages" / "database" / "migrations"
@@ -150,6 +151,26 @@ def server(version: int, servers: Servers) -> Server:
 def newest(servers: Servers) -> Server:
     """The server of the newest version, for what does not differ by version."""
     return servers.get(max(PROGRAMS))
+
+
+@pytest.fixture(scope="session")
+def planetscale_api(room: Path, session_env: pytest.MonkeyPatch) -> Iterator[service.Service]:
+    """A server that speaks PlanetScale's API in front of real servers, which need OpenSSL."""
+    assert session_env
+    if not DEBIAN or shutil.which("openssl") is None:
+        pytest.skip("the wheel's server is built without OpenSSL, or there is no openssl")
+    with service.running(room / "planetscale", DEBIAN[-1]) as found:
+        yield found
+
+
+@pytest.fixture
+def planetscale(planetscale_api: service.Service, monkeypatch: pytest.MonkeyPatch) -> service.Service:
+    """The same, without faults, and the environment that leads there."""
+    planetscale_api.tell(**service.CALM)
+    planetscale_api.log()
+    for name, value in planetscale_api.environment().items():
+        monkeypatch.setenv(name, value)
+    return planetscale_api
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from conftest import ROOT, connect, do, rows
 from own_state import own_source
 from pgrunbook.app import json_schema
 from pgrunbook.branches import branch_server, data_branch, registry
+from pgrunbook.branches.planetscale.branches import PlanetscaleBranches
 from pgrunbook.branches.provider import Capability
 from pgrunbook.branches.server import Server
 from pgrunbook.branches.server_branches import ServerBranches
@@ -474,7 +475,7 @@ def test_the_page_of_branches_says_what_each_provider_can() -> None:
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("|")]
     headings, *lines = [row for row in cells if len(row) >= 3 and set("".join(row)) != {"-"}]
     says = {row[0]: dict(zip(headings[1:], row[1:], strict=False)) for row in lines}
-    for provider in (ServerBranches("cluster"), ServerBranches("connection")):
+    for provider in (ServerBranches("cluster"), ServerBranches("connection"), PlanetscaleBranches()):
         for capability in Capability:
             assert (says[capability][provider.name].startswith("yes")) == (capability in provider.can)
 

@@ -15,7 +15,8 @@ from scenes import error_of
 STATE = "State: Nothing changed in the database."
 SECRET_HINT = "Hint: Use service (with a passfile), or url_from with the name of an environment variable."  # noqa: S105
 ONE_OF = (
-    'target "demo" must name exactly one of server, service and url_from\nDetail: {file} names none of them.\n{state}'
+    'target "demo" must name exactly one of server, service, url_from and planetscale\n'
+    "Detail: {file} names none of them.\n{state}"
 )
 TWO_WRONG = (
     'target "demo" in {file} is not valid\n'

@@ -154,11 +154,10 @@ def schema(
 @app.command()
 def status(target: Annotated[str, typer.Option(help="Only this target.")] = "") -> None:
     """Show each target: whether it answers, its version, what is pending, and whether a run is at work."""
-    from pgrunbook.config import targets
     from pgrunbook.display.show import Table
     from pgrunbook.session import naming
 
-    chosen = [naming.target(target)] if target else list(targets.load_all().values())
+    chosen = [naming.target(target)] if target else naming.targets_of_file()
     rows, failed = [], []
     for one in chosen:
         try:

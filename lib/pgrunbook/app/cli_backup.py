@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -33,6 +34,15 @@ def create(
     """Take a base backup of the target's server, and verify it; the WAL archived before is compressed."""
     from pgrunbook.branches import archive_compression, backup, backup_report, incremental
 
+    if there := _at_planetscale(target, "create"):
+        if of_changes:
+            _planetscale().refuse(there, "create --incremental")
+        made = _planetscale().create(there)
+        if as_json:
+            _write(_planetscale().report(there), as_json=True)
+        else:
+            sys.stdout.write(f"{made.id}: {made.bytes / 1024 / 1024:,.0f} MB, at PlanetScale\n")
+        return
     chosen, server = _chosen(target, "create")
     of = None if chosen.server else chosen
     taken = incremental.take(server, of=of) if of_changes else backup.take_base_backup(server, of=of)
@@ -49,6 +59,9 @@ def list_(target: TargetName = "", as_json: AsJson = False) -> None:
     """List the base backups, and the ranges of time that can be restored."""
     from pgrunbook.branches import backup_report
 
+    if there := _at_planetscale(target, "list"):
+        _write(_planetscale().report(there), as_json=as_json)
+        return
     _write(backup_report.report(target, _chosen(target, "list")[1]), as_json=as_json)
 
 
@@ -60,6 +73,8 @@ def verify(target: TargetName = "", as_json: AsJson = False) -> None:
     """
     from pgrunbook.branches import backup_report
 
+    if there := _at_planetscale(target, "verify"):
+        _planetscale().refuse(there, "verify")
     _, server = _chosen(target, "verify")
     found = backup_report.verified(backup_report.report(target, server), server)
     _write(found, as_json=as_json)
@@ -76,6 +91,12 @@ def expire(target: TargetName = "", as_json: AsJson = False) -> None:
     from pgrunbook.branches import backup_report, retention, wal_segments
     from pgrunbook.config import targets
 
+    if there := _at_planetscale(target, "expire"):
+        found = _planetscale().expire(there)
+        _write(found, as_json=as_json)
+        if not as_json:
+            sys.stdout.write(f"removed: {len(found.removed_backups)} base backups\n")
+        return
     chosen, server = _chosen(target, "expire")
     on_it = [one for one in targets.load_all().values() if one.server == server.name] or [chosen]
     gone = retention.expire(server, on_it)
@@ -106,6 +127,8 @@ def receive(
     from pgrunbook.branches import received
 
     chosen = terminal.chosen(target, "backup receive")
+    if chosen.planetscale is not None:
+        _planetscale().refuse(chosen, "receive")
     if chosen.server is not None:
         raise Refused(
             f'target "{target}" needs nobody to receive its WAL',
@@ -118,6 +141,19 @@ def receive(
         sys.stdout.write(f"dropped replication slot {received.slot(chosen)}\n")
     else:
         sys.stdout.write(f"there is no replication slot {received.slot(chosen)}\n")
+
+
+def _at_planetscale(target: str, command: str) -> Target | None:
+    """Return the target where it is at PlanetScale, None for another one."""
+    chosen = terminal.chosen(target, f"backup {command}")
+    return chosen if chosen.planetscale is not None else None
+
+
+def _planetscale() -> ModuleType:
+    """Return what makes backups at PlanetScale."""
+    from pgrunbook.branches.planetscale import backups
+
+    return backups
 
 
 def _chosen(target: str, command: str) -> tuple[Target, Server]:

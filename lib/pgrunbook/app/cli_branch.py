@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
@@ -126,8 +126,20 @@ def delete(names: Annotated[list[str], typer.Argument(metavar="TARGET@NAME...")]
 
 @app.command()
 def url(name: FullName) -> None:
-    """Print the URL of a branch, for any client; a branch that is stopped is started."""
-    sys.stdout.write(f"{_url(_target(name))}\n")
+    """Print the URL of a branch, for any client; a branch that is stopped is started.
+
+    At PlanetScale it has a role of its own, which ends with its TTL.
+    """
+    from pgrunbook.database import address
+
+    branch = _target(name)
+    if branch.planetscale is not None:
+        from pgrunbook.branches.planetscale import login
+
+        told = login.lasting(branch.planetscale, branch.database)
+        sys.stdout.write(f"{_url(told)}\n")
+        return
+    sys.stdout.write(f"{_url(address.keywords(branch))}\n")
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -139,7 +151,12 @@ def shell(name: FullName, more: typer.Context) -> None:
     branch = _target(name)
     postgres = binaries.with_clients(binaries.installation())
     sys.stdout.flush()
-    environment = {**address.environment(branch), **installations.client_environment(postgres), "PGOPTIONS": ""}
+    own = address.given_options(branch) if branch.planetscale else ""
+    environment = {**address.environment(branch), **installations.client_environment(postgres), "PGOPTIONS": own}
+    if branch.planetscale is not None:
+        from pgrunbook.branches.planetscale import login
+
+        login.leave_to_program()
     program = str(postgres.program("psql"))
     os.execve(program, [program, *more.args], environment)
 
@@ -279,14 +296,12 @@ def _target(name: str) -> Target:
     return providers.target_of(of, found.name)
 
 
-def _url(target: Target) -> str:
+def _url(keywords: Mapping[str, Any]) -> str:
     from urllib.parse import quote, urlencode
 
-    from pgrunbook.database import address
-
-    told = {key: str(value) for key, value in address.keywords(target).items() if value not in ("", None)}
+    told = {key: str(value) for key, value in keywords.items() if value not in ("", None)}
     user, database = (quote(told.pop(key, ""), safe="") for key in ("user", "dbname"))
-    return f"postgresql://{user}@/{database}?{urlencode(told)}"
+    return f"postgresql://{user}@/{database}?{urlencode(told, quote_via=quote)}"
 
 
 def _sessions(of: Target, found: Branch) -> list[str]:
@@ -330,7 +345,7 @@ def _row(one: Branch, now: datetime, *, is_protected: bool) -> Sequence[object]:
         one.owner,
         one.purpose,
         _span(now - one.made_at),
-        human(one.size_bytes or 0),
+        "-" if one.size_bytes is None else human(one.size_bytes),
         masking.described(one.masked, is_protected=is_protected and one.has_data),
         f"expired {until}" if over else until,
     )

@@ -33,6 +33,7 @@ def branch_target(
 ) -> BranchTarget:
     """Return a database of a branch as a target, which is migrated as its source is."""
     own = {"name": name, "server": server, "database": database, "service": None, "url_from": None}
+    own["planetscale"] = None
     spared = {"protected": False, "restore_points": False}
     facts = {**target.model_dump(), **own, **spared, "role": role, "superuser": superuser, "options": options}
     return BranchTarget.model_validate(facts)

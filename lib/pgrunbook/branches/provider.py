@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -51,6 +51,7 @@ class Provider(Protocol):
 
     name: ProviderName
     can: frozenset[Capability]
+    instead: Mapping[Capability, str]  # what is to be done where it cannot
 
     def create(self, target: Target, wanted: Wanted, /) -> Branch:
         """Make a branch, and return it when it lets sessions in. Raises Refused where the name is taken."""
@@ -80,7 +81,8 @@ def need(provider: Provider, target: Target, *capabilities: Capability) -> None:
             detail=f"Its branches are made by the provider {provider.name}, which can do: "
             f"{', '.join(sorted(provider.can))}.",
             state="Nothing was started.",
-            hint="Ask for what it can do; docs/branches.md has the table of providers.",
+            hint=" ".join(filter(None, (provider.instead.get(one, "") for one in lacking)))
+            or "Ask for what it can do; docs/branches.md has the table of providers.",
         )
 
 

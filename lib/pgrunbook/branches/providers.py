@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pgrunbook.branches import backup, received, registry
 from pgrunbook.branches.branch import Branch
+from pgrunbook.branches.planetscale.branches import PlanetscaleBranches
 from pgrunbook.branches.provider import Provider
 from pgrunbook.branches.server_branches import ServerBranches
 from pgrunbook.config.targets import Target
@@ -11,22 +12,25 @@ from pgrunbook.errors import WrongInput
 
 
 def of_target(target: Target) -> Provider:
-    """Return the provider of a target: ``cluster`` where its files or backups are ours, else ``connection``."""
+    """Return the provider of a target: ``cluster`` where its files or backups are ours, else by how it is reached."""
+    if target.planetscale is not None:
+        return PlanetscaleBranches()
     is_ours = target.server is not None or backup.list_base_backups(received.kept_of(target))
     return ServerBranches("cluster" if is_ours else "connection")
 
 
 def of_branch(branch: Branch) -> Provider:
     """Return the provider that has made a branch."""
-    return ServerBranches(branch.provider)
+    return PlanetscaleBranches() if branch.provider == "planetscale" else ServerBranches(branch.provider)
 
 
 def find(target: Target, name: str) -> Branch:
     """Return a branch of a target as it is now. Raises WrongInput where there is none of that name."""
-    found = registry.branch(target.name, name)
+    there = branches(target)
+    found = next((one for one in there if one.name == name), None)
     if found is not None:
-        return next(one for one in of_branch(found).branches(target) if one.name == name)
-    known = [one.name for one in registry.branches(target.name)]
+        return found
+    known = [one.name for one in there]
     raise WrongInput(
         f'target "{target.name}" has no branch "{name}"',
         detail=f"Its branches are {', '.join(known)}." if known else "It has no branch.",
@@ -46,5 +50,7 @@ def target_of(target: Target, name: str) -> Target:
 def branches(target: Target) -> list[Branch]:
     """Return the branches of a target as they are now, oldest first, by whatever provider they were made."""
     makers = {one.provider: of_branch(one) for one in registry.branches(target.name)}
+    if target.planetscale is not None:  # others make branches there, too
+        makers["planetscale"] = PlanetscaleBranches()
     found = [one for maker in makers.values() for one in maker.branches(target)]
     return sorted(found, key=lambda one: one.made_at)

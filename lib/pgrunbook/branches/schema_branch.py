@@ -206,7 +206,7 @@ def _dump(server: Server, target: Target, found: Roles, options: Sequence[str], 
             detail=" ".join(told.split())[:600],
             hint=(roles.advice(told, found.session) or target_dump.advice(told)) + schema_load.WITHOUT,
         )
-    return target_dump.known(done.stdout.decode(), server.installation)  # with each carriage return in a text
+    return target_dump.known(done.stdout.decode(), server.installation.major)  # with each carriage return in a text
 
 
 def _fill_views(branch: BranchTarget, views: Iterable[sql.Identifier]) -> None:

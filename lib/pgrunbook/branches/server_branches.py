@@ -14,7 +14,7 @@ import logging
 import os
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -59,6 +59,7 @@ class ServerBranches:
 
     def __init__(self, name: ProviderName) -> None:
         self.name = name
+        self.instead: Mapping[Capability, str] = {}
         self.can = OF_A_CLUSTER if name == "cluster" else OF_A_CONNECTION
 
     def create(self, target: Target, wanted: Wanted) -> Branch:

@@ -41,13 +41,13 @@ def head(dump: IO[bytes], postgres: Installation) -> str:
         lines.append(line)
         if line.startswith(LAST_OF_HEAD):
             break
-    return known(b"".join(lines).decode(), postgres)
+    return known(b"".join(lines).decode(), postgres.major)
 
 
-def known(text: str, postgres: Installation) -> str:
-    """Return the beginning of a dump without settings that a server of the installation does not know."""
+def known(text: str, server_major: int) -> str:
+    """Return a dump without the settings at its beginning that a server of that version does not know."""
     for major, line in SET_SINCE.items():
-        if postgres.major < major:
+        if server_major < major:
             text = text.replace(line, "", 1)
     return text
 

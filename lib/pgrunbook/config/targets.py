@@ -25,6 +25,8 @@ LookNumber = Literal[
     "waiting", "longest_wait_s", "active", "longest_statement_s", "idle_in_transaction", "longest_idle_s",
     "connections", "lag_bytes", "kept_bytes", "dead_rows", "batch_rows_per_s",
 ]  # fmt: skip
+PlanetscaleName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+WAYS = ("server", "service", "url_from", "planetscale")  # to reach a target
 Action = Literal["warn", "webhook", "pause", "abort"]
 
 
@@ -42,6 +44,28 @@ class Threshold(BaseModel):
     does: Annotated[tuple[Action, ...], OneOrMore] = ("warn",)
 
 
+class Planetscale(BaseModel):
+    """A branch of a PostgreSQL database at PlanetScale, by its names there.
+
+    ``role`` owns what migrations make: a run's own role inherits it, and acts as it. ``sslrootcert`` is the file with
+    the certificates that are trusted, by default the system's. A branch is made with ``cluster_size``.
+    ``login_ttl_s`` is how long a role lives that nobody deletes, renewed by each session after half of that.
+    ``archive_lag_s`` is how old a moment has to be before it can be restored.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    organization: PlanetscaleName
+    database: PlanetscaleName
+    branch: PlanetscaleName = "main"
+    role: Annotated[str, Field(min_length=1, max_length=63)] = "postgres"
+    port: Annotated[int, Field(ge=1, le=65_535, strict=True)] = 5432
+    sslrootcert: str = "system"
+    cluster_size: Annotated[str, Field(pattern=r"^[A-Z0-9_]+$")] = "PS_10"
+    login_ttl_s: Annotated[int, Field(ge=60, le=604_800, strict=True)] = 43_200
+    archive_lag_s: Annotated[int, Field(ge=0, le=86_400, strict=True)] = 300
+
+
 class Constant(BaseModel):
     """A value that every row of a masked column gets, as PostgreSQL writes it."""
 
@@ -57,7 +81,8 @@ class Target(BaseModel):
     """One database, and how it is migrated.
 
     Exactly one way to reach it: ``server`` (the embedded server of that name), ``service`` (libpq's
-    pg_service.conf) or ``url_from`` (the name of an environment variable that holds the connection URL).
+    pg_service.conf), ``url_from`` (the name of an environment variable that holds the connection URL), or
+    ``planetscale`` (a branch there; ``branches.planetscale`` gets its login).
 
     ``design_rules`` are the ids of the design rules that are switched on; ``review.hazards.design`` defines
     them, and "all" is all of them. With ``safe_migrations`` a migration that drops what is in use is refused,
@@ -80,6 +105,7 @@ class Target(BaseModel):
     server: str | None = None
     service: str | None = None
     url_from: str | None = None
+    planetscale: Planetscale | None = None
     database: str | None = None
     migrations: Path | None = None
     history: HistoryKind = "auto"
@@ -105,6 +131,12 @@ class Target(BaseModel):
     masking: dict[str, MaskRule] = {}
     thresholds: tuple[Threshold, ...] = ()
     webhook_from: str | None = None
+
+    @model_validator(mode="after")
+    def _can_be_restored_to_its_points(self) -> Target:
+        if self.planetscale is not None and self.restore_points:
+            raise ValueError("restore_points cannot be true: PlanetScale restores to a time, which is recorded instead")
+        return self
 
     @model_validator(mode="after")
     def _knows_its_webhook(self) -> Target:
@@ -146,6 +178,12 @@ class Target(BaseModel):
         found = {"dbname": self.database} if self.database else {}
         if self.service is not None:
             return {"service": self.service, **found}
+        if self.planetscale is not None:
+            raise WrongInput(
+                f'target "{self.name}" at PlanetScale has no login here',
+                detail="A login is made by who loads the target with session.naming.",
+                hint="Report this, with the command.",
+            )
         url = os.environ.get(self.url_from or "")
         if not url:
             raise WrongInput(
@@ -203,14 +241,16 @@ def _target(path: Path, name: str, options: object) -> Target:
             detail="name: the section's heading is the name.",
             hint="Remove the option, or rename the section.",
         )
-    ways = [way for way in ("server", "service", "url_from") if way in options]
+    ways = [way for way in WAYS if way in options]
     if len(ways) != 1:
         raise WrongInput(
-            f'target "{name}" must name exactly one of server, service and url_from',
+            f'target "{name}" must name exactly one of {", ".join(WAYS[:-1])} and {WAYS[-1]}',
             detail=f"{path} names {', '.join(ways) or 'none of them'}.",
         )
+    # PlanetScale restores to a time: nothing there finds a restore point by its name.
+    defaults = {"restore_points": False} if "planetscale" in options else {}
     try:
-        target = Target(name=name, **options)
+        target = Target(name=name, **{**defaults, **options})
     except ValidationError as exc:
         raise WrongInput(f'target "{name}" in {path} is not valid', detail=regular_file.told(exc)) from exc
     # Folders are relative to targets.toml, so that a run means the same from every working directory.

@@ -14,7 +14,7 @@ from pgrunbook.display.prose import counted
 from pgrunbook.display.show import BAD, GOOD, Banner, Card, Cell, Picture, Table, figure
 from pgrunbook.display.units import human
 from pgrunbook.errors import Broken, Refused, WrongInput
-from pgrunbook.procedures import restored_server, shared_steps
+from pgrunbook.procedures import restored_branch, restored_server, shared_steps
 from pgrunbook.record import journal
 from pgrunbook.record import run as runs
 from pgrunbook.session import session as heres
@@ -28,7 +28,9 @@ STAYS = "The target was only read; the restored server stays to be looked at."
 
 def begin(**given: object) -> Session:
     """Check the parameters and find or make the run. Raises WrongInput, Blocked."""
-    return heres.begin("drill", Drill, given)
+    here = heres.begin("drill", Drill, given)
+    restored_branch.refuse_drill(here)
+    return here
 
 
 @heres.step

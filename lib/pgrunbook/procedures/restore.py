@@ -19,7 +19,14 @@ from pgrunbook.display import progress
 from pgrunbook.display.show import BAD, GOOD, QUIET, WARN, Banner, Card, Cell, Picture, Stack, Table, figure
 from pgrunbook.errors import Refused, WrongInput
 from pgrunbook.execute import permit, restoration
-from pgrunbook.procedures import cutover_steps, restore_views, restored_server, salvage_steps, shared_steps
+from pgrunbook.procedures import (
+    cutover_steps,
+    restore_views,
+    restored_branch,
+    restored_server,
+    salvage_steps,
+    shared_steps,
+)
 from pgrunbook.session import checks
 from pgrunbook.session import session as heres
 from pgrunbook.session.parameters import ALL, LAST, NEWEST, NONE, Restore
@@ -32,6 +39,8 @@ def begin(**given: object) -> Session:
     A time without a zone is refused here, before anything is read.
     """
     here = heres.begin("restore", Restore, given)
+    if any(part.procedure == "drill" for part in here.run.parts):
+        restored_branch.refuse_drill(here)
     if here.parameters.to.strip() not in ("", LAST, NEWEST):
         parse_point(here.parameters.to)
     if here.parameters.cut_over and here.parameters.salvage:
@@ -56,6 +65,7 @@ def meet_the_target(here: Session) -> Card:
 
 
 @heres.step
+@restored_branch.at_planetscale(restored_branch.what_can_be_restored)
 def what_can_be_restored(here: Session) -> Picture:
     """Show what can be restored as a time line: backups, restore points, archived WAL."""
     source = restored_server.source(here)
@@ -71,10 +81,13 @@ def what_can_be_restored(here: Session) -> Picture:
     # Without the database, the WAL knows them.
     known = [_of_wal(point) for point in made.values()] if here.facts["alive"] else archive.restore_points(source)
     here.facts.update(made=made, points=sorted(known, key=lambda point: point.created_at))
-    return restore_views.timeline(windows, backups, here.facts["points"])
+    return restore_views.timeline(
+        windows, [one.ended_at for one in backups], [one.created_at for one in here.facts["points"]]
+    )
 
 
 @checks.check
+@restored_branch.at_planetscale(restored_branch.choose_the_point)
 def choose_the_point(here: Session) -> Stack:
     """Resolve the point to restore to, and say what is lost after it, and after each other one.
 
@@ -117,6 +130,7 @@ def choose_the_point(here: Session) -> Stack:
 
 
 @heres.step
+@restored_branch.at_planetscale(restored_branch.restore_to_branch)
 def restore_to_branch(here: Session) -> Card:
     """Copy the base backup, replay the WAL to the point, and open a new server beside the target.
 
@@ -128,7 +142,8 @@ def restore_to_branch(here: Session) -> Card:
     checks.passed(here, "restore", "restore-to-branch")
     point: Point = here.facts["point"]
     done, took_s = restored_server.known(here, point) or _restore(here, point)
-    here.facts["restored"] = done
+    here.facts.update(restored=done, restored_name=f"server {done.server.name}")
+    here.facts["restored_target"] = restored_server.beside(here, done.server)
     m = done.measures
     return Card(
         f"Server {done.server.name}",
@@ -147,6 +162,7 @@ def restore_to_branch(here: Session) -> Card:
 
 
 @heres.step
+@restored_branch.at_planetscale(restored_branch.is_it_the_point)
 def is_it_the_point(here: Session) -> Card:
     """Show the proof that the new server reached the point: read there, while recovery was paused."""
     m = here.facts["restored"].measures
@@ -169,7 +185,7 @@ def how_does_it_differ(here: Session) -> Table:
         return Table(headings, [], empty="Not compared: compare is none.")
     rows: list[tuple[object, ...]] = []
     counts: list[tuple[str, int, int, int]] = []
-    with connect(restored_server.beside(here, here.facts["restored"].server), purpose="compares") as old:
+    with connect(here.facts["restored_target"], purpose="compares") as old:
         names, lacking = _chosen(here, old)
         rows += [(name, "-", "-", "", "", "", Cell("on neither side", BAD)) for name in lacking]
         hidden = foreign_code.tables(old) | foreign_code.tables(here.conn)
@@ -271,12 +287,14 @@ def cut_over(here: Session) -> Table:
 
 
 @heres.step
+@restored_branch.at_planetscale(restored_branch.what_next)
 def what_next(here: Session) -> Table:
     """Show the ways to go on from here, with what each does."""
     return restored_server.ways_on(here, is_led=bool(cutover_steps.ended(here)))
 
 
 @heres.step
+@restored_branch.at_planetscale(restored_branch.verdict)
 def verdict(here: Session) -> Banner:
     """Say where the restored database is, and what was salvaged: else the target was only read."""
     done = here.facts["restored"]

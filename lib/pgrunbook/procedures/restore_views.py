@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from pgrunbook.branches import wal_segments
@@ -15,7 +15,7 @@ from pgrunbook.display.show import GOOD, PLAIN, Cell, Picture, Table, figure
 LANE = "can be restored"
 
 
-def timeline(windows: Sequence[Window], backups: Sequence[BaseBackup], points: Sequence[WalRestorePoint]) -> Picture:
+def timeline(windows: Sequence[Window], backups: Collection[datetime], points: Collection[datetime]) -> Picture:
     """Return the picture of what can be restored: a bar for each range without a gap in its WAL."""
     picture, axes = figure(9, 2.2)
     axes.barh(
@@ -25,8 +25,8 @@ def timeline(windows: Sequence[Window], backups: Sequence[BaseBackup], points: S
         color="#b6e3ff",
         height=0.5,
     )
-    axes.plot([b.ended_at for b in backups], [LANE] * len(backups), "s", color="#0969da", label="base backup")
-    shown = [p.created_at for p in points if any(one.earliest_at <= p.created_at <= one.latest_at for one in windows)]
+    axes.plot(list(backups), [LANE] * len(backups), "s", color="#0969da", label="base backup")
+    shown = [at for at in points if any(one.earliest_at <= at <= one.latest_at for one in windows)]
     axes.plot(shown, [LANE] * len(shown), "|", ms=26, mew=2, color="#cf222e", label="restore point")
     axes.set_xlabel("time (UTC)")
     axes.tick_params(axis="x", labelrotation=20)

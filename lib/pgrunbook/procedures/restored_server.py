@@ -54,7 +54,8 @@ def database(here: Session) -> str:
 
 def meet_the_target(here: Session) -> Card:
     """Return the card of the target; one that does not answer says why, as it can be restored all the same."""
-    source(here)
+    if here.target.planetscale is None:
+        source(here)
     try:
         here.facts["alive"] = True
         return here.meet_the_target()
@@ -123,7 +124,8 @@ def known(here: Session, point: Point) -> tuple[Restored, float] | None:
 
 def beside(here: Session, server: Server) -> Target:
     """Return the target as it is on a restored server."""
-    there = {"server": server.name, "service": None, "url_from": None, "database": database(here)}
+    there = {"server": server.name, "service": None, "url_from": None, "planetscale": None}
+    there["database"] = database(here)
     return here.target.model_copy(update={"name": f"{here.target.name}, restored", **there})
 
 
@@ -133,8 +135,8 @@ def told_of(here: Session) -> Iterator[None]:
     try:
         yield
     except RunbookError as exc:
-        if "restored" in here.facts:  # else a cell was run before its time, and the error says which is missing
-            exc.state = f"{exc.state} Restored server {here.facts['restored'].server.name} runs beside it."
+        if "restored_name" in here.facts:  # else a cell was run before its time, and the error says which is missing
+            exc.state = f"{exc.state} Restored {here.facts['restored_name']} runs beside it."
         raise
 
 

@@ -21,7 +21,7 @@ from pgrunbook.online import salvage, salvage_plan, salvage_rows, salvage_undo
 from pgrunbook.online.salvage import SalvageBatch
 from pgrunbook.online.salvage_plan import SalvageChoice, SalvagedTable
 from pgrunbook.online.salvage_rows import SalvageCounts
-from pgrunbook.procedures import restored_server, shared_steps
+from pgrunbook.procedures import shared_steps
 from pgrunbook.record import run as runs
 from pgrunbook.record.table_file import table_file
 from pgrunbook.rehearse import salvage as rehearsal
@@ -138,7 +138,7 @@ def ended(here: Session) -> str:
 
 
 def _old(here: Session) -> Connection:
-    return connect(restored_server.beside(here, here.facts["restored"].server), purpose="salvages")
+    return connect(here.facts["restored_target"], purpose="salvages")
 
 
 def _triggers(conn: Connection, found: Salvage) -> str:

@@ -85,6 +85,8 @@ def take_restore_point(here: Session, direction: Direction) -> Card:
     checks.passed(here, CELLS[direction][0], "take-restore-point")
     plan: Plan = here.facts["plan"]
     here.at_work()
+    if here.target.planetscale is not None:
+        return _time_before(here)
     if not here.target.restore_points:
         here.facts["restore_point"] = "none: restore_points = false for this target"
         here.journal("restore-point-left-out", reason="restore_points = false")
@@ -109,6 +111,21 @@ def take_restore_point(here: Session, direction: Direction) -> Card:
     return Card("Restore point" + (" (taken before)" if before else ""), facts)
 
 
+def _time_before(here: Session) -> Card:
+    """Record the database's own time before the change: what PlanetScale can restore to."""
+    now = "pg_catalog.clock_timestamp() AT TIME ZONE 'UTC'"
+    asked = f'SELECT pg_catalog.to_char({now}, \'YYYY-MM-DD"T"HH24:MI:SS.US"Z"\')'
+    (at,) = here.conn.execute(asked.encode()).fetchone() or ("",)
+    here.facts["restore_point"] = f"none: PlanetScale restores to a time, {at}"
+    here.journal("restore-point-left-out", reason="PlanetScale restores to a time", at=at)
+    facts: list[tuple[str, object]] = [
+        ("taken", Cell("no: PlanetScale restores to a time", QUIET)),
+        ("time before the change", at),
+        ("to go back to it", f"pgrunbook run restore --target {here.target.name} -p to={at}"),
+    ]
+    return Card("Restore point", facts)
+
+
 def point_of_run(here: Session, direction: Direction) -> str | None:
     """Return the restore point that this run has made before its plan, None where it has made none."""
     found = _point_of_run(here, POINTS[direction])
@@ -125,7 +142,7 @@ def restoring(target: Target, point: str | None) -> str:
 
     pgrunbook restores embedded servers only; elsewhere the archive is somebody else's.
     """
-    if target.server is not None:
+    if target.server is not None or target.planetscale is not None:
         return f"pgrunbook run restore --target {target.name} -p to={point or '<time with zone>'}"
     if point is not None:
         return f"Restore a base backup of the server beside it, with recovery_target_name = '{point}'"

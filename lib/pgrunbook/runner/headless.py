@@ -60,14 +60,15 @@ def go_on(made: Run, on_failure: str | None, early: EarlyKernel | None, *, obser
     """
     door.guard_logs()
     try:
-        with observation.observed(made, observe=observe):
-            outcome = _run_stoppable(made, on_failure, early)
-        made.status, made.ended_at = outcome.status, runs.stamp()
-        made.versions |= _server_version(made)
-        made.save()
-        made.journal.write(
-            "run-ended", status=made.status, exit_code=outcome.exit_code, next=_next(made, on_failure, outcome)
-        )
+        with naming.login_of_run(made.target, made.run_id, made.journal.write):
+            with observation.observed(made, observe=observe):
+                outcome = _run_stoppable(made, on_failure, early)
+            made.status, made.ended_at = outcome.status, runs.stamp()
+            made.versions |= _server_version(made)
+            made.save()
+            made.journal.write(
+                "run-ended", status=made.status, exit_code=outcome.exit_code, next=_next(made, on_failure, outcome)
+            )
     except RecordFailed as exc:
         # run.json still says running, but nobody is at work: every list of runs will show "broken off".
         exc.hint = f"Make room or repair the folder, then: pgrunbook run --resume {made.run_id}"
