@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
+import shutil
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from acting import run
-from conftest import connect, do, rows, write_folder
+from conftest import ROOT, connect, do, rows, write_folder
 from pgrunbook import history as histories
 from pgrunbook.config.targets import Target
 from pgrunbook.errors import Refused, RunbookError, TargetBusy
@@ -33,6 +35,7 @@ STEPS = {
     "no_years": ("ALTER TABLE people DROP years;", "ALTER TABLE people ADD years int;"),
 }
 TITLES = list(STEPS)
+LYING = ROOT / "tests" / "folders"
 # What zlib's crc32 is of each, as Java's signed int.
 CRC = {
     t: int.from_bytes(zlib.crc32(up.encode()).to_bytes(4, "big"), "big", signed=True) for t, (up, _) in STEPS.items()
@@ -237,6 +240,162 @@ def test_a_whole_release_of_each_tool(project: Project, tool: str) -> None:
     texts = [str(path) for path in sorted(target.migrations.rglob("*.sql")) if "down" not in path.name]
     told, _ = reviews.run([Path(text) for text in texts], target=None, fail_on="never", form="json")
     assert set(folder.names) <= {one["place"].split(":")[0] for one in json.loads(told)}
+
+
+@pytest.mark.parametrize("tool", FOLDERS)
+def test_the_folders_that_lie_here_are_the_five(tool: str) -> None:
+    """As a person would look at them."""
+    root = LYING / tool
+    there = {path.relative_to(root).as_posix(): path.read_text() for path in root.rglob("*") if path.is_file()}
+    assert there == FOLDERS[tool].files()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tool", FOLDERS)
+def test_status_review_release_rollback_and_release_of_each_folder(
+    project: Project, tool: str, command: Callable[..., tuple[int, str, str]]
+) -> None:
+    """By the commands that a team types; the tool's rows are its own at each end."""
+    folder = FOLDERS[tool]
+    target = project(folder={}, history=tool)
+    shutil.copytree(LYING / tool, target.migrations, dirs_exist_ok=True)
+    assert " 5 " in command("status", "--target", "demo")[1]
+    files = [str(path) for path in sorted(target.migrations.rglob("*.sql")) if not is_way_back(path)]
+    code, out, err = command("review", *files, "--fail-on", "never")
+    assert (code, "people" in out) == (0, True), err
+    made, code = run("prepare")
+    assert code == 0, made.parts[-1].says
+    gates = ",".join(gate.key for gate in plans.read(made.folder / "plan.json").gates())
+    for _ in range(2):
+        done, code = run("release", accept=gates)
+        assert code == 0, done.parts[-1].says
+        assert rows(target, folder.query) == folder.rows(5)
+        assert (read(target).pending(), read(target).problems()) == ([], [])
+        taken, code = run("rollback", of_run=done.run_id)
+        assert code == 0, taken.parts[-1].says
+        assert rows(target, "SELECT to_regclass('people')") == [(None,)]
+        assert len(read(target).pending()) == 5
+
+
+def is_way_back(path: Path) -> bool:
+    return "down" in path.name or path.name.startswith("U")
+
+
+# -- what a team does between
+
+
+def titled(files: dict[str, str], *titles: str) -> list[str]:
+    """The names of the files of some of the five."""
+    return [name for name in files if any(re.search(rf"[0-9]_+{title}(?=[./])", name) for title in titles)]
+
+
+def renamed(files: dict[str, str]) -> dict[str, str]:
+    ours = titled(files, "ada")
+    return {name.replace("_ada", "_ada_new") if name in ours else name: text for name, text in files.items()}
+
+
+def edited(files: dict[str, str]) -> dict[str, str]:
+    return {name: text.replace("'Ada'", "'Ida'") for name, text in files.items()}
+
+
+def without(*titles: str) -> Callable[[dict[str, str]], dict[str, str]]:
+    def remove(files: dict[str, str]) -> dict[str, str]:
+        gone = titled(files, *titles)
+        return {name: text for name, text in files.items() if name not in gone}
+
+    return remove
+
+
+def squashed(files: dict[str, str]) -> dict[str, str]:
+    """All five in the file of the last."""
+    last = STEPS["no_years"][0]
+    whole = "\n".join(up for up, _ in STEPS.values())
+    return {name: text.replace(last, whole) for name, text in without(*TITLES[:4])(files).items()}
+
+
+GOES_ON, BY_SUM = {"atlas", "goose", "diesel", "prisma"}, {"flyway", "sqlx", "prisma"}
+DONE, GONE, EDIT, AGAIN = State.APPLIED, State.MISSING, State.EDITED, State.OUT_OF_ORDER
+
+
+def seen(tool: str) -> dict[str, tuple[Callable[[dict[str, str]], dict[str, str]], list[State]]]:
+    """What is done to a folder of five that are applied, and the states that the tool itself would see."""
+    gone = State.ABSENT if tool in GOES_ON else GONE
+    of_name = {"flyway": [EDIT], "prisma": [gone, AGAIN], "node-pg-migrate": [AGAIN, gone]}.get(tool, [DONE])
+    edit = EDIT if tool in BY_SUM else DONE
+    if tool == "golang-migrate":  # its one row knows of no other
+        last, all_but_one, middle = [DONE] * 4 + [gone], [DONE], [DONE] * 4
+    else:
+        last, all_but_one, middle = [DONE] * 4 + [gone], [gone] * 4 + [edit], [DONE] * 2 + [gone] + [DONE] * 2
+    return {
+        "renamed": (renamed, [DONE] * 2 + of_name + [DONE] * 2),
+        "edited": (edited, [DONE] * 2 + [edit] + [DONE] * 2),
+        "one is gone": (without("ada"), middle),
+        "the last is gone": (without("no_years"), last),
+        "squashed": (squashed, all_but_one),
+    }
+
+
+@pytest.mark.first_case
+@pytest.mark.parametrize("tool", FOLDERS)
+def test_what_a_team_does_to_applied_files_is_seen_as_its_tool_sees_it(project: Project, tool: str) -> None:
+    """And what the tool goes on with is released: a sixth behind the five, squashed or whole."""
+    folder = FOLDERS[tool]
+    target = project(folder=folder.files(), history=tool)
+    execute(target)
+    for done, (change, expected) in seen(tool).items():
+        shutil.rmtree(target.migrations)
+        files = change({name: text for name, text in folder.files().items() if name != "atlas.sum"})
+        write_folder(target.migrations, folder.finish(files))
+        assert (done, list(states(target).values())) == (done, expected)
+        assert {one.state for one in read(target).problems()} == {*expected} & {GONE, EDIT, AGAIN}
+        assert all(one.note for one in read(target).entries if one.state is not DONE)
+    files = without(*TITLES[:4])({name: text for name, text in folder.files().items() if name != "atlas.sum"})
+    sixth = folder.file(6, "six", "CREATE TABLE six (n int);", "DROP TABLE six;")
+    shutil.rmtree(target.migrations)
+    write_folder(target.migrations, folder.finish(files | sixth))
+    if tool in GOES_ON | {"golang-migrate"}:
+        execute(target)
+        assert rows(target, "SELECT count(*) FROM six") == [(0,)]
+        assert (read(target).pending(), read(target).problems()) == ([], [])
+    else:
+        assert read(target).problems()
+
+
+@pytest.mark.first_case
+@pytest.mark.parametrize("tool", FOLDERS)
+def test_a_column_more_is_left_alone_and_one_that_asks_for_a_value_refused(project: Project, tool: str) -> None:
+    """A newer version of the tool may have made it: that is told before anything runs."""
+    folder = FOLDERS[tool]
+    target = project(folder=folder.files(1), history=tool)
+    execute(target)
+    table = read(target).qualified_table
+    do(target, f"ALTER TABLE {table} ADD more text, ADD checked text NOT NULL DEFAULT 'x'")
+    write_folder(target.migrations, folder.files(2))
+    execute(target)
+    assert rows(target, folder.query) == folder.rows(2)
+    do(target, f"ALTER TABLE {table} ALTER checked DROP DEFAULT")
+    assert f"cannot write into the history table {table}: it has more columns than are known" in message_of(target)
+    assert "A new row must name checked" in message_of(target)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tool", FOLDERS)
+def test_a_folder_of_two_thousand_files_is_read_and_its_last_one_prepared(project: Project, tool: str) -> None:
+    """With as many rows, each its own."""
+    folder, files = FOLDERS[tool], dict(FOLDERS[tool].beside)
+    for number in range(1, 2001):
+        files |= folder.file(number, f"t{number}", f"CREATE TABLE t{number} (n int);", f"DROP TABLE t{number};")
+    target = project(folder=folder.finish(files), history=tool)
+    found = read(target)
+    assert len(found.pending()) == 2000
+    with connect(target) as conn, conn.transaction():
+        for statement in histories.prepare_table(found):
+            conn.execute(statement)
+        for migration in found.pending()[:-1]:
+            conn.execute(*histories.record(found, migration))
+    assert [one.name for one in read(target).pending()] == [found.pending()[-1].name]
+    made, code = run("prepare")
+    assert code == 0, made.parts[-1].says
 
 
 # -- golang-migrate

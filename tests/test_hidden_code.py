@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import psycopg
 import pytest
 
 from pgrunbook.database import catalog_reader, routines_reader
@@ -14,7 +15,7 @@ from pgrunbook.sql import statements
 from pgrunbook.sql.calls import calls
 from pgrunbook.sql.deparse import parsed
 from pgrunbook.sql.tree import tree
-from safe_forms_stage import Stage
+from safe_forms_stage import Stage, plan_forms
 
 # ruff: noqa: E501 - one body on a line, whatever its length
 
@@ -303,6 +304,63 @@ def test_what_a_row_that_is_written_calls_is_read(stage: Stage) -> None:
         stage.conn.execute(made.format(t=f"app.t_{place}", f=f"app.f_{place}").encode())
     called = routines_reader.read(stage.conn, [tree(f"INSERT INTO app.t_{place} VALUES (1)") for place in HOLDING])
     assert {one.routine.name for one in called.fired} >= {f"f_{place}" for place in HOLDING}
+
+
+IN_BODY = ("UPDATE t SET a = {}", "DELETE FROM t WHERE b = '{}'", "INSERT INTO q (b) SELECT b FROM t WHERE a = {}")
+
+
+@pytest.mark.newest
+def test_what_a_routine_does_is_asked_once(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The database is asked about its tables, however many statements in it name them and whoever runs it how often."""
+    asked = []
+    execute = psycopg.Cursor.execute
+
+    def counted(self: object, query: object, *args: object, **options: object) -> object:
+        asked.append(query)
+        return execute(self, query, *args, **options)  # type: ignore[arg-type]
+
+    def questions(statements_of_body: int, runs: int) -> int:
+        body = "; ".join(each.format(n) for n in range(statements_of_body) for each in IN_BODY)
+        stage.conn.execute(f"CREATE OR REPLACE FUNCTION f() RETURNS void LANGUAGE plpgsql AS $$ BEGIN {body}; END $$")
+        asked.clear()
+        assert plan_forms(statements.parse("SELECT f();" * runs, "m.sql"), stage.conn, batch_rows=15)[-1].gate
+        return len(asked)
+
+    stage.conn.execute("SET check_function_bodies = off")
+    monkeypatch.setattr(psycopg.Cursor, "execute", counted)
+    short, often = questions(2, 1), questions(2, 11)
+    assert questions(20, 1) == short
+    assert (often - short) / 10 < short / 2
+
+
+@pytest.mark.newest
+@pytest.mark.parametrize(
+    ("between", "before", "after"),
+    [
+        ("SELECT 1", 1, 1),
+        ("TRUNCATE t CASCADE", 1, 0),
+        ("INSERT INTO few SELECT n FROM generate_series(1, 90) n", 1, 2),
+        ("ALTER TABLE few RENAME TO others; ALTER TABLE many RENAME TO few", 1, 2),
+        ("DO $$ BEGIN TRUNCATE t CASCADE; END $$", 1, 0),
+        ("SET search_path = app, public; CREATE TABLE app.t (a integer)", 1, 0),
+        ("CREATE OR REPLACE FUNCTION f() RETURNS void LANGUAGE sql AS 'SELECT 1'", 1, 0),
+    ],
+)
+def test_what_a_routine_does_is_judged_anew_where_something_has_changed(
+    stage: Stage, between: str, before: int, after: int
+) -> None:
+    """On a branch each statement is executed before the next one is judged."""
+    stage.conn.execute("CREATE TABLE few (a integer); CREATE TABLE many AS SELECT n AS a FROM generate_series(1, 90) n")
+    body = "UPDATE t SET a = 1; UPDATE few SET a = 2"
+    stage.conn.execute(f"CREATE FUNCTION f() RETURNS void LANGUAGE sql AS '{body}'")
+    planner = Expander(stage.conn, batch_rows=15, applied=True)
+    told = []
+    with stage.conn.transaction(force_rollback=True):
+        for statement in statements.parse(f"SELECT f(); {between}; SELECT f()", "m.sql"):
+            found = planner.expand(statement).gate
+            told.append(found.says.count("inside public.f") if found is not None else 0)
+            stage.conn.execute(statement.sql)
+    assert (told[0], told[-1]) == (before, after)
 
 
 def gates(stage: Stage, sql: str) -> list[str]:

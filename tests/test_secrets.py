@@ -14,6 +14,7 @@ from pgrunbook.config.secret_patterns import names_a_secret
 from pgrunbook.errors import WrongInput
 from pgrunbook.sql import secrets
 from pgrunbook.sql.literals import spelled
+from pgrunbook.sql.secret_prose import may_hold_secrets
 from pgrunbook.sql.statements import parse
 from secret_forms import FOREIGN, MISSED, NONE, OF_ROWS, REFUSED, RUN, TEXTS, seen_in
 
@@ -42,6 +43,12 @@ def test_a_row_that_a_server_quotes_is_masked(text: str) -> None:
 def test_what_only_speaks_of_secrets_stays(text: str) -> None:
     """A mask where no secret is would hide what an operator has to read, and gate what can be taken back."""
     assert secrets.masked(text) == text
+
+
+def test_a_key_of_a_table_is_not_looked_at_twice() -> None:
+    """A schema holds thousands of them; one over a column that names a secret is looked at."""
+    assert not any(map(may_hold_secrets, ("PRIMARY KEY (id, of)", "FOREIGN KEY (parent) REFERENCES t17(id)")))
+    assert all(map(may_hold_secrets, ("PRIMARY KEY (api_key)", "foreign key token=Mk7Zq9xT", "private key x")))
 
 
 @pytest.mark.parametrize("text", [form for form in FORMS if not form.startswith((*WITHOUT, "SET SESSION"))])

@@ -62,6 +62,11 @@ def take(server: Server, data_bytes: int) -> None:
     server.do("mkdir", "-m", "700", str(folder))  # it fails where somebody has made it
     server.do("tee", f"{folder}/{OWNER}", text=str(server.dir))
     server.do("mkdir", "-m", "700", f"{folder}/data")
+    note_use()
+
+
+def note_use() -> None:
+    """Note that what goes on may lie in memory: where that is too small, a rehearsal begins again on the disk."""
     _used.set()
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 from pglast import ast
@@ -31,6 +31,8 @@ from pgrunbook.database.sqlstate import Meaning, meaning
 from pgrunbook.sql.outside import relations_read
 from pgrunbook.sql.tree import functions_in
 
+T = TypeVar("T")
+
 
 class Facts:
     """The catalog of the database for which safe forms are chosen, read one fact at a time."""
@@ -38,6 +40,31 @@ class Facts:
     def __init__(self, conn: Connection, rows_conn: Connection | None = None) -> None:
         self.conn = conn
         self._rows_conn = rows_conn
+        self._path: str | None = None
+        self._remembers = False
+        self._known: dict[Hashable, Any] = {}
+
+    @contextmanager
+    def remembered(self) -> Iterator[None]:
+        """Ask each question once meanwhile, and not again in the next block, until :meth:`forget`."""
+        self._remembers = True
+        try:
+            yield
+        finally:
+            self._remembers = False
+
+    def forget(self) -> None:
+        """Ask anew: a statement may have changed the catalog."""
+        self._known = {}
+
+    def _once(self, ask: Callable[[], T], *question: Hashable) -> T:
+        if not self._remembers:
+            return ask()
+        key = (self._path, *question)
+        if key not in self._known:
+            self._known[key] = ask()
+        found: T = self._known[key]
+        return found
 
     @property
     def rows_conn(self) -> Connection:
@@ -82,11 +109,13 @@ class Facts:
 
     def columns(self, table: Relation) -> dict[str, Column]:
         """Return the columns of a table by name, in their order."""
-        return columns_of(self.conn, [table.oid], locks=False)[table.oid]
+        found = self._once(lambda: columns_of(self.conn, [table.oid], locks=False), "columns", table.oid)
+        return found[table.oid]
 
     def keys(self, oid: int) -> list[UniqueKey]:
         """Return the keys of a table that are checked at once, the best first, [] where it has none."""
-        return [key for key in keys_of(self.conn, [oid])[oid] if not key.is_deferrable]
+        found = self._once(lambda: keys_of(self.conn, [oid]), "keys", oid)
+        return [key for key in found[oid] if not key.is_deferrable]
 
     def loop_key(self, table: Relation) -> UniqueKey | None:
         """Return the best key by which a loop can go through a table, None where it has none.
@@ -110,6 +139,9 @@ class Facts:
         counts as large; so does one whose rows this role may not see, or not all, and one that cannot be read now
         (a materialized view without data, a foreign table whose server is away).
         """
+        return self._once(lambda: self._has_rows_beyond(table, limit), "rows", table.oid, limit)
+
+    def _has_rows_beyond(self, table: Relation, limit: int) -> bool:
         there = self.rows_conn
         if self._rows_conn is not None and there.oid_of("regclass", table.sql) is None:
             return True
@@ -147,7 +179,9 @@ class Facts:
     def volatile(self, node: Any) -> bool:
         """Tell whether an expression may give another value for each row; True where a function is not known."""
         called = set(functions_in(node))
-        known = {row["name"]: row["is_volatile"] for row in self.rows("functions", names=sorted(called))}
+        # Never remembered: a release makes functions again.
+        asked = rows(self.conn, "relations", "functions", names=sorted(called))
+        known = {row["name"]: row["is_volatile"] for row in asked}
         return any(known.get(name, True) for name in called)
 
     @contextmanager
@@ -156,6 +190,15 @@ class Facts:
         if search_path is None:
             yield
             return
+        outer, self._path = self._path, search_path
+        try:
+            with self._under(search_path):
+                yield
+        finally:
+            self._path = outer
+
+    @contextmanager
+    def _under(self, search_path: str) -> Iterator[None]:
         before = self.conn.search_path
         if before is None:
             with self.conn.transaction(force_rollback=True):
@@ -178,7 +221,9 @@ class Facts:
 
     def rows(self, query: str, **parameters: object) -> list[dict[str, Any]]:
         """Return the rows of a named query."""
-        return rows(self.conn, "relations", query, **parameters)
+        return self._once(
+            lambda: rows(self.conn, "relations", query, **parameters), query, repr(sorted(parameters.items()))
+        )
 
     def type(self, name: str) -> TypeFact | None:
         """Return the type that a text names, None where there is none."""
@@ -186,8 +231,9 @@ class Facts:
 
     def type_oid(self, name: str) -> int | None:
         """Return the OID of the type that a text names, None where there is none."""
-        return self.conn.oid_of("regtype", name)
+        return self._once(lambda: self.conn.oid_of("regtype", name), "type", name)
 
     def relation_oid(self, parts: Iterable[str]) -> int | None:
         """Return the OID of the relation of a name in parts, None where there is none."""
-        return self.conn.oid_of("regclass", sql.Identifier(*parts).as_string(None))
+        name = sql.Identifier(*parts).as_string(None)
+        return self._once(lambda: self.conn.oid_of("regclass", name), "relation", name)

@@ -102,7 +102,7 @@ class Atlas(Tool):
 
     def row_rules(self, regime: str, rows: Sequence[AppliedMigration]) -> RowRules:
         """Return the rules by version."""
-        return _AtlasRules(_version, "Atlas refuses it (without --exec-order).")
+        return _AtlasRules(_version, "Atlas refuses it (without --exec-order).", without="atlas migrate apply goes on.")
 
     def new_row(self, migration: Migration, regime: str) -> dict[str, object]:
         """Return Atlas' own row but for the hash; the time is in nanoseconds."""

@@ -78,7 +78,9 @@ class Diesel(Tool):
     def row_rules(self, regime: str, rows: Sequence[AppliedMigration]) -> RowRules:
         """Return the rules by version."""
         return VersionRules(
-            lambda path: _version(path.parent), "diesel applies it anyway, in another order than on a new database."
+            lambda path: _version(path.parent),
+            "diesel applies it anyway, in another order than on a new database.",
+            without="diesel migration run goes on.",
         )
 
     def new_row(self, migration: Migration, regime: str) -> dict[str, object]:

@@ -11,6 +11,7 @@ from pgrunbook.history.state import AppliedMigration, Entry, Migration, State
 from pgrunbook.sql.statements import BYTE_ORDER_MARK
 
 Key = tuple[int, ...] | str
+MOST_CHARS = 200
 
 
 class FlywayRules(RowRules):
@@ -57,6 +58,12 @@ class FlywayRules(RowRules):
         """Return applied, edited, or pending for a repeatable migration that was changed."""
         if match == "baseline":
             return State.APPLIED, f"Not after the baseline {row.row['version']}: Flyway takes it for applied."
+        told = description(migration.path.name)
+        if isinstance(self.key(migration), tuple) and row.row["description"] != told:
+            return State.EDITED, (
+                f'Its file was renamed after it was applied as "{row.row["description"]}": flyway migrate refuses the '
+                "folder (description mismatch). Give it its name back."
+            )
         if row.hash in (None, str(checksum(migration.sql))):
             return State.APPLIED, ""
         if isinstance(self.key(migration), str):
@@ -74,8 +81,9 @@ def key_of(name: str) -> Key:
 
 
 def description(name: str) -> str:
-    """Return the description in a file's name."""
-    return name.split("__", 1)[1].removesuffix(".sql").replace("_", " ")
+    """Return the description in a file's name, as long as its column allows."""
+    told = name.split("__", 1)[1].removesuffix(".sql").replace("_", " ")
+    return told if len(told) <= MOST_CHARS else f"{told[: MOST_CHARS - 3]}..."
 
 
 def checksum(text: str) -> int:

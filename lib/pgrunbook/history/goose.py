@@ -81,7 +81,9 @@ class Goose(Tool):
 
     def row_rules(self, regime: str, rows: Sequence[AppliedMigration]) -> RowRules:
         """Return the rules by version."""
-        return VersionRules(version_of, "goose refuses it (without --allow-missing).", "version_id", key="id")
+        return VersionRules(
+            version_of, "goose refuses it (without --allow-missing).", "version_id", key="id", without="goose goes on."
+        )
 
     def prepare_table(self, history: History) -> list[sql.Composed]:
         """Return goose's own DDL, and its row for version 0."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from pgrunbook.history.state import AppliedMigration, Entry, Migration, State
 
+NO_WAY_BACK = "What it did cannot be taken back from here: its file would be needed."
 BRING_BACK = "Bring its file back from git, or roll it back where the file is, before you continue."
 
 
@@ -59,6 +60,7 @@ class RowRules(ABC):
     """
 
     tool_does_with_older: str = ""
+    tool_does_without: str = ""  # what it does when the file of an applied one is gone; "" where it refuses
     renewal: str = "Give it a new version"
     primary_key: str = "version"
 
@@ -118,20 +120,29 @@ class RowRules(ABC):
         """Return the name of a row without a migration."""
         return row.name or ""
 
+    def missing(self, row: AppliedMigration) -> tuple[State, str]:
+        """Return the state and note of a row without a migration."""
+        if self.tool_does_without:
+            return State.ABSENT, f"Applied, and not in the folder. {self.tool_does_without} {NO_WAY_BACK}"
+        return State.MISSING, self.missing_note(row)
+
     def missing_note(self, row: AppliedMigration) -> str:
-        """Return the note of a row without a migration."""
+        """Return the note of a row without a migration that stops a release."""
         return f"The history table says that it is applied, but it is not in the folder. {BRING_BACK}"
 
 
 class VersionRules(RowRules):
     """The rules of a tool whose rows hold in ``column`` what ``version_of`` reads from a migration's path.
 
-    ``older`` is what the tool does with an older migration, ``key`` the table's primary key if it is another column.
+    ``older`` is what the tool does with an older migration, ``key`` the table's primary key if it is another column,
+    ``without`` what the tool does without the file of an applied one ("" where it refuses).
     """
 
-    def __init__(self, version_of: Callable[[Path], Any], older: str, column: str = "version", key: str = "") -> None:
+    def __init__(
+        self, version_of: Callable[[Path], Any], older: str, column: str = "version", key: str = "", without: str = ""
+    ) -> None:
         self._version_of, self._column, self.tool_does_with_older = version_of, column, older
-        self.primary_key = key or column
+        self.primary_key, self.tool_does_without = key or column, without
 
     def key(self, migration: Migration) -> Any:
         """Return the version."""
@@ -167,7 +178,8 @@ def _extra(row: AppliedMigration, migrations: Sequence[Migration], pairing: Pair
         if migration.ordinal in pairing.rows and rules.is_of(row, migration):
             note = rules.duplicate_note(row, pairing.rows[migration.ordinal][0])
             return Entry(migration.name, State.DUPLICATE, migration, row, note, content_known=row.hash is not None)
-    return Entry(rules.missing_name(row), State.MISSING, None, row, rules.missing_note(row), content_known=False)
+    state, note = rules.missing(row)
+    return Entry(rules.missing_name(row), state, None, row, note, content_known=False)
 
 
 def _place(entries: Sequence[Entry], new: Entry, rules: RowRules) -> int:

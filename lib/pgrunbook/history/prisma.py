@@ -109,6 +109,7 @@ class Prisma(Tool):
 
 class _PrismaRules(RowRules):
     tool_does_with_older = "prisma migrate deploy applies it anyway, in another order than on a new database."
+    tool_does_without = "prisma migrate deploy goes on."
     renewal = "Make it again under a new name"
     primary_key = "id"
 

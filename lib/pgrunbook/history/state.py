@@ -27,6 +27,7 @@ class State(StrEnum):
     EDITED = "edited"  # after it was applied: its text, or the name or time that identifies it
     OUT_OF_ORDER = "out_of_order"  # pending although a newer one is applied
     MISSING = "missing"  # applied, but not in the folder
+    ABSENT = "absent"  # the same, where the tool goes on without the file: a team has squashed its files
     DUPLICATE = "duplicate"  # another row of an applied migration
     LEFTOVER = "leftover"  # a file that the tool would not run
 
@@ -173,7 +174,7 @@ class History:
 
     def applied(self) -> list[Entry]:
         """Return one entry for each migration that has a row, in order, [] when nothing is applied."""
-        known = {State.APPLIED, State.EDITED, State.MISSING}
+        known = {State.APPLIED, State.EDITED, State.MISSING, State.ABSENT}
         return [entry for entry in self.entries if entry.state in known]
 
     def version(self) -> str | None:

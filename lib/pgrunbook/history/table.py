@@ -20,7 +20,10 @@ TABLES = """
 SELECT n.nspname::text AS schema,
        c.relname::text AS name,
        array_agg(a.attname::text ORDER BY a.attnum) AS columns,
-       array_agg(pg_catalog.format_type(a.atttypid, NULL) ORDER BY a.attnum) AS types
+       array_agg(pg_catalog.format_type(a.atttypid, NULL) ORDER BY a.attnum) AS types,
+       array_agg(a.attname::text) FILTER (
+           WHERE a.attnotnull AND NOT a.atthasdef AND a.attidentity = '' AND a.attgenerated = ''
+       ) AS required
   FROM pg_catalog.pg_class c
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
   JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -35,12 +38,16 @@ SELECT n.nspname::text AS schema,
 
 @dataclass(frozen=True)
 class Table:
-    """A history table: ``columns`` maps each name to its type, {} when the table does not exist yet."""
+    """A history table: ``columns`` maps each name to its type, {} when the table does not exist yet.
+
+    ``required`` are the columns that every new row has to name.
+    """
 
     schema: str
     name: str
     columns: dict[str, str]
     how_found: str = ""
+    required: frozenset[str] = frozenset()
 
     @property
     def exists(self) -> bool:
@@ -93,7 +100,10 @@ class Shape:
 def tables_named(conn: Connection, names: set[str], *, schema: str | None) -> list[Table]:
     """Return the tables with one of the names, in the schema or (None) in any, [] when there is none."""
     rows = _fetch(conn, sql.SQL(TABLES), (sorted(names),), what="the catalog")
-    found = [Table(str(row["schema"]), str(row["name"]), _columns(row)) for row in rows]
+    found = [
+        Table(str(row["schema"]), str(row["name"]), _columns(row), required=frozenset(_names(row["required"])))
+        for row in rows
+    ]
     return [table for table in found if schema in (None, table.schema)]
 
 
@@ -226,6 +236,10 @@ def _could_not_read(what: str, exc: psycopg.Error) -> RunbookError:
         detail=detail,
         hint="Connect as a role with USAGE on the schema and SELECT on the table.",
     )
+
+
+def _names(found: object) -> list[str]:
+    return [str(name) for name in found] if isinstance(found, list) else []
 
 
 def _columns(row: dict[str, Any]) -> dict[str, str]:

@@ -74,6 +74,8 @@ class Tool(ABC):
             foreign_parts.refuse(conn, table.schema, table.name)
         rows = self.rows(conn, table) if table.exists else []
         regime = self.regime(folder, table, rows)
+        if migrations:
+            self._expect_no_other_column(table, self.new_row(migrations[0], regime))
         return History(
             kind=self.kind,
             regime=regime,
@@ -162,6 +164,16 @@ class Tool(ABC):
                     detail="Its place is between the SQL files, so what comes after it cannot be applied without it.",
                     hint=f"{self.way} Or write it in SQL.",
                 )
+
+    def _expect_no_other_column(self, table: Table, row: Mapping[str, object]) -> None:
+        """Refuse a history table in which no row could be written: a newer version of the tool may have made it."""
+        written = {*row, *self.key, *(column for shape in self.shapes for column in shape.needed)}
+        if more := sorted(table.required - written):
+            raise WrongInput(
+                f"cannot write into the history table {table.qualified}: it has more columns than are known",
+                detail=f"A new row must name {', '.join(more)}, for which there is no value; known are {self.known}.",
+                hint=f"Where a newer {self.name} has made them, apply what is pending with it; or give them a default.",
+            )
 
     def _expect_own_marks(self, migration: Migration) -> None:
         marks.refuse(migration.path, migration.sql, own=self.name)

@@ -7,11 +7,12 @@ import itertools
 import json
 import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from typing import Any
 
 from pgrunbook import history as histories
-from pgrunbook.branches import data_branch, installations
+from pgrunbook.branches import copy_ahead, installations
 from pgrunbook.branches.server import Server
 from pgrunbook.database import catalog_reader, health, measurements, readiness, step_log
 from pgrunbook.database.readiness import Level, Limits
@@ -191,11 +192,15 @@ def make_it_safe(here: Session) -> Table:
         here.facts["changes"] = release.unproven(here.target, here.conn, pending, off)
         here.facts["rehearsed"] = "not rehearsed: rehearse = False" if pending else "nothing is pending"
         return plan_views.statements(here.facts["changes"], title="Not proven: rehearse = False." if pending else "")
-    if given.with_data:
-        data_branch.checkpoint_ahead(here.target)
-    done = schema_only.rehearse(here.target, history, pending, lambda: _read_schema(here), here.conn, off=off,
-                               keep=given.keep, prefer_down_scripts=given.prefer_down_scripts)  # fmt: skip
-    _check_room(here, done.changes)
+    copied = (
+        copy_ahead.begun(here.target, here.identity.size_bytes, most_bytes=given.most_mb * 1024 * 1024,
+                         goes_on=heres.is_headless())
+        if given.with_data else nullcontext()
+    )  # fmt: skip
+    with copied as here.facts["ahead"]:
+        done = schema_only.rehearse(here.target, history, pending, lambda: _read_schema(here), here.conn, off=off,
+                                   keep=given.keep, prefer_down_scripts=given.prefer_down_scripts)  # fmt: skip
+        _check_room(here, done.changes)
     here.facts.update(rehearsal=done, changes=done.changes, rehearsed="on an empty branch with the target's schema")
     here.run.keep_masked("schema-promised.json", done.end.to_json())
     declared = [difference.line() for difference in done.declared]
@@ -225,6 +230,7 @@ def rehearse(here: Session) -> Lanes | Card:
     ways = with_data.rehearse(
         here.target, pending, done, here.conn, most_bytes=given.most_mb * 1024 * 1024, per_second=given.load,
         asserted=verify_folder.assertions(here.facts["history"].folder), check_timeout_ms=given.check_timeout_s * 1000,
+        ahead=here.facts["ahead"],
     )  # fmt: skip
     seen = ways.trial
     changes = way_back_trial.with_proofs(with_data.with_estimates(done.changes, ways), seen.ways_back)

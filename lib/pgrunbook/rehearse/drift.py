@@ -171,7 +171,7 @@ def _runs(target: Target, *, newest_first: bool = False) -> Iterator[Run]:
 
 def _refuse_unknown(history: History) -> None:
     """Refuse a history that does not say what was executed; a migration that is only pending is no problem."""
-    unknown = [e for e in history.entries if e.state in (State.MISSING, State.EDITED, State.DUPLICATE)]
+    unknown = [e for e in history.entries if e.state in (State.MISSING, State.ABSENT, State.EDITED, State.DUPLICATE)]
     if unknown:
         raise Refused(
             "could not replay the history: the folder does not hold what was applied",

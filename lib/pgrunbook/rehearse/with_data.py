@@ -18,6 +18,7 @@ from itertools import pairwise
 from pgrunbook import history as histories
 from pgrunbook.branches import data_branch, in_memory, shared_objects
 from pgrunbook.branches.branch_target import BranchTarget
+from pgrunbook.branches.copy_ahead import CopyAhead
 from pgrunbook.branches.data_branch import Copy
 from pgrunbook.branches.server import Server
 from pgrunbook.config.targets import Target
@@ -74,11 +75,12 @@ def rehearse(
     per_second: int = 0,
     asserted: Sequence[Assertion] = (),
     check_timeout_ms: int = 0,
+    ahead: CopyAhead | None = None,
 ) -> Ways:
     """Execute the plain SQL and the plan on a branch with the target's rows; return what both did.
 
     ``proven`` is the rehearsal on empty branches, ``conn`` leads to the target. ``asserted`` are tried behind the
-    plan, each for ``check_timeout_ms`` at most.
+    plan, each for ``check_timeout_ms`` at most. The branch is the one that was begun ``ahead``, if any.
 
     Raises Refused when no such branch may be made, when it holds fewer rows than the target, or when the rows
     differ at the end; StatementFailed for a statement that fails on these rows; Unreachable when the data
@@ -88,9 +90,12 @@ def rehearse(
         up(target.model_copy(update={"statement_timeout_ms": LONG_TIMEOUT_MS}), migrations), proven.changes
     )
     touched = _tables(proven)
-    with data_branch.with_data(target, most_bytes=most_bytes, twin=bool(proven.backs)) as made:
+    begun = ahead.take() if ahead else None
+    with begun or data_branch.with_data(target, most_bytes=most_bytes, twin=bool(proven.backs)) as made:
         expected = _expected(proven)
-        with up_down_up.proving(made.twin, proven, expected, waits=per_second > 0) as ways_back:
+        with up_down_up.proving(
+            made.twin if proven.backs else None, proven, expected, waits=per_second > 0
+        ) as ways_back:
             copy = made.doubled()
             with (
                 progress.doing("counting rows here and there"),
@@ -102,7 +107,8 @@ def rehearse(
             with connect(copy.safe.as_superuser(), purpose="compares") as branch:
                 written = {name: _more(branch, tables, one, other, name) for name, tables in expected.items()}
             held = _asserted(copy, asserted, check_timeout_ms) if asserted else ()
-            copy.remove()
+            if ahead is None:  # a large one: its room is needed
+                copy.remove()
             with progress.doing("waiting for the ways back"):
                 tried = ways_back() if written == expected else []  # else again, with these
     backs = up_down_up.prove_rest(target, proven, written, tried, most_bytes=most_bytes)

@@ -10,9 +10,10 @@ from pgrunbook.plan.step import Gate
 from pgrunbook.safe_forms.form import Case
 
 MOST_TOLD = 6
+Judge = Callable[[Case, str | None], Gate | None]
 
 
-def find(case: Case, parts: Iterable[RoutinePart], judge: Callable[[Case], Gate | None]) -> list[Gate]:
+def find(case: Case, parts: Iterable[RoutinePart], judge: Judge) -> list[Gate]:
     """Return the gates that the parts of a statement meet on this database, each once, in order.
 
     ``judge`` is asked for each statement in them, with the search_path that its routine sets for itself.
@@ -23,7 +24,7 @@ def find(case: Case, parts: Iterable[RoutinePart], judge: Callable[[Case], Gate 
             found.append(_acts(part) if part.calls else _cannot_be_told(part))
             continue
         with case.facts.under(part.path):
-            gate = judge(replace(case, node=part.node))
+            gate = judge(replace(case, node=part.node), part.path)
         if gate is not None:
             found.append(replace(gate, says=f"inside {part.within}: {gate.says}"))
     return list(dict.fromkeys(found))

@@ -6,7 +6,8 @@ which names the procedure that reaches the same end.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -34,15 +35,18 @@ from pgrunbook.safe_forms import (
 from pgrunbook.safe_forms.form import Case, Form, Memory
 from pgrunbook.safe_forms.names import Names
 from pgrunbook.sql import runs
+from pgrunbook.sql.calls import DML
 from pgrunbook.sql.classify import Policy, kind
 from pgrunbook.sql.do_guard import guarded_constraint
+from pgrunbook.sql.settings import settings
 from pgrunbook.sql.statements import Statement
-from pgrunbook.sql.tree import tree
+from pgrunbook.sql.tree import Same, functions_in, strings, tree
 
 BATCH_ROWS = 1_000
 APART = "Set it for the session (SET without LOCAL), or move this statement into a migration of its own."
 IN_CODE = "Write the statement itself into the migration: there it has a safe form."
 SEES_ALL = "Let a role run it that the policies do not filter."
+_OF_ROWS = (ast.SelectStmt, *DML)
 FORMS: tuple[Form, ...] = (
     indexes.create, indexes.drop, indexes.reindex, refresh.concurrently, partitions.attach, partitions.create,
     partitions.detach, alter_table.in_parts, update_delete.in_batches,
@@ -78,6 +82,9 @@ class Expander:
         self._seen: list[tuple[Expansion, str]] = []
         self._applied = applied
         self._names_zone = False
+        self._of_code: dict[Hashable, Gate | None] = {}  # what stands in code, judged on the tables as they are
+        self._made: Counter[str] = Counter()  # functions, by how often this release has made them
+        self._rows_stay = rows_conn is not None
 
     def expand(self, statement: Statement) -> Expansion:
         """Return what is executed in place of the next statement; :meth:`end_file` joins those of a file.
@@ -124,13 +131,23 @@ class Expander:
         """Return what runs within a statement, as the database and the statements before it tell."""
         return self._facts.routines(node, self._routines).parts(node, self._facts.conn.schemas())
 
-    def _judged(self, case: Case) -> Gate | None:
-        """Return the gate of a statement within code: there is no safe form for it."""
+    def _judged(self, case: Case, path: str | None) -> Gate | None:
+        """Return the gate of a statement within code, which many statements may run: there is no safe form for it."""
+        with self._facts.remembered():
+            if self._names.unclear(case.node):
+                return self._names.gate(case.node)
+            if self._names.are_fresh(case.node):
+                return None
+            if not isinstance(case.node, _OF_ROWS):
+                return self._judged_now(case)
+            made = tuple(self._made[name] for name in functions_in(case.node)) if self._made else ()
+            key = (Same(case.node), path, self._names.path, made)
+            if key not in self._of_code:
+                self._of_code[key] = self._judged_now(case)
+            return self._of_code[key]
+
+    def _judged_now(self, case: Case) -> Gate | None:
         case = replace(case, memory=Memory(), is_branch=False)
-        if self._names.unclear(case.node):
-            return self._names.gate(case.node)
-        if self._names.are_fresh(case.node):
-            return None
         barrier = code.joined(gates.find(case), self._of_session(case, is_fresh=False))
         if barrier is None and _has_form(case):
             return gates.as_written(f"{kind(case.node)} runs as written, because it stands in code", IN_CODE)
@@ -172,10 +189,21 @@ class Expander:
             for bond in transaction_bond.bonds(each, self._facts):
                 self._bonds.setdefault(bond, str(statement.place))
         self._names.follow(node, inner, str(statement.place))
+        functions = (one for one in (node, *inner) if isinstance(one, ast.CreateFunctionStmt))
+        self._made.update(strings(one.funcname)[-1] for one in functions)
+        if self._applied and not all(map(self._leaves_tables, (node, *inner))):
+            self._of_code = {}
+            self._facts.forget()
         if self._applied:
             self._memory = Memory()  # what an earlier statement did is there to be seen
         else:
             self._routines = self._routines.after(node).beside(inner)
+
+    def _leaves_tables(self, node: Any) -> bool:
+        """Tell whether what stands in code does the same after a statement, on tables that are the same."""
+        if isinstance(node, _OF_ROWS):
+            return self._rows_stay and not settings(node) and getattr(node, "intoClause", None) is None
+        return isinstance(node, ast.CreateFunctionStmt | ast.CommentStmt)
 
     def put(self, expansion: Expansion, *, new: bool = False) -> None:
         """Replace the expansion that was returned last, or with ``new`` append another one."""

@@ -1,0 +1,2 @@
+-- people
+CREATE TABLE people (id int PRIMARY KEY, name text, age int);

@@ -1,0 +1,2 @@
+-- by_name
+CREATE INDEX CONCURRENTLY people_name ON people (name);

@@ -1,0 +1,2 @@
+-- ada
+INSERT INTO people VALUES (1, 'Ada', 36);

@@ -1,0 +1,2 @@
+-- years
+ALTER TABLE people RENAME age TO years;

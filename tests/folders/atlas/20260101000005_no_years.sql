@@ -1,0 +1,2 @@
+-- no_years
+ALTER TABLE people DROP years;

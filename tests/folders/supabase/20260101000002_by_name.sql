@@ -1,0 +1,4 @@
+-- by_name
+CREATE INDEX CONCURRENTLY people_name ON people (name);
+SELECT 'é';
+-- end

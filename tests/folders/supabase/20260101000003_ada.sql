@@ -1,0 +1,4 @@
+-- ada
+INSERT INTO people VALUES (1, 'Ada', 36);
+SELECT 'é';
+-- end

@@ -1,0 +1,4 @@
+-- years
+ALTER TABLE people RENAME age TO years;
+SELECT 'é';
+-- end

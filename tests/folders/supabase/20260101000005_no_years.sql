@@ -1,0 +1,4 @@
+-- no_years
+ALTER TABLE people DROP years;
+SELECT 'é';
+-- end
