@@ -421,7 +421,7 @@ def test_backups_are_taken_listed_and_removed_by_command(
     jsonschema.validate(found, json.loads(json_schema.kept("backup")))
     code, out, _ = command("backup", "expire", "--target", "shop")
     assert out.endswith("removed: 1 base backups\n")
-    assert "can be restored: 20" in out
+    assert re.search(r"^can be restored: \S+Z to \S+Z$", out, re.M)
     assert len(there(shop)[1]) == 2
     code, _, err = command("backup", "verify", "--target", "shop")
     assert code == 3
