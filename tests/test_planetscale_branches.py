@@ -163,6 +163,7 @@ def test_a_branch_of_a_time_has_the_rows_of_then(shop: Target) -> None:
         conn.execute("INSERT INTO public.t VALUES (3)")
 
 
+@pytest.mark.slow
 def test_what_cannot_be_restored_is_told_before_anything_starts(
     shop: Target, planetscale: Service, tmp_path: Path
 ) -> None:
@@ -355,6 +356,7 @@ def seen(planetscale: Service) -> list[str]:
     return SEEN
 
 
+@pytest.mark.slow
 def test_a_name_that_is_taken_there_is_refused(shop: Target, planetscale: Service) -> None:
     """Somebody has made it in the console: it stays, is listed, and can be used."""
     place = shop.planetscale
@@ -405,6 +407,7 @@ def test_two_at_once_do_not_meet(shop: Target, planetscale: Service) -> None:
         PlanetscaleBranches().delete(shop, branch)
 
 
+@pytest.mark.slow
 def test_backups_are_taken_listed_and_removed_by_command(
     shop: Target, tmp_path: Path, planetscale: Service, command: Command
 ) -> None:
@@ -435,3 +438,19 @@ def test_backups_are_taken_listed_and_removed_by_command(
         code, _, err = command("backup", *more, "--target", "shop")
         assert (code, err.partition("\n")[0]) == (3, f'target "shop" has no backup {" ".join(more)}')
     sweep(shop)
+
+
+def test_a_target_that_cannot_be_asked_hides_no_other(
+    shop: Target, planetscale: Service, tmp_path: Path, command: Command
+) -> None:
+    """Of all targets the rest is listed; its error is told, and the exit code says that something is missing."""
+    with (tmp_path / "targets.toml").open("a") as file:
+        file.write('[other]\nserver = "nowhere"\n')
+    planetscale.tell(revoked=True)
+    for words in (("list",), ("list", "--json"), ("clean",)):
+        code, out, err = command("branch", *words)
+        assert code == 1
+        assert out == {"list": "No branch.\n", "clean": ""}.get(words[-1], '{\n "branches": []\n}\n')
+        assert err.startswith("could not list the branches of database acme/branchy: PlanetScale does not accept")
+    planetscale.tell(revoked=False)
+    assert command("branch", "list", "--target", shop.name) == (0, "No branch.\n", "")

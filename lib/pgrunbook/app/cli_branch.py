@@ -79,19 +79,18 @@ def list_(
     target: Annotated[str, typer.Option(help="Only the branches of this target.")] = "", as_json: AsJson = False
 ) -> None:
     """List the branches: whose, what for, how old and large, until when; those of rehearsals, too."""
-    from pgrunbook.config import targets
     from pgrunbook.display.show import Table
 
-    of = [targets.load(target)] if target else list(targets.load_all().values())
-    found = [branch for one in of for branch in _every(one)]
+    found, failed = _listed(target)
     if as_json:
-        _write_json(found)
+        _write_json([one for _, one in found])
+        _tell(failed)
         return
     now = datetime.now(UTC)
-    protected = {one.name for one in of if one.protected}
-    rows = [_row(one, now, is_protected=one.target in protected) for one in found]
+    rows = [_row(one, now, is_protected=of.protected) for of, one in found]
     headings = ["branch", "of", "state", "owner", "purpose", "age", "size", "masked", "expires"]
     sys.stdout.write(f"{Table(headings, rows, empty='No branch.')!r}\n")
+    _tell(failed)
 
 
 @app.command()
@@ -130,16 +129,13 @@ def url(name: FullName) -> None:
 
     At PlanetScale it has a role of its own, which ends with its TTL.
     """
+    from pgrunbook.branches.planetscale import login
     from pgrunbook.database import address
 
     branch = _target(name)
-    if branch.planetscale is not None:
-        from pgrunbook.branches.planetscale import login
-
-        told = login.lasting(branch.planetscale, branch.database)
-        sys.stdout.write(f"{_url(told)}\n")
-        return
-    sys.stdout.write(f"{_url(address.keywords(branch))}\n")
+    place = branch.planetscale
+    told = address.keywords(branch) if place is None else login.lasting(place, branch.database)
+    sys.stdout.write(f"{_url(told)}\n")
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -238,39 +234,50 @@ def clean(
     """
     from pgrunbook.branches import branch_server, providers
     from pgrunbook.branches.branch import BranchState
-    from pgrunbook.config import targets
 
     now = datetime.now(UTC)
+    listed, failed = _listed(target)
+    for of, found in listed:
+        why = "it has expired" if found.is_expired(now) else f"it is {found.state}"
+        if not found.is_expired(now) and found.state not in (BranchState.HALF_MADE, BranchState.GONE):
+            continue
+        used = [] if found.is_of_ours else _sessions(of, found)
+        if used:
+            sys.stdout.write(f"{found.full_name} stays: {why}, and {used[0]} is connected\n")
+            continue
+        if dry_run:
+            sys.stdout.write(f"{found.full_name} would be removed: {why}\n")
+            continue
+        with _recorded("branch-clean", found) as journal:
+            if found.is_of_ours:
+                branch_server.clear_leftovers()
+            else:
+                providers.of_branch(found).delete(of, found)
+            journal("branch-removed", branch=found.full_name, server=found.server, why=why)
+        sys.stdout.write(f"{found.full_name} is removed: {why}\n")
+    _tell(failed)
+
+
+def _listed(target: str) -> tuple[list[tuple[Target, Branch]], list[RunbookError]]:
+    """Return the branches of a target, or of all, and the errors of those that could not be asked, where it is all."""
+    from pgrunbook.branches import providers
+    from pgrunbook.config import targets
+
+    found, failed = [], []
     for of in [targets.load(target)] if target else list(targets.load_all().values()):
-        for found in _every(of):
-            why = "it has expired" if found.is_expired(now) else f"it is {found.state}"
-            if not found.is_expired(now) and found.state not in (BranchState.HALF_MADE, BranchState.GONE):
-                continue
-            used = [] if found.is_of_ours else _sessions(of, found)
-            if used:
-                sys.stdout.write(f"{found.full_name} stays: {why}, and {used[0]} is connected\n")
-                continue
-            if dry_run:
-                sys.stdout.write(f"{found.full_name} would be removed: {why}\n")
-                continue
-            with _recorded("branch-clean", found) as journal:
-                if found.is_of_ours:
-                    branch_server.clear_leftovers()
-                else:
-                    providers.of_branch(found).delete(of, found)
-                journal("branch-removed", branch=found.full_name, server=found.server, why=why)
-            sys.stdout.write(f"{found.full_name} is removed: {why}\n")
+        try:
+            found += [(of, one) for one in providers.with_rehearsals(of)]
+        except RunbookError as exc:
+            if target:
+                raise
+            failed.append(exc)
+    return found, failed
 
 
-def _every(of: Target) -> list[Branch]:
-    from pgrunbook.branches import branch_server, providers, server_branches
-    from pgrunbook.branches.server import Server
-
-    found = providers.branches(of)
-    names = {of.name, *(one.full_name for one in found)}
-    ours = [one for one in branch_server.of_rehearsals() if one.target in names]
-    sized = [one.model_copy(update={"size_bytes": server_branches.size_bytes(Server(str(one.server)))}) for one in ours]
-    return [*found, *sized]
+def _tell(failed: list[RunbookError]) -> None:
+    if failed:
+        sys.stderr.write("".join(f"{exc}\n" for exc in failed))
+        sys.exit(1)
 
 
 def _found(name: str) -> tuple[Target, Branch]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from pgrunbook.branches import backup, received, registry
+from pgrunbook.branches import backup, branch_server, received, registry, server_branches
 from pgrunbook.branches.branch import Branch
 from pgrunbook.branches.planetscale.branches import PlanetscaleBranches
 from pgrunbook.branches.provider import Provider
+from pgrunbook.branches.server import Server
 from pgrunbook.branches.server_branches import ServerBranches
 from pgrunbook.config.targets import Target
 from pgrunbook.errors import WrongInput
@@ -54,3 +55,12 @@ def branches(target: Target) -> list[Branch]:
         makers["planetscale"] = PlanetscaleBranches()
     found = [one for maker in makers.values() for one in maker.branches(target)]
     return sorted(found, key=lambda one: one.made_at)
+
+
+def with_rehearsals(target: Target) -> list[Branch]:
+    """Return the branches of a target, and behind them those that rehearsals have made of it and of them."""
+    found = branches(target)
+    names = {target.name, *(one.full_name for one in found)}
+    ours = [one for one in branch_server.of_rehearsals() if one.target in names]
+    sized = [one.model_copy(update={"size_bytes": server_branches.size_bytes(Server(str(one.server)))}) for one in ours]
+    return [*found, *sized]
