@@ -139,8 +139,10 @@ def settings(server: Server) -> dict[str, str]:
         found |= more if postgres.major >= major else {}
     for major, more in UNTIL.items():
         found |= more if postgres.major <= major else {}
-    told = server.run("postgres", "-D", "data", "-c", "data_directory=data", "-C", "shared_preload_libraries")
-    kept = [name for name in _names(told.stdout) if name in HARMLESS_LIBRARIES]
+    if server.preloaded is None:
+        told = server.run("postgres", "-D", "data", "-c", "data_directory=data", "-C", "shared_preload_libraries")
+        server.preloaded = told.stdout
+    kept = [name for name in _names(server.preloaded) if name in HARMLESS_LIBRARIES]
     found["shared_preload_libraries"] = ", ".join(kept)
     if int(postgres.version.partition(".")[2] or 0) >= FOREIGN_TABLES_SINCE.get(postgres.major, 0):
         found[FOREIGN_TABLES] = "foreign-table"
