@@ -43,12 +43,12 @@ from pgrunbook.errors import Blocked, Refused, RunbookError, Unreachable
 
 log = logging.getLogger(__name__)
 
-START_TIMEOUT_S = 60
-STOP_TIMEOUT_S = 60
+START_TIMEOUT_S = STOP_TIMEOUT_S = 60
 LOCK_TIMEOUT_S = 120
 START_ATTEMPTS = 20
 START_PAUSE_S = 0.5
 REMOVE_ATTEMPTS, REMOVE_PAUSE_S = 10, 0.5
+LOCKED = ("backups", "archive")
 OUTLIVED = ("pre-existing shared memory block", 'lock file "postmaster.pid" already exists')
 LOG_LIMIT_BYTES = 16 * 1024 * 1024
 
@@ -68,7 +68,7 @@ class Server:
         self.log_file = self.dir / "log" / "postgresql.log"
         self.archive_dir = self.dir / "archive"
         self.backups_dir = self.dir / "backups"
-        self.backups_lock, self.archive_lock = (self.dir.with_name(f"{name}.{of}.lock") for of in ("backups", "archive"))
+        self.backups_lock, self.archive_lock = (self.dir.with_name(f"{name}.{of}.lock") for of in LOCKED)
         self.socket_dir = paths.socket_dir(name)
         self._postmaster = Postmaster(self.data_dir, self.socket_dir)
         said = server_facts.read(self.dir)
