@@ -153,7 +153,7 @@ def test_a_token_that_is_revoked_in_a_run(shop: Target, planetscale: Service) ->
 def test_a_notebook_by_hand_has_a_login_until_its_kernel_ends(shop: Target, planetscale: Service) -> None:
     """The kernel finds its run by the folder; when it is shut down, its role goes."""
     made = runbook.start("prepare", "shop", {"rehearse": "false"})
-    notebook = nbformat.read(made.folder / "prepare.ipynb", as_version=4)
+    notebook = nbformat.read(made.folder / "01-prepare.ipynb", as_version=4)
     client = NotebookClient(notebook, resources={"metadata": {"path": str(made.folder)}})
     with client.setup_kernel():
         for number, cell in enumerate(notebook.cells[:7]):
