@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import nbformat
@@ -97,6 +97,23 @@ def test_a_whole_release(shop: Target, planetscale: Service, servers: Servers, t
 def database_of(target: Target) -> str:
     assert target.planetscale is not None
     return target.planetscale.database
+
+
+@pytest.mark.slow
+def test_a_release_is_tried_on_a_branch(shop: Target, planetscale: Service, command: Callable[..., object]) -> None:
+    """The branch has what the release made, the target has nothing of it; each notebook used one login of the run."""
+    assert command("branch", "create", "--target", "shop", "--schema-only", "dev")
+    planetscale.log()
+    made, code = runbook.run("release", "shop@dev", {"with_data": "false", "accept": "0004_note:1"})
+    assert code == 0, acting.error(made)
+    made_roles = [line for line in planetscale.log() if line.startswith("POST") and "/branches/dev/roles " in line]
+    assert len([line for line in made_roles if made.run_id in line]) == 1
+    assert planetscale.roles(database_of(shop), "dev") == ([], [])
+    with connect(naming.target("shop@dev")) as conn, connect(shop) as other:
+        query = "SELECT to_regclass('public.orders') IS NULL"
+        assert (conn.execute(query).fetchone(), other.execute(query).fetchone()) == ((False,), (True,))
+    login.end()
+    assert command("branch", "delete", "shop@dev") == (0, "shop@dev is removed\n", "")
 
 
 @pytest.mark.slow

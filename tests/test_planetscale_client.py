@@ -182,14 +182,12 @@ def test_retry_after_is_heeded(api: Api, planetscale: Service) -> None:
     assert 1.0 <= time.monotonic() - began < 1.9
 
 
-def test_the_rate_limit_is_waited_for(api: Api, planetscale: Service, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_rate_limit_is_waited_for(api: Api, planetscale: Service) -> None:
     """Also without Retry-After: the pauses before the last attempt are longer than the minute that counts."""
-    caplog.set_level(logging.INFO)
     planetscale.tell(faults=[fault("GET", READ, times=4, status=429, body=ERROR)])
+    began = time.monotonic()
     assert api.branch("main") is not None
-    pauses = [record.args[2] for record in caplog.records if "tried again" in record.msg and record.args]
-    assert len(pauses) == 4
-    assert sum(map(float, pauses)) * 100 >= 60  # they are a hundredth here
+    assert time.monotonic() - began >= 60 / 100  # pauses are a hundredth here
 
 
 def test_a_role_without_a_password_gets_one(api: Api, planetscale: Service) -> None:

@@ -186,8 +186,8 @@ def _write(found: BackupReport, *, as_json: bool) -> None:
     sys.stdout.write(f"{Table(headings, rows, empty='No base backup.')!r}\n")
     for one in found.windows:
         form = "%Y-%m-%dT%H:%M:%SZ"
-        sys.stdout.write(f"can be restored: {one.earliest_at:{form}} to {one.latest_at:{form}}, ")
-        sys.stdout.write(f"LSN {one.earliest_lsn} to {one.latest_lsn}\n")
+        lsns = f", LSN {one.earliest_lsn} to {one.latest_lsn}" if one.latest_lsn else ""
+        sys.stdout.write(f"can be restored: {one.earliest_at:{form}} to {one.latest_at:{form}}{lsns}\n")
         if one.missing:
             sys.stdout.write(f"WAL is missing: {wal_segments.listed(one.missing)}\n")
     if found.damage is not None:

@@ -117,6 +117,13 @@ class PlanetscaleBranches:
 
     def reset(self, target: Target, branch: Branch) -> Branch:
         """Make a branch anew beside the old one, delete that, and give the new one its name. Raises as create."""
+        if registry.branch(branch.target, branch.name) is None:
+            raise Refused(
+                f'cannot make branch "{branch.full_name}" anew: it is not known what it was made of',
+                detail="It was not made by pgrunbook.",
+                state="It is as it was.",
+                hint=f"Make one of your own: pgrunbook branch create --target {branch.target} NAME.",
+            )
         name = f"{branch.name}{ANEW}"
         anew = branch.model_copy(update={"made_at": datetime.now(UTC), "provider_id": None})
         with Api(_place(target)) as api, registry.held(branch.full_name):

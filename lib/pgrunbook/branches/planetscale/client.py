@@ -124,8 +124,7 @@ class Client:
         try:
             return made()
         except RunbookError as other:
-            other.state = failure.IN_DOUBT
-            raise other from exc
+            raise failure.in_doubt(other) from exc
 
     def _sure(
         self,

@@ -98,6 +98,11 @@ def unexpected(doing: str, exc: ValidationError) -> RunbookError:
     )
 
 
+def in_doubt(other: RunbookError) -> Unreachable:
+    """Return the error for a request that may have been done, where looking whether it was has failed, too."""
+    return Unreachable(other.message, detail=other.detail, state=IN_DOUBT, hint=other.hint)
+
+
 def endless(doing: str, pages: int) -> RunbookError:
     """Return the error for a list that has no end."""
     return Broken(f"could not {doing} at PlanetScale: the list goes on after {pages} pages", state=NOTHING_MADE)
