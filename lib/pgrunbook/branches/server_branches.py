@@ -151,10 +151,10 @@ class ServerBranches:
     def _filled(self, server: Server, target: Target, wanted: Wanted, made: Branch) -> Branch:
         """Make and start the server with the data; return the branch with what is known of it then."""
         database, role = (self._restore if wanted.at else self._copy)(server, target, wanted)
-        with server.lock():
-            masking.apply(server, target, database)
-            server.keep_facts()
         done = made.model_copy(update={"database": database, "role": role, "superuser": server.superuser})
+        with server.lock():
+            masking.apply(server, _target(target, done))
+            server.keep_facts()
         with connect(_target(target, done), purpose="branch") as conn:  # it lets sessions in
             conn.execute("SELECT")
         return done
@@ -197,7 +197,7 @@ class ServerBranches:
 def _check_masking(target: Target) -> None:
     """Raise WrongInput, before anything is copied, where a rule of a target cannot hold for its database of now."""
     if target.masking:
-        with connect(target, purpose="copies the data") as conn, conn.as_target():
+        with connect(target, purpose="copies the data") as conn:
             masking.check(conn, target)
 
 
