@@ -79,10 +79,9 @@ def list_(
     target: Annotated[str, typer.Option(help="Only the branches of this target.")] = "", as_json: AsJson = False
 ) -> None:
     """List the branches: whose, what for, how old and large, until when; those of rehearsals, too."""
-    from pgrunbook.config import targets
     from pgrunbook.display.show import Table
 
-    of = [targets.load(target)] if target else list(targets.load_all().values())
+    of = _targets(target)
     found = [branch for one in of for branch in _every(one)]
     if as_json:
         _write_json(found)
@@ -100,7 +99,7 @@ def show(name: FullName, as_json: AsJson = False) -> None:
     from pgrunbook.branches.server import Server
     from pgrunbook.display.show import Card
 
-    _, found = _found(name)
+    _, found = _found(name, may_be_lost=True)
     if as_json:
         _write_json([found])
         return
@@ -116,7 +115,7 @@ def delete(names: Annotated[list[str], typer.Argument(metavar="TARGET@NAME...")]
     from pgrunbook.branches import providers
 
     for name in names:
-        of, found = _found(name)
+        of, found = _found(name, may_be_lost=True)
         _refuse_used(of, found, force=force)
         with _recorded("branch-delete", found) as journal:
             providers.of_branch(found).delete(of, found)
@@ -236,14 +235,17 @@ def clean(
 
     An expired one that sessions are connected to stays, and is named.
     """
-    from pgrunbook.branches import branch_server, providers
+    from pgrunbook.branches import branch_server, providers, registry, server_branches
     from pgrunbook.branches.branch import BranchState
-    from pgrunbook.config import targets
 
     now = datetime.now(UTC)
-    for of in [targets.load(target)] if target else list(targets.load_all().values()):
+    for of in _targets(target):
         for found in _every(of):
             why = "it has expired" if found.is_expired(now) else f"it is {found.state}"
+            if found.spare_server and not registry.is_held(found.full_name) and not dry_run:
+                with _recorded("branch-clean", found) as journal:
+                    server_branches.remove_spare(found)
+                    journal("server-removed", branch=found.full_name, server=found.spare_server)
             if not found.is_expired(now) and found.state not in (BranchState.HALF_MADE, BranchState.GONE):
                 continue
             used = [] if found.is_of_ours else _sessions(of, found)
@@ -262,6 +264,20 @@ def clean(
             sys.stdout.write(f"{found.full_name} is removed: {why}\n")
 
 
+def _targets(name: str) -> list[Target]:
+    """Return the target of that name; or all, also those that are declared no more and have branches yet."""
+    from pgrunbook.branches import registry
+    from pgrunbook.config import targets
+    from pgrunbook.config.targets import Target
+
+    if name:
+        return [targets.load(name)]
+    declared = targets.load_all()
+    lost = {one.target: one.server for one in registry.branches() if one.target not in declared}
+    # Where such a target is, nobody knows any more: only its branches are reached.
+    return [*declared.values(), *(Target(name=one, server=server) for one, server in lost.items())]
+
+
 def _every(of: Target) -> list[Branch]:
     from pgrunbook.branches import branch_server, providers, server_branches
     from pgrunbook.branches.server import Server
@@ -273,8 +289,11 @@ def _every(of: Target) -> list[Branch]:
     return [*found, *sized]
 
 
-def _found(name: str) -> tuple[Target, Branch]:
-    """Return the target of a branch, and the branch. Raises WrongInput where there is none of that name."""
+def _found(name: str, *, may_be_lost: bool = False) -> tuple[Target, Branch]:
+    """Return the target of a branch, and the branch; where it ``may_be_lost``, the target need not be declared.
+
+    Raises WrongInput where there is none of that name.
+    """
     from pgrunbook.branches import providers
     from pgrunbook.config import targets
     from pgrunbook.config.targets import OF_BRANCH
@@ -285,7 +304,8 @@ def _found(name: str) -> tuple[Target, Branch]:
             f'"{name}" names no branch',
             hint="Write the target's name, @ and the branch's: demo@dev-migration; pgrunbook branch list shows all.",
         )
-    found = targets.load(of)
+    found = next((one for one in _targets("") if one.name == of), None) if may_be_lost else None
+    found = found or targets.load(of)
     return found, providers.find(found, branch)
 
 

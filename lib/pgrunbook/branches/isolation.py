@@ -22,7 +22,7 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from pgrunbook.branches.branch_target import BranchTarget
-from pgrunbook.database.address import NO_TIMEOUTS
+from pgrunbook.database.address import AS_SUPERUSER, NO_TIMEOUTS
 from pgrunbook.database.connection import CONNECT_TIMEOUT_S, Connection
 from pgrunbook.database.queries import load
 from pgrunbook.errors import Refused
@@ -158,7 +158,7 @@ def close(server: Server, database: str = "postgres") -> None:
     Raises Refused where a setting does not hold, or where the database has foreign servers and this version of
     PostgreSQL cannot close their tables.
     """
-    nothing = " ".join([*(f"-c {name}=" for name in SESSION_LIBRARIES), NO_TIMEOUTS])
+    nothing = " ".join([*(f"-c {name}=" for name in SESSION_LIBRARIES), NO_TIMEOUTS, AS_SUPERUSER])
     target = BranchTarget(
         name=f"server {server.name}", server=server.name, database=database, role=server.superuser, options=nothing
     )

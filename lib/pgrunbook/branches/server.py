@@ -176,8 +176,8 @@ class Server:
     def connect(self, *, purpose: str = "server", database: str = "") -> Connection:
         """Open an autocommit connection as its superuser. Raises Unreachable when the server does not answer."""
         name = f"server {self.name}"
-        target = BranchTarget(name=name, server=self.name, database=database or self.database, role=self.superuser)
-        return connect(target, purpose=purpose)
+        target = BranchTarget(name=name, server=self.name, database=database or self.database, superuser=self.superuser)
+        return connect(target.as_superuser(), purpose=purpose)
 
     def pid(self) -> int | None:
         """Return the process id of the running server, None when it does not run."""

@@ -31,6 +31,8 @@ ENCODING = "UTF8"
 NO_TIMEOUTS = (
     "-c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 -c idle_session_timeout=0"
 )
+# Whatever a copied database or role gives to its sessions, those of ours on our own servers can do all.
+AS_SUPERUSER = "-c role=none -c default_transaction_read_only=off"
 
 
 def leave_shell_out() -> None:
