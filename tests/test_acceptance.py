@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from acting import events, go_on_with, run
+from acting import events, go_on_with, outputs, run
 from conftest import do, rows
 from pgrunbook.config.targets import Target
 from pgrunbook.errors import Refused, WrongInput
@@ -34,6 +34,11 @@ def test_a_gate_stops_migrate_until_it_is_accepted_in_the_run(target: Target) ->
     assert (code, made.status) == (3, Status.REFUSED)
     assert rows(target, "SELECT count(*) FROM pg_attribute WHERE attname = 'number'") == [(0,)]
     assert made.parts[1].says == "the plan has 2 gates that nobody has accepted"
+    shown = outputs(made, "verdict", 0)
+    assert shown.startswith("DONE, WITH OPEN GATES: Nothing changed in the database")
+    for key in ("0001_a:1", "0001_a:3"):
+        assert f"  gate {key}: pgrunbook accept {made.run_id} {key}" in shown
+    assert shown.splitlines()[-1] == "  next: 02-migrate.ipynb"
     assert acceptance.accept(made.run_id, ["0001_a:1"]) == (["0001_a:1"], ["0001_a:3"])
     again, code = runbook.resume(made.run_id)
     assert (code, again.parts[1].says) == (3, "the plan has 1 gate that nobody has accepted")

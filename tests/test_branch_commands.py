@@ -19,6 +19,7 @@ from conftest import ROOT, connect, do, rows
 from own_state import own_source
 from pgrunbook.app import json_schema
 from pgrunbook.branches import branch_server, data_branch, registry
+from pgrunbook.branches.branch import BranchState
 from pgrunbook.branches.planetscale.branches import PlanetscaleBranches
 from pgrunbook.branches.provider import Capability
 from pgrunbook.branches.server import Server
@@ -305,6 +306,73 @@ def test_both_sides_of_a_key_can_be_hashed(shop: Callable[..., Target], command:
     assert rows(branch, "SELECT count(*) FROM shop JOIN country ON code = country WHERE code !~ '^c[0-9]$'") == [(250,)]
 
 
+def test_a_branch_whose_target_is_declared_no_more_is_listed_and_removed(
+    shop: Callable[..., Target], tmp_path: Path, command: Command
+) -> None:
+    """Nobody else would ever find it."""
+    shop()
+    for name in ("old", "new"):
+        told(command, "create", name, "--target", "shop", "--schema-only")
+    found = registry.branch("shop", "old")
+    assert found is not None
+    registry.write(found.model_copy(update={"expires_at": found.made_at}))
+    (tmp_path / "targets.toml").write_text("")
+    assert list(listed(command)) == ["shop@old", "shop@new"]
+    assert told(command, "clean") == "shop@old is removed: it has expired"
+    assert 'target "shop" is not declared' in told(command, "url", "shop@new", code=2)
+    assert told(command, "delete", "shop@new") == "shop@new is removed"
+    assert listed(command) == {}
+
+
+def test_nobody_connects_to_a_branch_that_is_not_whole(shop: Callable[..., Target], command: Command) -> None:
+    """Its columns are not masked before; a reset, promotion or removal begins when it is there."""
+    shop()
+    told(command, "create", "dev", "--target", "shop", "--schema-only")
+    found = registry.branch("shop", "dev")
+    assert found is not None
+    registry.write(found.model_copy(update={"state": BranchState.BEING_MADE}))
+    with registry.held("shop@dev"):
+        assert 'branch "shop@dev" is being made' in told(command, "url", "shop@dev", code=1)
+        assert "is being made, changed or removed by another process" in told(command, "delete", "shop@dev", code=1)
+    assert 'branch "shop@dev" is half made' in told(command, "url", "shop@dev", code=1)
+    told(command, "delete", "shop@dev")
+
+
+@pytest.mark.slow
+def test_a_killed_reset_leaves_one_server(shop: Callable[..., Target], command: Command) -> None:
+    """Whether it was killed before or behind the moment from which the new one counts."""
+    shop()
+    before = set(server_names())
+    told(command, "create", "dev", "--target", "shop")
+    first = registry.branch("shop", "dev")
+    assert first is not None
+
+    def is_made() -> bool:
+        found = registry.branch("shop", "dev")
+        made = found and found.spare_server and Server(found.spare_server)
+        return bool(made and made.dir.is_dir() and made.pid())
+
+    killed("reset", "shop@dev", when=is_made)
+    assert len(set(server_names()) - before) == 2
+    assert listed(command)["shop@dev"]["server"] == first.server
+    told(command, "clean")
+    assert set(server_names()) - before == {str(first.server)}
+    killed("reset", "shop@dev", when=is_made)
+    told(command, "reset", "shop@dev")
+    (last,) = set(server_names()) - before
+    assert listed(command)["shop@dev"]["server"] == last != first.server
+    with Server(last).lock():
+        killed(
+            "reset",
+            "shop@dev",
+            "--force",
+            when=lambda: (found := registry.branch("shop", "dev")) and found.server != last,
+        )
+    assert len(set(server_names()) - before) == 2
+    told(command, "delete", "shop@dev")
+    assert set(server_names()) == before
+
+
 def test_what_is_forgotten_is_cleaned_and_what_is_used_stays(shop: Callable[..., Target], command: Command) -> None:
     """Expired ones, those whose server is gone, and those that a killed process has left."""
     shop()
@@ -334,9 +402,13 @@ def test_what_is_forgotten_is_cleaned_and_what_is_used_stays(shop: Callable[...,
 
 def killed_create(name: str, ready: Callable[[], bool]) -> None:
     """Make a branch in a process of its own, and kill that as soon as something is so."""
-    words = [sys.executable, "-m", "pgrunbook", "branch", "create", name, "--target", "shop"]
+    killed("create", name, "--target", "shop", when=ready)
+
+
+def killed(*words: str, when: Callable[[], bool]) -> None:
+    words = (sys.executable, "-m", "pgrunbook", "branch", *words)
     with subprocess.Popen(words, env=os.environ, stderr=subprocess.PIPE) as process:
-        until(ready)
+        until(when)
         process.send_signal(signal.SIGKILL)
         process.wait()
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+import nbformat
 import pytest
 
 from acting import has_begun, newest_run, pgrunbook, wait_until
@@ -287,8 +288,11 @@ def test_a_run_by_hand_is_opened_again_and_not_resumed(project: Project, command
     assert (code, err) == (0, "")
     made = runs.load(Path(out.strip()))
     assert (made.status, [p.notebook for p in made.parts]) == (
-        Status.WAITING, ["prepare.ipynb", "migrate.ipynb", "validate.ipynb"]
+        Status.WAITING, ["01-prepare.ipynb", "02-migrate.ipynb", "03-validate.ipynb"]
     )  # fmt: skip
+    copies = [nbformat.read(made.folder / part.notebook, as_version=4) for part in made.parts]
+    shown = [(c.outputs, c.execution_count) for copy in copies for c in copy.cells if c.cell_type == "code"]
+    assert shown == [([], None)] * len(shown)  # nothing of another database
     assert command("start", "--resume", made.run_id, "--no-lab") == (0, out, "")
     code, _, err = command("run", "--resume", made.run_id)
     assert code == 2

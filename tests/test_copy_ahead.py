@@ -27,7 +27,6 @@ def test_a_copy_is_made_ahead_taken_once_and_gone(project: Project) -> None:
     with ahead.take() as first:
         assert first.twin is not None
         assert rows(first.safe, COUNT) == rows(first.twin.safe, COUNT) == [(1,)]
-    ahead.give_up()
     assert branches() == []
     do(target, "INSERT INTO t VALUES (2)")
     with ahead.take() as second:
@@ -44,7 +43,6 @@ def test_a_copy_that_nobody_takes_is_removed(project: Project) -> None:
     ahead = CopyAhead(target, most_bytes=1)
     with pytest.raises(Refused, match="larger than allowed"), ahead.take():
         pass
-    ahead.give_up()
     assert branches() == []
 
 

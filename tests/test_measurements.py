@@ -86,6 +86,7 @@ def test_many_small_tables_are_measured_together(target: Target, monkeypatch: py
     asked.clear()
     many = taken(target).sums
     assert (len(many) - len(few), len(asked) - before < 6) == (20, True)
+    assert sum("pg_table_size" in query for query in asked) == 1  # a file or five of each table are looked at
     with connection.connect(target) as conn, snapshot_cursor(conn) as cursor:
         names = json.dumps([{"schema": was.schema, "name": was.name} for was in many.values()])
         query = f"EXPLAIN (ANALYZE, FORMAT JSON, TIMING off) {load('checksums')['columns'].rstrip(';')}"

@@ -15,6 +15,7 @@ import acting
 from conftest import connect, write_folder
 from pgrunbook.branches.planetscale import login
 from pgrunbook.branches.planetscale.branches import PlanetscaleBranches
+from pgrunbook.branches.server import Server
 from pgrunbook.config import paths
 from pgrunbook.config.targets import Target
 from pgrunbook.database import checksums
@@ -28,7 +29,7 @@ from pgrunbook.session import naming
 from planetscale_api.service import Service
 from planetscale_api.web import TOKEN
 from scenes import until
-from servers import DEBIAN, PROGRAMS, Servers
+from servers import PROGRAMS, Servers
 
 LEFT_OUT = ("pgrunbook", "public.schema_migrations")  # its times differ
 FOLDER = {
@@ -62,7 +63,7 @@ def shop(
 
 @pytest.mark.slow
 def test_a_whole_release(shop: Target, planetscale: Service, servers: Servers, tmp_path: Path) -> None:
-    """With every proof; what it made has one owner, no role is left, and another server ends in the same."""
+    """With every proof; what it made has one owner, no role is left, and on other providers it ends in the same."""
     made, code = acting.run("release", "shop", with_data="true", accept="0004_note:1")
     assert code == 0, acting.error(made)
     assert planetscale.roles(database_of(shop)) == ([], [])
@@ -73,19 +74,24 @@ def test_a_whole_release(shop: Target, planetscale: Service, servers: Servers, t
         query = "SELECT DISTINCT tableowner::text FROM pg_tables WHERE schemaname IN ('public', 'pgrunbook')"
         assert conn.execute(query).fetchall() == [("postgres",)]
         here, rows = snapshot(conn, leave_out=("pgrunbook",)), checksums.checksums(conn, leave_out=LEFT_OUT)
-    plain = servers.get(max(version for version in PROGRAMS if PROGRAMS[version] in DEBIAN))
-    name = f"plain_{os.getpid()}"
-    plain.make(name)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PLAIN_URL", f"postgresql://postgres@/{name}?host={plain.socket_dir}")
-        with (tmp_path / "targets.toml").open("a") as file:
-            file.write('[plain]\nurl_from = "PLAIN_URL"\nmigrations = "migrations"\nrestore_points = false\n')
-        other, code = acting.run("release", "plain", accept="0004_note:1")
-        assert code == 0, acting.error(other)
-        with connect(naming.target("plain")) as conn:
-            assert diff(here, snapshot(conn, leave_out=("pgrunbook",))) == []
-            assert checksums.checksums(conn, leave_out=LEFT_OUT) == rows
-    plain.administer(f"DROP DATABASE {name} WITH (FORCE)")
+    hosted, own, name = servers.get(max(PROGRAMS)), Server("own"), f"plain_{os.getpid()}"
+    hosted.make(name)
+    own.start()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PLAIN_URL", f"postgresql://postgres@/{name}?host={hosted.socket_dir}")
+            with (tmp_path / "targets.toml").open("a") as file:
+                file.write('[connection]\nurl_from = "PLAIN_URL"\nmigrations = "migrations"\nrestore_points = false\n')
+                file.write('[cluster]\nserver = "own"\nmigrations = "migrations"\n')
+            for other in ("connection", "cluster"):
+                done, code = acting.run("release", other, accept="0004_note:1")
+                assert code == 0, acting.error(done)
+                with connect(naming.target(other)) as conn:
+                    assert diff(here, snapshot(conn, leave_out=("pgrunbook",))) == []
+                    assert checksums.checksums(conn, leave_out=LEFT_OUT) == rows
+    finally:
+        own.destroy()
+        hosted.administer(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def database_of(target: Target) -> str:
@@ -164,7 +170,7 @@ def test_a_token_that_is_revoked_in_a_run(shop: Target, planetscale: Service) ->
 def test_a_notebook_by_hand_has_a_login_until_its_kernel_ends(shop: Target, planetscale: Service) -> None:
     """The kernel finds its run by the folder; when it is shut down, its role goes."""
     made = runbook.start("prepare", "shop", {"rehearse": "false"})
-    notebook = nbformat.read(made.folder / "prepare.ipynb", as_version=4)
+    notebook = nbformat.read(made.folder / "01-prepare.ipynb", as_version=4)
     client = NotebookClient(notebook, resources={"metadata": {"path": str(made.folder)}})
     with client.setup_kernel():
         for number, cell in enumerate(notebook.cells[:7]):

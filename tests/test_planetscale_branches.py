@@ -20,6 +20,7 @@ import pytest
 from conftest import ROOT, connect
 from pgrunbook.app import json_schema
 from pgrunbook.branches import registry
+from pgrunbook.branches.branch import Branch
 from pgrunbook.branches.planetscale import client, login, moments
 from pgrunbook.branches.planetscale.api import Api
 from pgrunbook.branches.planetscale.branches import PlanetscaleBranches
@@ -454,3 +455,21 @@ def test_a_target_that_cannot_be_asked_hides_no_other(
         assert err.startswith("could not list the branches of database acme/branchy: PlanetScale does not accept")
     planetscale.tell(revoked=False)
     assert command("branch", "list", "--target", shop.name) == (0, "No branch.\n", "")
+
+
+def test_branches_of_a_target_that_is_declared_no_more_are_told_of(
+    shop: Target, tmp_path: Path, command: Command
+) -> None:
+    """Where they are stood in its section: the error says so, and other branches are listed."""
+    record = Branch(target="gone", name="dev", provider="planetscale", owner="me", made_at=datetime.now(UTC))
+    registry.write(record)
+    code, out, err = command("branch", "list")
+    registry.forget(record)
+    assert (code, out) == (1, "No branch.\n")
+    assert err == (
+        'target "gone" is not at PlanetScale any more, and has branches there\n'
+        "Detail: Where they are stood in its section of targets.toml.\n"
+        "State: Nothing changed in the database.\n"
+        "Hint: Declare it again as it was, to delete them: pgrunbook branch list.\n"
+    )
+    assert shop.name in (tmp_path / "targets.toml").read_text()

@@ -282,6 +282,40 @@ def test_both_directions_in_one_file_are_never_run_one_after_the_other(
             history.up_part(tmp_path / "0001_a.sql", text)
 
 
+HEADED_UP, HEADED_DOWN = f"-- Up Migration: add a\n{SQL}", f"-- Down migration for a\n{DOWN}"
+HEADED = {
+    "golang-migrate": {"1_a.up.sql": HEADED_UP, "1_a.down.sql": HEADED_DOWN, "go.mod": "golang-migrate"},
+    "sqlx": {"1_a.sql": HEADED_UP, "Cargo.toml": "sqlx = 1"},
+    "Supabase": {"supabase/migrations/20260101000000_a.sql": HEADED_UP},
+    "Prisma": {"migration_lock.toml": "", "1_a/migration.sql": HEADED_UP, "1_a/down.sql": HEADED_DOWN},
+    "diesel": {"2026-01-01-000000_a/up.sql": HEADED_UP, "2026-01-01-000000_a/down.sql": HEADED_DOWN},
+    "Flyway": {"V1__a.sql": HEADED_UP, "U1__a.sql": HEADED_DOWN},
+    "plain files": {"0001_a.sql": HEADED_UP, "0001_a.down.sql": HEADED_DOWN},
+}
+
+
+@pytest.mark.parametrize("tool", HEADED)
+def test_a_file_headed_by_its_direction_is_no_other_tools(conn: Connection, tmp_path: Path, tool: str) -> None:
+    """The words that node-pg-migrate cuts files by are words that people write."""
+    write(tmp_path, HEADED[tool])
+    found = read(conn, tmp_path)
+    assert (TOOLS[found.kind].name, [m.sql for m in found.pending()]) == (tool, [HEADED_UP])
+
+
+def test_a_way_back_that_does_it_again_is_refused(conn: Connection, tmp_path: Path) -> None:
+    """What follows the words of the other direction would be run, too."""
+    write(tmp_path, {"0001_a.sql": SQL, "0001_a.down.sql": f"{HEADED_DOWN}-- Up migration\n{SQL}"})
+    assert message_of(conn, tmp_path).startswith("FOLDER/0001_a.down.sql, line 3: this is a mark of node-pg-migrate\n")
+
+
+def test_its_mark_alone_tells_node_pg_migrate_where_no_project_does(tmp_path: Path) -> None:
+    """A template whose way back was removed."""
+    write(tmp_path, {"1_a.sql": f"-- Up Migration\n{SQL}"})
+    assert find_folder(tmp_path, "auto").tool.name == "node-pg-migrate"
+    write(tmp_path, {"Cargo.toml": "sqlx = 1"})
+    assert find_folder(tmp_path, "auto").tool.name == "sqlx"
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -294,6 +328,11 @@ def test_both_directions_in_one_file_are_never_run_one_after_the_other(
         "-- roll it back by hand: DROP TABLE a;\nSELECT 1;",
         "-- see above\n-- the rows below\nSELECT 1;",
         "-- note: up to here\nSELECT 1;",
+        "-- UP migration\n-- Adds a column.\nSELECT 1;",
+        "-- Migration: up\nSELECT 1;",
+        "SELECT 1;\n-- Up migration of the rest: see below\nSELECT 2;",
+        "-- Why.\n-- Rollback:\n--   DROP TABLE a;\n--   DROP TABLE b;\n\nSELECT 1;",
+        "CREATE TABLE lift (\n  -- down migration of 1870\n  a int);",
     ],
 )
 def test_a_comment_that_only_resembles_a_mark_is_none(tmp_path: Path, text: str) -> None:

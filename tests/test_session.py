@@ -42,7 +42,7 @@ def test_working_copies_do_what_the_runner_does_and_keep_the_run_true(project: P
     made = runbook.start("release", "demo", {"max_transaction_age_s": "123"})
     assert (made.how, made.actual_status()) == ("by hand", Status.WAITING)
     assert sorted(path.name for path in made.folder.glob("*.ipynb")) == [
-        "migrate.ipynb", "prepare.ipynb", "validate.ipynb"
+        "01-prepare.ipynb", "02-migrate.ipynb", "03-validate.ipynb"
     ]  # fmt: skip
     for number, part in enumerate(made.parts):
         execute(made, part.notebook)
@@ -66,12 +66,12 @@ def test_a_cell_that_fails_by_hand_is_in_the_run_and_the_next_try_goes_on(projec
     do(target, "CREATE TABLE schema_migrations (version text PRIMARY KEY, applied_at timestamptz DEFAULT now())")
     locked = in_transaction(target, "LOCK TABLE schema_migrations IN SHARE MODE")
     with locked, pytest.raises(nbclient.exceptions.CellExecutionError):
-        execute(made, "migrate.ipynb")
+        execute(made, "01-migrate.ipynb")
     failed = runs.load(made.folder)
     assert (failed.status, failed.parts[0].status) == (Status.FAILED, Status.FAILED)
     assert failed.parts[0].says.startswith("could not lock")
     assert not failed.is_held()
-    execute(made, "migrate.ipynb")
+    execute(made, "01-migrate.ipynb")
     assert runs.load(made.folder).actual_status() is Status.DONE
     assert rows(target, "SELECT count(*) FROM schema_migrations") == [(2,)]
 

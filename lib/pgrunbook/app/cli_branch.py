@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
@@ -99,7 +99,7 @@ def show(name: FullName, as_json: AsJson = False) -> None:
     from pgrunbook.branches.server import Server
     from pgrunbook.display.show import Card
 
-    _, found = _found(name)
+    _, found = _found(name, may_be_lost=True)
     if as_json:
         _write_json([found])
         return
@@ -115,7 +115,7 @@ def delete(names: Annotated[list[str], typer.Argument(metavar="TARGET@NAME...")]
     from pgrunbook.branches import providers
 
     for name in names:
-        of, found = _found(name)
+        of, found = _found(name, may_be_lost=True)
         _refuse_used(of, found, force=force)
         with _recorded("branch-delete", found) as journal:
             providers.of_branch(found).delete(of, found)
@@ -135,7 +135,7 @@ def url(name: FullName) -> None:
     branch = _target(name)
     place = branch.planetscale
     told = address.keywords(branch) if place is None else login.lasting(place, branch.database)
-    sys.stdout.write(f"{_url(told)}\n")
+    sys.stdout.write(f"{address.url(told)}\n")
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -232,13 +232,17 @@ def clean(
 
     An expired one that sessions are connected to stays, and is named.
     """
-    from pgrunbook.branches import branch_server, providers
+    from pgrunbook.branches import branch_server, providers, registry, server_branches
     from pgrunbook.branches.branch import BranchState
 
     now = datetime.now(UTC)
     listed, failed = _listed(target)
     for of, found in listed:
         why = "it has expired" if found.is_expired(now) else f"it is {found.state}"
+        if found.spare_server and not registry.is_held(found.full_name) and not dry_run:
+            with _recorded("branch-clean", found) as journal:
+                server_branches.remove_spare(found)
+                journal("server-removed", branch=found.full_name, server=found.spare_server)
         if not found.is_expired(now) and found.state not in (BranchState.HALF_MADE, BranchState.GONE):
             continue
         used = [] if found.is_of_ours else _sessions(of, found)
@@ -261,10 +265,9 @@ def clean(
 def _listed(target: str) -> tuple[list[tuple[Target, Branch]], list[RunbookError]]:
     """Return the branches of a target, or of all, and the errors of those that could not be asked, where it is all."""
     from pgrunbook.branches import providers
-    from pgrunbook.config import targets
 
     found, failed = [], []
-    for of in [targets.load(target)] if target else list(targets.load_all().values()):
+    for of in providers.known_targets(target):
         try:
             found += [(of, one) for one in providers.with_rehearsals(of)]
         except RunbookError as exc:
@@ -280,8 +283,11 @@ def _tell(failed: list[RunbookError]) -> None:
         sys.exit(1)
 
 
-def _found(name: str) -> tuple[Target, Branch]:
-    """Return the target of a branch, and the branch. Raises WrongInput where there is none of that name."""
+def _found(name: str, *, may_be_lost: bool = False) -> tuple[Target, Branch]:
+    """Return the target of a branch, and the branch; where it ``may_be_lost``, the target need not be declared.
+
+    Raises WrongInput where there is none of that name.
+    """
     from pgrunbook.branches import providers
     from pgrunbook.config import targets
     from pgrunbook.config.targets import OF_BRANCH
@@ -292,7 +298,8 @@ def _found(name: str) -> tuple[Target, Branch]:
             f'"{name}" names no branch',
             hint="Write the target's name, @ and the branch's: demo@dev-migration; pgrunbook branch list shows all.",
         )
-    found = targets.load(of)
+    found = next((one for one in providers.known_targets() if one.name == of), None) if may_be_lost else None
+    found = found or targets.load(of)
     return found, providers.find(found, branch)
 
 
@@ -301,14 +308,6 @@ def _target(name: str) -> Target:
 
     of, found = _found(name)
     return providers.target_of(of, found.name)
-
-
-def _url(keywords: Mapping[str, Any]) -> str:
-    from urllib.parse import quote, urlencode
-
-    told = {key: str(value) for key, value in keywords.items() if value not in ("", None)}
-    user, database = (quote(told.pop(key, ""), safe="") for key in ("user", "dbname"))
-    return f"postgresql://{user}@/{database}?{urlencode(told, quote_via=quote)}"
 
 
 def _sessions(of: Target, found: Branch) -> list[str]:

@@ -34,6 +34,8 @@ SETPRIV = Path("/usr/bin/setpriv")
 NOT_EXECUTED = re.compile(r"setpriv: failed to execute .*: (.+)")
 UNSAFE_IN_PATHS = frozenset('"$`\\\n')
 
+_versions: dict[tuple[Path, ServerAccount | None, int, int], str] = {}
+
 
 @dataclass(frozen=True)
 class ServerAccount:
@@ -292,13 +294,23 @@ def _wheel_bindir() -> Path:
 
 
 def version_of(bindir: Path, account: ServerAccount | None) -> tuple[str | None, str]:
-    """Return the version of ``postgres`` as the account runs it; or None, and the reason why it cannot."""
+    """Return the version of ``postgres`` as the account runs it; or None, and the reason why it cannot.
+
+    Of a program that has run once, and was not replaced since, the version is known.
+    """
+    program = bindir / "postgres"
     try:
-        told = run_as(account, [str(bindir / "postgres"), "--version"], cwd=Path("/"))
+        facts = program.stat()
+        known = (program, account, facts.st_ino, facts.st_mtime_ns)
+        if known in _versions:
+            return _versions[known], ""
+        told = run_as(account, [str(program), "--version"], cwd=Path("/"))
     except OSError as exc:
         return None, f"{exc.strerror}."
     found = re.search(r"\(PostgreSQL\) (\d+(?:\.\d+)?)", told.stdout)
-    return (found[1], "") if found else (None, " ".join((told.stderr or told.stdout).split()))
+    if found is None:
+        return None, " ".join((told.stderr or told.stdout).split())
+    return _versions.setdefault(known, found[1]), ""
 
 
 def refuse_unsafe(folder: Path) -> None:

@@ -32,7 +32,8 @@ class Branch(BaseModel):
 
     ``of`` is the moment that it was made of: "now", or a point in time as somebody wrote it. ``parent`` is the branch
     of the same target that it was made from, "" for the target itself. ``server`` is the embedded server that it is on,
-    ``provider_id`` what its provider knows it by; ``role`` is who its sessions log in as. ``masked`` are the columns
+    ``spare_server`` is one that is to go when it is made anew: the new one until that is done, then the old one.
+    ``provider_id`` is what its provider knows it by; ``role`` is who its sessions log in as. ``masked`` are the columns
     whose values it does not have; ``has_data``, ``rows`` and ``is_durable`` are what was asked for. ``is_of_ours`` is
     true for one that a rehearsal has made, and removes.
     """
@@ -55,6 +56,7 @@ class Branch(BaseModel):
     size_bytes: int | None = None
     masked: tuple[str, ...] = ()
     server: str | None = None
+    spare_server: str | None = None
     provider_id: str | None = None
     has_data: bool = True
     rows: int | None = None

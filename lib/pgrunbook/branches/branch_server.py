@@ -26,6 +26,7 @@ from pgrunbook.branches.branch_target import OF_EVERY_CLUSTER, POSTGRES
 from pgrunbook.branches.server import Server
 from pgrunbook.branches.server_name import OF_BRANCHES
 from pgrunbook.database.connection import Connection
+from pgrunbook.database.queries import load
 from pgrunbook.errors import RunbookError
 
 log = logging.getLogger(__name__)
@@ -155,6 +156,14 @@ def take_name_back(server: Server) -> None:
     with server.connect(purpose="branch") as conn:
         conn.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(own)))
     server.keep_facts()
+
+
+def analyze(conn: Connection) -> None:
+    """Take the statistics of every table that has no foreign table below it."""
+    tables = [sql.SQL(str(row[0])) for row in conn.execute(load("data_branch")["analyzable"].encode())]
+    if tables:
+        with conn.as_target():  # expressions of indexes name what they need
+            conn.execute(sql.SQL("ANALYZE {}").format(sql.SQL(", ").join(tables)))
 
 
 def clear_leftovers() -> None:

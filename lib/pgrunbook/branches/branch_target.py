@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pgrunbook.config.targets import Target
+from pgrunbook.database.address import AS_SUPERUSER
 
 POSTGRES = "postgres"
 # What every cluster has, and can also be a target.
@@ -25,7 +26,7 @@ class BranchTarget(Target):
 
     def as_superuser(self) -> BranchTarget:
         """Return the same database, reached by who sees every row and lock."""
-        return self.model_copy(update={"role": self.superuser, "options": ""})
+        return self.model_copy(update={"role": self.superuser, "options": AS_SUPERUSER})
 
 
 def branch_target(

@@ -49,10 +49,7 @@ class CopyAhead:
         atexit.register(self.give_up)
 
     def take(self) -> AbstractContextManager[Copy]:
-        """Give the copy; a second time, a new one. It raises what ``data_branch.with_data`` does.
-
-        It is removed in its thread, while this one goes on.
-        """
+        """Give the copy; a second time, a new one. It raises what ``data_branch.with_data`` does."""
         if self._over.is_set():
             return data_branch.with_data(self._target, most_bytes=self._most_bytes, twin=True)
         return self._taken()
@@ -69,7 +66,7 @@ class CopyAhead:
             in_memory.note_use()  # a rehearsal for which the memory is too small begins again
             yield self._made.result()
         finally:
-            self._over.set()
+            self.give_up()  # and wait: what comes next may measure the target
 
     def _make(self) -> None:
         try:

@@ -325,9 +325,7 @@ def _from_dump(server: Server, target: Target, source: _Source, found: Roles, ro
     isolation.close(server, name)
     with server.connect(purpose="branch", database=name) as conn:
         connection.limit(conn, **LIMITS)
-        tables = [sql.SQL(str(row[0])) for row in conn.execute(load("data_branch")["analyzable"].encode())]
-        if tables:
-            conn.execute(sql.SQL("ANALYZE {}").format(sql.SQL(", ").join(tables)))
+        branch_server.analyze(conn)
     return name
 
 

@@ -60,7 +60,8 @@ def load(
     stops = [] if with_orphans else ["-v", "ON_ERROR_STOP=1"]
     load_command = [str(server.program("psql")), "-X", "-q", *stops, "-h", str(server.socket_dir)]
     load_command += ["-p", "5432", "-U", server.superuser, "-d", psycopg.conninfo.make_conninfo(dbname=database)]
-    own = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "PGOPTIONS": address.NO_TIMEOUTS}
+    own = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
+    own["PGOPTIONS"] = f"{address.NO_TIMEOUTS} {address.AS_SUPERUSER}"
     if only is not None:
         own["PGOPTIONS"] += " -c session_replication_role=replica"
     answered = _pipe(server, target, found, dump_command, there, load_command, own)

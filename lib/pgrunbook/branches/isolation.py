@@ -22,7 +22,7 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from pgrunbook.branches.branch_target import BranchTarget
-from pgrunbook.database.address import NO_TIMEOUTS
+from pgrunbook.database.address import AS_SUPERUSER, NO_TIMEOUTS
 from pgrunbook.database.connection import CONNECT_TIMEOUT_S, Connection
 from pgrunbook.database.queries import load
 from pgrunbook.errors import Refused
@@ -139,8 +139,10 @@ def settings(server: Server) -> dict[str, str]:
         found |= more if postgres.major >= major else {}
     for major, more in UNTIL.items():
         found |= more if postgres.major <= major else {}
-    told = server.run("postgres", "-D", "data", "-c", "data_directory=data", "-C", "shared_preload_libraries")
-    kept = [name for name in _names(told.stdout) if name in HARMLESS_LIBRARIES]
+    if server.preloaded is None:
+        told = server.run("postgres", "-D", "data", "-c", "data_directory=data", "-C", "shared_preload_libraries")
+        server.preloaded = told.stdout
+    kept = [name for name in _names(server.preloaded) if name in HARMLESS_LIBRARIES]
     found["shared_preload_libraries"] = ", ".join(kept)
     if int(postgres.version.partition(".")[2] or 0) >= FOREIGN_TABLES_SINCE.get(postgres.major, 0):
         found[FOREIGN_TABLES] = "foreign-table"
@@ -156,7 +158,7 @@ def close(server: Server, database: str = "postgres") -> None:
     Raises Refused where a setting does not hold, or where the database has foreign servers and this version of
     PostgreSQL cannot close their tables.
     """
-    nothing = " ".join([*(f"-c {name}=" for name in SESSION_LIBRARIES), NO_TIMEOUTS])
+    nothing = " ".join([*(f"-c {name}=" for name in SESSION_LIBRARIES), NO_TIMEOUTS, AS_SUPERUSER])
     target = BranchTarget(
         name=f"server {server.name}", server=server.name, database=database, role=server.superuser, options=nothing
     )

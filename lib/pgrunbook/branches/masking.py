@@ -4,28 +4,34 @@ A rule is for one column: ``null``, ``hash`` (equal values stay equal, within on
 
 1. Rules that cannot hold are refused before anything is copied: a column that is not there, NOT NULL and null, a hash
    of a type that has none, one side of a foreign key alone.
-2. The values are written by one UPDATE a table, without triggers, and the table is written anew: nothing of the old
-   rows stays in it. So it goes with statistics, materialized views, undo data and other databases of the server.
-3. The WAL that all of this has left is removed, while the server is stopped.
+2. The values are written by one UPDATE a table, while no trigger and no rule fires, and the table is written anew with
+   its partitions and children: nothing of the old rows stays in it. So it goes with statistics, materialized views,
+   undo data and other databases of the server.
+3. While the server is stopped, the WAL that all of this has left is removed, and files that belong to no table: of
+   those that a transaction was making when the server was copied.
 
 What is not named stays: large objects, and copies that the application has made elsewhere.
 """
 
 from __future__ import annotations
 
+import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 import psycopg
 from psycopg import sql
 from psycopg.rows import class_row
 
-from pgrunbook.branches.branch_target import OF_EVERY_CLUSTER
+from pgrunbook.branches import branch_server
+from pgrunbook.branches.branch_target import OF_EVERY_CLUSTER, POSTGRES, BranchTarget
 from pgrunbook.branches.server import Server
-from pgrunbook.config.targets import Constant, MaskRule, Target
+from pgrunbook.config.targets import OF_BRANCH, Constant, MaskRule, Target
 from pgrunbook.database import connection
-from pgrunbook.database.connection import Connection
+from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.queries import load
 from pgrunbook.database.sqlstate import said
 from pgrunbook.display import progress
@@ -35,8 +41,16 @@ LIMITS = {"lock_timeout_ms": 60_000, "statement_timeout_ms": 3_600_000}
 TEXTS = frozenset({"text", "varchar", "bpchar", "citext"})
 INTEGERS = {"int2": 2**15 - 1, "int4": 2**31 - 1, "int8": 2**63 - 1}
 ON_TABLES = ("r", "p")
-HEX_DIGITS = 64
+HEX_DIGITS, FILES_AT_ONCE = 64, 1_000
 MOST_DIGITS = 18  # of a bigint
+# How values are spelled so that equal ones are spelled alike.
+SPELLED = {"citext": "pg_catalog.lower({}::pg_catalog.text)", "numeric": "pg_catalog.trim_scale({})"}
+# Where it is kept whether something fires: that is D for no session, A for each, R for those of a replica.
+FIRES = (("pg_trigger", "tgenabled"), ("pg_rewrite", "ev_enabled"), ("pg_event_trigger", "evtenabled"))
+SILENCE = "UPDATE {catalog} SET {column} = 'D' WHERE {column} = %(how)s RETURNING oid"
+LET_FIRE = "UPDATE {catalog} SET {column} = %(how)s WHERE oid = ANY (%(oids)s)"
+STATISTICS = ("pg_statistic", "pg_statistic_ext_data")
+FILE = re.compile(r"(\d+)(_[a-z]+)?(\.\d+)?")  # of a table or an index: a part of it, or of its maps
 
 
 class _Column(NamedTuple):
@@ -50,9 +64,29 @@ class _Column(NamedTuple):
     is_partition_key: bool
     type_name: str
     base_name: str
-    category: str
+    is_fuzzy: bool
     most_chars: int | None
     most_digits: int | None
+
+    @property
+    def table(self) -> tuple[str, str]:
+        return self.schema_name, self.table_name
+
+    @property
+    def size(self) -> int:
+        """How many values a hash may have, or how many characters; 0 where the type has no hash."""
+        if self.base_name in TEXTS:
+            return 0 if self.is_fuzzy else self.most_chars or HEX_DIGITS
+        if self.base_name == "numeric":
+            digits = MOST_DIGITS if self.most_digits is None else min(self.most_digits, MOST_DIGITS)
+            return 10**digits if digits > 0 else 0
+        return INTEGERS.get(self.base_name, HEX_DIGITS * (self.base_name in ("uuid", "bytea")))
+
+
+class _Member(NamedTuple):
+    schema_name: str
+    table_name: str
+    has_rows: bool
 
     @property
     def table(self) -> tuple[str, str]:
@@ -61,6 +95,7 @@ class _Column(NamedTuple):
 
 class _Key(NamedTuple):
     name: str
+    is_full: bool
     schema_name: str
     table_name: str
     columns: list[str]
@@ -70,79 +105,143 @@ class _Key(NamedTuple):
 
 
 def check(conn: Connection, target: Target) -> dict[str, _Column]:
-    """Return the column of each rule of a target, as a database has it.
+    """Return the column of each rule of a target, as a database has it; ``conn`` is a session of the target.
 
     Raises WrongInput where there is no such column, or the rule cannot hold for it.
     """
     found: dict[str, _Column] = {}
-    for name, rule in target.masking.items():
-        column = _column(conn, name)
-        if column is None:
-            raise _wrong(target, name, "The database has no such column.", "Write it as table.column.")
-        if told := _refused(column, rule):
-            raise _wrong(target, name, *told)
-        found[name] = column
-    _refuse_half_keys(conn, target, found)
+    with conn.as_target():  # the rules' names are those of its sessions
+        for name, rule in target.masking.items():
+            column = _column(conn, name)
+            if column is None:
+                raise _wrong(target, name, "The database has no such column.", "Write it as table.column.")
+            if told := _refused(column, rule):
+                raise _wrong(target, name, *told)
+            found[name] = column
+    _linked(conn, target, found)
     return found
 
 
-def apply(server: Server, target: Target, database: str) -> None:
+def apply(server: Server, branch: BranchTarget) -> None:
     """Mask the columns of a branch that runs; its WAL is gone afterwards, so it is started anew.
 
     Raises WrongInput as :func:`check`, RunbookError where the server refuses the values.
     """
-    if not target.masking:
+    if not branch.masking:
         return
+    database = str(branch.database)
     with progress.doing("masking columns"):
-        with server.connect(purpose="branch", database=database) as conn:
-            connection.limit(conn, **LIMITS)
-            try:
-                with conn.as_target():  # the rules' names are the target's
-                    columns = check(conn, target)
-                conn.execute("SET session_replication_role = replica")
-                _write(conn, target, columns)
-            except psycopg.Error as exc:
-                raise _could_not(target, exc) from exc
+        try:
+            with connect(branch, purpose="branch") as conn:
+                columns, settings = check(conn, branch), (conn.search_path, conn.beside)
+            with _nothing_fires(server, database), _session(server, database) as conn:
+                conn.search_path, conn.beside = settings  # expressions of indexes and views name what they need
+                _write(conn, branch, columns)
+                _fill_views(conn)
+                _take_statistics(conn)
+                files = {str(path) for (path,) in conn.execute(load("masking")["files"].encode())}
+        except psycopg.Error as exc:
+            raise _could_not(branch, exc) from exc
         _drop_others(server, database)
         server.stop()
+        _remove_orphans(server, files)
         server.run("pg_resetwal", "-D", "data")
         server.do("rm", "-rf", "archive")
         server.do("mkdir", "archive")
         server.launch()
 
 
+@contextmanager
+def _session(server: Server, database: str) -> Iterator[Connection]:
+    """Give a session for which no foreign key fires, and no trigger or rule but those for replicas."""
+    with server.connect(purpose="branch", database=database) as conn:
+        connection.limit(conn, **LIMITS)
+        conn.execute("SET session_replication_role = replica")
+        yield conn
+
+
+@contextmanager
+def _nothing_fires(server: Server, database: str) -> Iterator[None]:
+    """Let no trigger, rule or event trigger fire in the body, also none that does in the session of a replica.
+
+    By hand, as ALTER TABLE would itself call event triggers. Sessions that are open already do not notice.
+    """
+    found: list[tuple[str, str, str, list[object]]] = []
+    with _session(server, database) as conn:
+        for catalog, column in FIRES:
+            names = {"catalog": sql.Identifier("pg_catalog", catalog), "column": sql.Identifier(column)}
+            for how in "AR":
+                changed = conn.execute(sql.SQL(SILENCE).format(**names), {"how": how}).fetchall()
+                found.append((catalog, column, how, [oid for (oid,) in changed]))
+    yield
+    with _session(server, database) as conn:
+        for catalog, column, how, oids in found:
+            names = {"catalog": sql.Identifier("pg_catalog", catalog), "column": sql.Identifier(column)}
+            conn.execute(sql.SQL(LET_FIRE).format(**names), {"how": how, "oids": oids})
+
+
 def _write(conn: Connection, target: Target, columns: Mapping[str, _Column]) -> None:
-    salt = secrets.token_hex(16)
+    salt, sizes = secrets.token_hex(16), _linked(conn, target, columns)
     by_table: dict[tuple[str, str], list[sql.Composed]] = {}
     for name, column in columns.items():
-        value = _value(column, target.masking[name], salt)
+        value = _value(column, target.masking[name], salt, sizes[column])
         by_table.setdefault(column.table, []).append(
             sql.SQL("{} = {}").format(sql.Identifier(column.column_name), value)
         )
-    for table, values in by_table.items():
-        conn.execute(sql.SQL("UPDATE {} SET {}").format(sql.Identifier(*table), sql.SQL(", ").join(values)))
-    for (kept,) in conn.execute(load("masking")["undo_data"].encode()).fetchall():
-        conn.execute(f"TRUNCATE {kept}".encode())
-    for (view,) in conn.execute(load("masking")["views"].encode()).fetchall():
-        conn.execute(f"REFRESH MATERIALIZED VIEW {view}".encode())
-    # Dead rows hold the old values, and so do the statistics of before, in a table of the catalog and in its TOAST.
-    for table in by_table:
-        conn.execute(sql.SQL("VACUUM (FULL, ANALYZE) {}").format(sql.Identifier(*table)))
-    conn.execute("ANALYZE")
-    for catalog in ("pg_statistic", "pg_statistic_ext_data"):
-        conn.execute(f"VACUUM (FULL) pg_catalog.{catalog}".encode())
+    with conn.as_target():
+        for table, values in by_table.items():
+            conn.execute(sql.SQL("UPDATE {} SET {}").format(sql.Identifier(*table), sql.SQL(", ").join(values)))
+        written = {one.table for table in by_table for one in _family(conn, table) if one.has_rows}
+        for table in sorted(written):  # dead rows hold the old values
+            conn.execute(sql.SQL("VACUUM (FULL) {}").format(sql.Identifier(*table)))
+    if kept := [str(name) for (name,) in conn.execute(load("masking")["undo_data"].encode())]:
+        conn.execute(f"TRUNCATE {', '.join(kept)}".encode())
 
 
-def _value(column: _Column, rule: MaskRule, salt: str) -> sql.Composable:
-    """Return the expression that a column gets; NULL stays NULL under a hash."""
+def _fill_views(conn: Connection) -> None:
+    """Fill the materialized views anew; those that are filled from elsewhere, or from such ones, stay empty."""
+    elsewhere = {tuple(row) for row in conn.execute(load("data_branch")["views_from_outside"].encode())}
+    views = [tuple(map(str, row)) for row in conn.execute(load("masking")["views"].encode())]
+    with conn.as_target():
+        for view in views:
+            conn.execute(sql.SQL("REFRESH MATERIALIZED VIEW {} WITH NO DATA").format(sql.Identifier(*view)))
+        left = [view for view in views if view not in elsewhere]
+        while left:
+            again = [view for view in left if not _is_filled(conn, view)]
+            if len(again) == len(left):
+                return
+            left = again
+
+
+def _is_filled(conn: Connection, view: Sequence[str]) -> bool:
+    """Fill a materialized view; return whether it could be, as each that it reads is filled."""
+    try:
+        conn.execute(sql.SQL("REFRESH MATERIALIZED VIEW {}").format(sql.Identifier(*view)))
+    except psycopg.errors.ObjectNotInPrerequisiteState:
+        return False
+    return True
+
+
+def _take_statistics(conn: Connection) -> None:
+    """Take all statistics anew: those of before lie in tables of the catalog, and in their TOAST."""
+    for catalog in STATISTICS:
+        conn.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier("pg_catalog", catalog)))
+    branch_server.analyze(conn)
+    for catalog in STATISTICS:
+        conn.execute(sql.SQL("VACUUM (FULL) {}").format(sql.Identifier("pg_catalog", catalog)))
+
+
+def _value(column: _Column, rule: MaskRule, salt: str, size: int) -> sql.Composable:
+    """Return the expression that a column gets; NULL stays NULL under a hash, and what is equal stays equal."""
     made: sql.Composable
     if rule == "null":
         return sql.SQL("NULL")
     if isinstance(rule, Constant):
         made = sql.Literal(rule.constant)
     else:
+        spelled = sql.SQL(SPELLED.get(column.base_name, "{}")).format(sql.Identifier(column.column_name))
         salted = sql.SQL("pg_catalog.convert_to({} OPERATOR(pg_catalog.||) {}::pg_catalog.text, 'UTF8')").format(
-            sql.Literal(salt), sql.Identifier(column.column_name)
+            sql.Literal(salt), spelled
         )
         octets = sql.SQL("pg_catalog.sha256({})").format(salted)
         digits = sql.SQL("pg_catalog.encode({}, 'hex')").format(octets)
@@ -151,13 +250,12 @@ def _value(column: _Column, rule: MaskRule, salt: str) -> sql.Composable:
         elif column.base_name == "uuid":
             made = sql.SQL("pg_catalog.left({}, 32)").format(digits)
         elif column.base_name in TEXTS:
-            made = sql.SQL("pg_catalog.left({}, {})").format(digits, sql.Literal(column.most_chars or HEX_DIGITS))
+            made = sql.SQL("pg_catalog.left({}, {})").format(digits, sql.Literal(size))
         else:
             number = sql.SQL(
                 "('x' OPERATOR(pg_catalog.||) pg_catalog.left({}, 15))::pg_catalog.bit(60)::pg_catalog.int8"
             )
-            most = INTEGERS.get(column.base_name) or 10 ** min(column.most_digits or MOST_DIGITS, MOST_DIGITS)
-            made = sql.SQL("pg_catalog.mod({}, {}::pg_catalog.int8)").format(number.format(digits), sql.Literal(most))
+            made = sql.SQL("pg_catalog.mod({}, {}::pg_catalog.int8)").format(number.format(digits), sql.Literal(size))
     return sql.SQL("CAST({} AS {})").format(made, sql.SQL(column.type_name))
 
 
@@ -181,39 +279,83 @@ def _refused(column: _Column, rule: MaskRule) -> tuple[str, str] | None:
         return "The table is partitioned by it.", "Rows would change their partition: mask other columns."
     if rule == "null" and column.is_not_null:
         return "The column is NOT NULL.", 'Use "hash", or {constant = "..."}.'
-    hashable = column.base_name in {*TEXTS, *INTEGERS, "uuid", "bytea", "numeric"}
-    if rule == "hash" and (not hashable or column.most_digits == 0):
+    if rule == "hash" and column.is_fuzzy:
+        return "Its collation takes different values for equal.", 'Use "null", or {constant = "..."}.'
+    if rule == "hash" and not column.size:
         return f"Type {column.type_name} has no hash.", 'Use "null", or {constant = "..."}.'
     return None
 
 
-def _refuse_half_keys(conn: Connection, target: Target, found: Mapping[str, _Column]) -> None:
-    """Raise WrongInput for a masked column of a foreign key whose other side keeps its value, or gets another."""
-    rules = {(*column.table, column.column_name): (name, target.masking[name]) for name, column in found.items()}
-    unmasked: tuple[str, MaskRule | None] = ("", None)
+def _linked(conn: Connection, target: Target, found: Mapping[str, _Column]) -> dict[_Column, int]:
+    """Return how large the hash of each column may be, so that it is the same on both sides of every foreign key.
+
+    Raises WrongInput for a masked column of a foreign key whose other side keeps its value, or gets another.
+    """
+    rules = {
+        (*one.table, column.column_name): (name, column)
+        for name, column in found.items()
+        for one in _family(conn, column.table)
+    }
+    pairs: list[tuple[_Column, _Column]] = []
     with conn.cursor(row_factory=class_row(_Key)) as cursor:
         keys = cursor.execute(load("masking")["references"].encode()).fetchall()
     for key in keys:
-        for mine, other in zip(key.columns, key.other_columns, strict=True):
-            name, rule = rules.get((key.schema_name, key.table_name, mine), unmasked)
-            other_name, other_rule = rules.get((key.other_schema, key.other_table, other), unmasked)
-            if (rule is None and other_rule is None) or rule == "null" or rule == other_rule != "null":
+        mine = [rules.get((key.schema_name, key.table_name, column)) for column in key.columns]
+        others = [rules.get((key.other_schema, key.other_table, column)) for column in key.other_columns]
+        nulls = [one is not None and target.masking[one[0]] == "null" for one in mine]
+        for number, (one, other) in enumerate(zip(mine, others, strict=True)):
+            if (one is None and other is None) or (nulls[number] and (all(nulls) or not key.is_full)):
+                continue
+            if one and other and target.masking[one[0]] == target.masking[other[0]] == "hash":
+                pairs.append((one[1], other[1]))
                 continue
             raise _wrong(
                 target,
-                name or other_name,
-                f"Foreign key {key.name} leads from {key.table_name}.{mine} to {key.other_table}.{other}.",
+                (one or other or ("",))[0],
+                f"Foreign key {key.name} leads from {key.table_name}.{key.columns[number]} "
+                f"to {key.other_table}.{key.other_columns[number]}.",
                 'Mask both sides by "hash", or the side that references by "null".',
             )
+    sizes = {column: column.size for column in found.values()}
+    for _ in pairs:
+        for one_column, other_column in pairs:
+            sizes[one_column] = sizes[other_column] = min(sizes[one_column], sizes[other_column])
+    return sizes
+
+
+def _family(conn: Connection, table: tuple[str, str]) -> list[_Member]:
+    with conn.cursor(row_factory=class_row(_Member)) as cursor:
+        return cursor.execute(load("masking")["family"], {"schema": table[0], "table": table[1]}).fetchall()
 
 
 def _drop_others(server: Server, database: str) -> None:
-    """Drop the databases that came along with the server's files: nobody has masked them."""
-    kept = [database, server.database, *OF_EVERY_CLUSTER, "template0"]
-    with server.connect(purpose="branch") as admin:
-        for (name,) in admin.execute(load("masking")["others"].encode(), {"kept": kept}).fetchall():
-            admin.execute(sql.SQL("ALTER DATABASE {} IS_TEMPLATE false").format(sql.Identifier(str(name))))
-            admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(str(name))))
+    """Drop the databases that came along with the server's files: nobody has masked them.
+
+    Those that every cluster has are made anew; our own sessions may use one of them.
+    """
+    own = {database, "template0", *([server.database] if server.database != POSTGRES else [])}
+    with server.connect(purpose="branch", database=database) as admin:
+        connection.limit(admin, **LIMITS)
+        for (name,) in admin.execute(load("masking")["others"].encode(), {"kept": sorted(own)}).fetchall():
+            named = sql.Identifier(str(name))
+            admin.execute(sql.SQL("ALTER DATABASE {} IS_TEMPLATE false").format(named))
+            admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(named))
+            if name in OF_EVERY_CLUSTER:
+                is_template = sql.SQL("true" if name != POSTGRES else "false")
+                made = sql.SQL("CREATE DATABASE {} TEMPLATE template0 IS_TEMPLATE {} {}")
+                admin.execute(made.format(named, is_template, branch_server.file_copy(server)))
+
+
+def _remove_orphans(server: Server, files: set[str]) -> None:
+    """Remove the files in the folders of a database's tables that belong to none of them; the server is stopped."""
+    found = []
+    for folder in {Path(path).parent for path in files}:
+        for path in (server.data_dir / folder).iterdir():
+            match = FILE.fullmatch(path.name)
+            if match and str(folder / match[1]) not in files:
+                found.append(f"data/{folder}/{path.name}")
+    for begin in range(0, len(found), FILES_AT_ONCE):
+        server.do("rm", "-f", *found[begin : begin + FILES_AT_ONCE])
 
 
 def described(masked: Iterable[str], *, is_protected: bool) -> str:
@@ -226,13 +368,13 @@ def _wrong(target: Target, name: str, detail: str, hint: str) -> WrongInput:
         f'column "{name}" of target "{target.name}" cannot be masked',
         detail=detail,
         state="Nothing is copied that could be seen.",
-        hint=f"{hint} The rules are in section [{target.name}.masking] of targets.toml.",
+        hint=f"{hint} The rules are in section [{target.name.partition(OF_BRANCH)[0]}.masking] of targets.toml.",
     )
 
 
-def _could_not(target: Target, exc: psycopg.Error) -> RunbookError:
+def _could_not(branch: BranchTarget, exc: psycopg.Error) -> RunbookError:
     return RunbookError(
-        f'could not mask the columns of a branch of target "{target.name}"',
+        f'could not mask the columns of branch "{branch.name}"',
         detail=said(exc),
         hint="Choose another rule for the column that the server names.",
     )

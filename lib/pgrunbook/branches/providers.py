@@ -8,6 +8,7 @@ from pgrunbook.branches.planetscale.branches import PlanetscaleBranches
 from pgrunbook.branches.provider import Provider
 from pgrunbook.branches.server import Server
 from pgrunbook.branches.server_branches import ServerBranches
+from pgrunbook.config import targets
 from pgrunbook.config.targets import Target
 from pgrunbook.errors import WrongInput
 
@@ -64,3 +65,13 @@ def with_rehearsals(target: Target) -> list[Branch]:
     ours = [one for one in branch_server.of_rehearsals() if one.target in names]
     sized = [one.model_copy(update={"size_bytes": server_branches.size_bytes(Server(str(one.server)))}) for one in ours]
     return [*found, *sized]
+
+
+def known_targets(name: str = "") -> list[Target]:
+    """Return the target of that name; or all, also those that are declared no more and have branches yet."""
+    if name:
+        return [targets.load(name)]
+    declared = targets.load_all()
+    lost = {one.target: one.server for one in registry.branches() if one.target not in declared}
+    # Where such a target is, nobody knows any more: only its branches are reached.
+    return [*declared.values(), *(Target(name=one, server=server) for one, server in lost.items())]

@@ -100,7 +100,8 @@ def by_statements(server: Server, branch: BranchTarget, dump: str) -> None:
     """Load a dump as psql does. Raises Unreachable with the statement that the server refuses."""
     command = [str(server.program("psql")), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", str(server.socket_dir)]
     command += ["-U", branch.superuser, "-d", make_conninfo(dbname=branch.database)]
-    env = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "PGOPTIONS": address.NO_TIMEOUTS}
+    env = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
+    env["PGOPTIONS"] = f"{address.NO_TIMEOUTS} {address.AS_SUPERUSER}"
     done = subprocess.run(command, env=env, input=dump.encode(), capture_output=True, check=False, cwd="/")
     told = done.stderr.decode(errors="replace")
     if done.returncode:

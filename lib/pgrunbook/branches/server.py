@@ -43,12 +43,12 @@ from pgrunbook.errors import Blocked, Refused, RunbookError, Unreachable
 
 log = logging.getLogger(__name__)
 
-START_TIMEOUT_S = 60
-STOP_TIMEOUT_S = 60
+START_TIMEOUT_S = STOP_TIMEOUT_S = 60
 LOCK_TIMEOUT_S = 120
 START_ATTEMPTS = 20
 START_PAUSE_S = 0.5
 REMOVE_ATTEMPTS, REMOVE_PAUSE_S = 10, 0.5
+LOCKED = ("backups", "archive")
 OUTLIVED = ("pre-existing shared memory block", 'lock file "postmaster.pid" already exists')
 LOG_LIMIT_BYTES = 16 * 1024 * 1024
 
@@ -68,13 +68,13 @@ class Server:
         self.log_file = self.dir / "log" / "postgresql.log"
         self.archive_dir = self.dir / "archive"
         self.backups_dir = self.dir / "backups"
-        self.backups_lock = self.dir.with_name(f"{name}.backups.lock")
-        self.archive_lock = self.dir.with_name(f"{name}.archive.lock")
+        self.backups_lock, self.archive_lock = (self.dir.with_name(f"{name}.{of}.lock") for of in LOCKED)
         self.socket_dir = paths.socket_dir(name)
         self._postmaster = Postmaster(self.data_dir, self.socket_dir)
         said = server_facts.read(self.dir)
         self.superuser, self.database, self._bindir = said.superuser, said.database, said.bindir
         self.own_settings, self.is_confined = said.settings, said.is_confined
+        self.preloaded: str | None = None  # what its files preload: isolation asks them once a start
         self._locks_held = 0
 
     @cached_property
@@ -176,8 +176,8 @@ class Server:
     def connect(self, *, purpose: str = "server", database: str = "") -> Connection:
         """Open an autocommit connection as its superuser. Raises Unreachable when the server does not answer."""
         name = f"server {self.name}"
-        target = BranchTarget(name=name, server=self.name, database=database or self.database, role=self.superuser)
-        return connect(target, purpose=purpose)
+        target = BranchTarget(name=name, server=self.name, database=database or self.database, superuser=self.superuser)
+        return connect(target.as_superuser(), purpose=purpose)
 
     def pid(self) -> int | None:
         """Return the process id of the running server, None when it does not run."""
@@ -216,8 +216,7 @@ class Server:
 
     def write(self, path: str, text: str) -> None:
         """Write a file in the server's folder as its account, so that it is there whole or not at all."""
-        self.do("tee", f"{path}.new", text=text)
-        self.do("mv", "-f", f"{path}.new", path)
+        self.do("sh", "-c", 'cat > "$1.new" && mv -f "$1.new" "$1"', "sh", path, text=text)
 
     def keep_facts(self) -> None:
         """Write into the server's folder what other processes have to know of it."""
@@ -240,6 +239,7 @@ class Server:
         living until the backends are gone and we remove its postmaster.pid.
         """
         self._check_ownership()
+        self.preloaded = None
         own = {**datadir.settings(self.installation, self.name, self.socket_dir), **self.own_settings}
         settings = {**own, **(more or {})}
         self.write(f"data/{datadir.SETTINGS_FILE}", datadir.text(settings))

@@ -14,7 +14,8 @@ import logging
 import os
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -40,7 +41,7 @@ from pgrunbook.branches.server_status import ServerState
 from pgrunbook.config.targets import OF_BRANCH, Target
 from pgrunbook.database import address
 from pgrunbook.database.connection import connect
-from pgrunbook.errors import RunbookError, Unreachable
+from pgrunbook.errors import Blocked, RunbookError, Unreachable, WrongInput
 
 log = logging.getLogger(__name__)
 
@@ -80,21 +81,26 @@ class ServerBranches:
         if wanted.at is None:
             _check_masking(target)
         with registry.making(made, lambda left: branch_server.remove(Server(str(left.server)))):
-            return self._made(target, wanted, made)
+            return self._as_it_is(self._made(target, wanted, made))
 
     def reset(self, target: Target, branch: Branch) -> Branch:
         """Make a branch anew under a server of another name, and remove the old one then. Raises as :meth:`create`."""
-        wanted = Wanted(
-            name=branch.name, owner=branch.owner, at=None if branch.of == NOW else parse_point(branch.of),
-            has_data=branch.has_data, rows=branch.rows, is_durable=branch.is_durable,
-        )  # fmt: skip
-        anew = {"made_at": datetime.now(UTC), "server": _server_name(branch.target, branch.name)}
-        if wanted.at is None:
-            _check_masking(target)
-        with registry.held(branch.full_name):
-            made = self._made(target, wanted, branch.model_copy(update=anew))
-            Server(str(branch.server)).destroy()
-            return made
+        with _held(branch) as branch:
+            wanted = Wanted(
+                name=branch.name, owner=branch.owner, at=None if branch.of == NOW else parse_point(branch.of),
+                has_data=branch.has_data, rows=branch.rows, is_durable=branch.is_durable,
+            )  # fmt: skip
+            if wanted.at is None:
+                _check_masking(target)
+            server = _server_name(branch.target, branch.name)
+            anew = {"made_at": datetime.now(UTC), "server": server, "spare_server": branch.server}
+            registry.write(branch.model_copy(update={"spare_server": server}))
+            try:
+                made = self._made(target, wanted, branch.model_copy(update=anew))
+            except BaseException:
+                registry.write(branch)
+                raise
+            return self._as_it_is(_without_spare(made))
 
     def _made(self, target: Target, wanted: Wanted, made: Branch) -> Branch:
         server = Server(str(made.server))
@@ -105,7 +111,7 @@ class ServerBranches:
         except BaseException as exc:
             branch_server.remove(server)
             raise _explained(exc, made) from exc
-        return self._as_it_is(ready)
+        return ready
 
     def branches(self, target: Target) -> Sequence[Branch]:
         """Return the branches of a target as they are now, oldest first."""
@@ -113,8 +119,17 @@ class ServerBranches:
         return [self._as_it_is(one) for one in registry.branches(root) if one.provider == self.name]
 
     def target(self, target: Target, branch: Branch) -> BranchTarget:
-        """Return a branch as a target; its server is started where it is stopped. Raises Unreachable."""
+        """Return a branch as a target; its server is started where it is stopped.
+
+        Raises Blocked for one that is not whole yet, Unreachable where its server is gone or does not start.
+        """
         server = Server(str(branch.server))
+        if branch.state in (BranchState.BEING_MADE, BranchState.HALF_MADE):
+            raise Blocked(
+                f'branch "{branch.full_name}" is {branch.state}',
+                detail="Nobody connects to it before it is whole, and its columns are masked.",
+                hint="Wait for who makes it; pgrunbook branch clean removes a half made one, create makes it anew.",
+            )
         if not server.data_dir.is_dir():
             raise Unreachable(
                 f'branch "{branch.full_name}" is gone',
@@ -128,14 +143,13 @@ class ServerBranches:
 
     def delete(self, _: Target, branch: Branch) -> None:
         """Stop the server of a branch and remove its files; the target is not asked."""
-        with registry.held(branch.full_name):
-            server = Server(str(branch.server))
-            server.destroy()
+        with _held(branch) as branch:
+            Server(str(branch.server)).destroy()
             registry.forget(branch)
 
     def promote(self, _: Target, branch: Branch) -> str:
         """Make the server of a branch one of its own, which writes to the disk for good, with a base backup."""
-        with registry.held(branch.full_name):
+        with _held(branch) as branch:
             server = Server(str(branch.server))
             with server.lock():
                 server.own_settings, server.is_confined = {}, False
@@ -152,10 +166,10 @@ class ServerBranches:
     def _filled(self, server: Server, target: Target, wanted: Wanted, made: Branch) -> Branch:
         """Make and start the server with the data; return the branch with what is known of it then."""
         database, role = (self._restore if wanted.at else self._copy)(server, target, wanted)
-        with server.lock():
-            masking.apply(server, target, database)
-            server.keep_facts()
         done = made.model_copy(update={"database": database, "role": role, "superuser": server.superuser})
+        with server.lock():
+            masking.apply(server, _target(target, done))
+            server.keep_facts()
         with connect(_target(target, done), purpose="branch") as conn:  # it lets sessions in
             conn.execute("SELECT")
         return done
@@ -195,10 +209,40 @@ class ServerBranches:
         return one.model_copy(update={"state": state, "size_bytes": size_bytes(server)})
 
 
+def remove_spare(branch: Branch) -> None:
+    """Remove the server that a killed process has left beside a branch. Raises Blocked where one is at work."""
+    with _held(branch):
+        log.info("beside branch %s no server is left", branch.full_name)
+
+
+@contextmanager
+def _held(branch: Branch) -> Iterator[Branch]:
+    """Hold the name of a branch; give it as it is recorded by then, without what a killed process has left.
+
+    Raises Blocked where another process is at work, WrongInput where that has removed it.
+    """
+    with registry.held(branch.full_name):
+        found = registry.branch(branch.target, branch.name)
+        if found is None:
+            raise WrongInput(
+                f'branch "{branch.full_name}" is not there any more', detail="Another process has removed it."
+            )
+        yield _without_spare(found)
+
+
+def _without_spare(branch: Branch) -> Branch:
+    if branch.spare_server is None:
+        return branch
+    Server(branch.spare_server).destroy()
+    found = branch.model_copy(update={"spare_server": None})
+    registry.write(found)
+    return found
+
+
 def _check_masking(target: Target) -> None:
     """Raise WrongInput, before anything is copied, where a rule of a target cannot hold for its database of now."""
     if target.masking:
-        with connect(target, purpose="copies the data") as conn, conn.as_target():
+        with connect(target, purpose="copies the data") as conn:
             masking.check(conn, target)
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote, urlencode
 
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -31,6 +33,8 @@ ENCODING = "UTF8"
 NO_TIMEOUTS = (
     "-c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 -c idle_session_timeout=0"
 )
+# Whatever a copied database or role gives to its sessions, those of ours on our own servers can do all.
+AS_SUPERUSER = "-c role=none -c default_transaction_read_only=off"
 
 
 def leave_shell_out() -> None:
@@ -51,6 +55,13 @@ def keywords(target: Target) -> dict[str, Any]:
             detail=f"The environment variable {target.url_from} does not hold a connection URL of PostgreSQL.",
             hint="Write postgresql://user@host/database; in a password, @ : / and % are written as %40 %3A %2F %25.",
         ) from None
+
+
+def url(keywords: Mapping[str, Any]) -> str:
+    """Return the URL that says the same as libpq's keywords."""
+    told = {key: str(value) for key, value in keywords.items() if value not in ("", None)}
+    user, database = (quote(told.pop(key, ""), safe="") for key in ("user", "dbname"))
+    return f"postgresql://{user}@/{database}?{urlencode(told, quote_via=quote)}"
 
 
 def given_options(target: Target) -> str:

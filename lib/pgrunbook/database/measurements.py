@@ -92,7 +92,7 @@ def take(
         timed = {n: query_plans.measured(conn, q, time_writes=time_writes) for n, q in critical_queries.items()}
     weighed = _weighed(conn)
     small = _smallest({n: w for n, w in weighed.items() if ".".join(w.table) != leave_out}, checksum_bytes)
-    summed = sums(conn, small)
+    summed = _sums(conn, small, {}, weighed)
     rows = health.row_counts(conn, leave_out=leave_out, known={name: sum_.rows for name, sum_ in summed.items()})
     breaches = integrity.breaches(
         conn,
@@ -119,13 +119,21 @@ def sums(
 
     What may not be read, is locked, is gone, or would run code of other roles, is left out.
     """
+    return _sums(conn, tables, without or {}, _weighed(conn))
+
+
+def _sums(
+    conn: Connection,
+    tables: Mapping[str, TableName],
+    without: Mapping[str, set[str]],
+    weighed: Mapping[str, _Weighed],
+) -> dict[str, RowSum]:
     foreign = foreign_code.tables(conn)
     known = checksums.summed_tables(conn, [table for table in tables.values() if table not in foreign])
-    left_out = {table: (without or {}).get(name, set()) for name, table in tables.items()}
+    left_out = {table: without.get(name, set()) for name, table in tables.items()}
     summed: _Summed = {}
-    weighed = {one.table: one for one in _weighed(conn).values()}
-    sizes_ = {table: one.size.table_bytes for table, one in weighed.items()}
-    empty = {table for table, one in weighed.items() if one.is_empty}
+    sizes_ = {one.table: one.size.table_bytes for one in weighed.values()}
+    empty = {one.table for one in weighed.values() if one.is_empty}
     with progress.doing("summing rows") as stage:
         for part in _parts([checksums.leaving_out(table, left_out[name]) for name, table in known.items()], sizes_):
             stage.how_far(f"{part[0].name}, {len(summed):,} of {counted(len(known), 'table')} done")

@@ -31,12 +31,16 @@ _UNSEEN = {
 
 @dataclass(frozen=True)
 class Cell:
-    """A value with a tone (good, warn, bad, quiet), and a longer text that unfolds under the title ``fold``."""
+    """A value with a tone (good, warn, bad, quiet), and a longer text that unfolds under the title ``fold``.
+
+    In a banner ``link`` leads to a file beside the notebook.
+    """
 
     text: object
     tone: str = PLAIN
     under: str = ""
     fold: str = "SQL"
+    link: str = ""
 
     def __str__(self) -> str:
         return _text(self.text)
@@ -141,7 +145,7 @@ class Banner:
     def _repr_html_(self) -> str:
         facts = "".join(
             f"<div style='margin-top:4px'><span style='color:{COLOURS[QUIET]}'>{escape(name)}</span> "
-            f"<code style='background:none'>{escape(_text(value))}</code></div>"
+            f"<code style='background:none'>{_linked(value)}</code></div>"
             for name, value in self.facts
         )
         return (
@@ -149,6 +153,11 @@ class Banner:
             f"padding:12px 16px;font-size:14px'><b style='color:{COLOURS[self.tone]};font-size:16px'>"
             f"{escape(self.outcome.upper())}</b>&ensp;{escape(self.state)}{facts}</div>"
         )
+
+
+def _linked(value: object) -> str:
+    text = escape(_text(value))
+    return f"<a href='{escape(value.link)}'>{text}</a>" if isinstance(value, Cell) and value.link else text
 
 
 @dataclass(frozen=True)

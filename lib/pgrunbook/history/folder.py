@@ -95,6 +95,9 @@ def _likely(folder: Path, signs: list[tuple[Tool, Sign]], in_database: Collectio
         if tool.dependency is not None and _names(folder, *tool.dependency):
             file, name = tool.dependency
             return MigrationsFolder(folder, tool, f"{sign.why}, and {file} {f'names {name}' if name else 'is there'}")
+    for tool, sign in signs:
+        if sign.marked:
+            return MigrationsFolder(folder, tool, sign.why)
     alone = len(signs) == 1 and signs[0][0].dependency is None  # no project file could have named it
     if alone or any(tool.kind == "plain" for tool, _ in signs):
         tool, sign = signs[-1]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pglast import parse_sql
 from pglast.parser import ParseError, scan
 
 from pgrunbook.errors import WrongInput
@@ -17,7 +19,7 @@ MARKS = {
     "dbmate": r"--\s*migrate:\s*(?:\w+)",
     "goose": r"--\s*\+goose\s+(?:\w+)",
     "sql-migrate": r"--\s*\+migrate\s+(?:\w+)",
-    "node-pg-migrate": r"--[\s-]*(?:up|down)\s+migration\b",
+    "node-pg-migrate": r"--[\s-]*(?:(?P<up>up)|down)\s+migration\b",
     "rambler": r"--\s*rambler\s+(?:up|down)\b",
     "MyBatis Migrations": r"--\s*//\s*(?:@undo)\b",
     "tern": r"----\s*(?:create above\s*/\s*drop below)\s*----",
@@ -30,15 +32,17 @@ MARKS = {
 _WAYS = r"(?:up|ups|down|downs|upgrade|downgrade|undo|rollback|revert|forwards?|backwards?)"
 LOOKS = (
     r"--\s*(?:\+[a-z][\w-]*)(?:[ \t]+\w+){0,2}\s*$",
-    rf"--\s*(?:[a-z][\w.-]*)\s*:\s*{_WAYS}\s*$",
+    rf"--\s*(?!(?:migration|direction|type|script)\b)(?:[a-z][\w.-]*)\s*:\s*{_WAYS}\s*$",
     r"----\s*\w.*\b(?:above|below)\b.*----\s*$",
 )
 # A comment that says nothing but this begins the way back, where a statement follows it.
 DOWN = re.compile(
-    r"--[^\w;]*(?:migration[\s:_-]+)?(?:down|downs|downgrade|undo|rollback|backwards?)"
+    r"--[^\w;]*(?:(?:migration|direction|type|script)[\s:_-]+)?(?:down|downs|downgrade|undo|rollback|backwards?)"
     r"(?:[\s:_-]+(?:migration|script|section|part|sql))?[^\w;]*$",
     re.I,
 )
+# Its marks are words that anybody may begin a comment with: they tell something only where they cut a file in two.
+_WORDS = "node-pg-migrate"
 _KNOWN = {tool: re.compile(mark, re.I) for tool, mark in MARKS.items()}
 _LOOKS = [re.compile(mark, re.I) for mark in LOOKS]
 # What any of these has; most files have none, and are not scanned.
@@ -61,20 +65,23 @@ def of(text: str) -> list[Mark]:
     text = shortened(text).text  # rows hold no marks, and there may be many
     if not _PERHAPS.search(text):
         return []
-    return [mark for line, comment, apart in _comments(text) if (mark := _mark(line, comment, apart)) is not None]
+    found = [mark for line, comment, apart in _comments(text) if (mark := _mark(line, comment, apart)) is not None]
+    cut = len({_is_up(mark) for mark in found if mark.tool == _WORDS}) == 2
+    return [mark for mark in found if cut or mark.tool != _WORDS]
 
 
 def refuse(path: Path, text: str, *, own: str, undoes: bool = False) -> None:
     """Raise WrongInput, with file and line, for the mark of a tool other than ``own``, and for an unknown one.
 
-    ``undoes`` is for the text of a way back, where nothing begins one.
+    ``undoes`` is for the text of a way back, where nothing begins one. A comment of words alone is refused only where
+    it turns the direction: where a statement follows that would undo what the file does.
     """
     for mark in of(text):
-        if mark.tool != own:
+        if mark.tool not in (own, _WORDS):
             raise _foreign(path, mark)
-    down = None if undoes or own in MARKS else _down(text)
-    if down is not None:
-        raise _foreign(path, down)
+    turn = _turn(text, own=own, undoes=undoes)
+    if turn is not None:
+        raise _foreign(path, turn)
 
 
 def _mark(line: int, comment: str, apart: bool) -> Mark | None:
@@ -86,18 +93,41 @@ def _mark(line: int, comment: str, apart: bool) -> Mark | None:
     return None
 
 
-def _down(text: str) -> Mark | None:
-    """The first comment that begins a way back, if a statement follows it."""
+def _is_up(mark: Mark) -> bool:
+    found = _KNOWN[mark.tool].match(mark.text)
+    return found is not None and found["up"] is not None
+
+
+def _turn(text: str, *, own: str, undoes: bool) -> Mark | None:
+    """The first comment of words that begins the other direction, if a statement follows it."""
     text = shortened(text).text
     if not _PERHAPS.search(text):
         return None
-    last = None
+    last, above = None, False
     for line, comment, apart in _comments(text, statements=True):
         if not comment and last is not None:
             return last
-        if comment and last is None and apart and DOWN.match(comment):
-            last = Mark("", line, comment)
+        above = above or not comment
+        if comment and last is None and (mark := _turns(line, comment, apart, own=own, undoes=undoes)) is not None:
+            last = mark if above or not _heads_comments(text, line) else None
     return None
+
+
+def _turns(line: int, comment: str, apart: bool, *, own: str, undoes: bool) -> Mark | None:
+    mark = _mark(line, comment, apart)
+    if mark is not None and mark.tool == _WORDS:
+        return mark if apart and own != _WORDS and _is_up(mark) is undoes else None
+    return Mark("", line, comment) if apart and not undoes and own not in MARKS and DOWN.match(comment) else None
+
+
+def _heads_comments(text: str, line: int) -> bool:
+    """Tell whether what is below a line is SQL that is commented out."""
+    below = itertools.takewhile(lambda row: row.lstrip().startswith("--"), text.split("\n")[line:])
+    code, end, _ = "\n".join(row.lstrip().lstrip("-") for row in below).partition(";")
+    try:
+        return bool(end) and bool(parse_sql(code))
+    except ParseError:
+        return False
 
 
 def _comments(text: str, *, statements: bool = False) -> Iterator[tuple[int, str, bool]]:

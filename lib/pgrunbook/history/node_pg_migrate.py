@@ -29,6 +29,8 @@ NAMES = FileNames(
 # createMigrationCommentRegex of src/sqlMigration.ts.
 UP = re.compile(r"^\s*--[\s-]*up\s+migration", re.I | re.M)
 DOWN = re.compile(r"^\s*--[\s-]*down\s+migration", re.I | re.M)
+# As its template has them; a comment that begins so ("-- Up migration: add a column") may be anybody's.
+ALONE = re.compile(r"^[ \t]*--[ \t-]*(up|down)[ \t]+migration[ \t]*\r?$", re.I | re.M)
 ADVISORY_LOCK = 7241865325823964
 
 
@@ -53,14 +55,18 @@ class NodePgMigrate(Tool):
     programs = re.compile(r"[0-9]+.*\.(js|ts|cjs|mjs|cts|mts)")
 
     def sign(self, folder: Path) -> Sign | None:
-        """Look for "-- Up Migration" in a numbered file; without marks other tools may have written it."""
+        """Look for "-- Up Migration" and "-- Down Migration" in a numbered file; alone, other tools may have it."""
         numbered = [path for path in sql_files(folder) if NAMES.pattern.fullmatch(path.name)]
+        numbered = [path for path in numbered if not path.name.endswith((".up.sql", ".down.sql"))]
+        marked = None
         for path in numbered:
             text = read_bytes(path, folder).decode("utf-8", "replace")
-            if "--" in text and UP.search(text):
-                return Sign(f'{path.name} has "-- Up Migration"', certain=True)
-        names = [path.name for path in numbered if not path.name.endswith((".up.sql", ".down.sql"))]
-        return Sign(f"it has {names[0]}", certain=False) if names else None
+            ways = {found.group(1).lower() for found in ALONE.finditer(text)} if "--" in text else set()
+            if "up" in ways:
+                marked = Sign(f'{path.name} has "-- Up Migration"', certain="down" in ways, marked=True)
+            if marked is not None and marked.certain:
+                break
+        return marked or (Sign(f"it has {numbered[0].name}", certain=False) if numbered else None)
 
     def sections(self, path: Path, text: str) -> tuple[str, str | None]:
         """Cut as node-pg-migrate does, whichever comes first."""

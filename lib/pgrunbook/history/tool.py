@@ -30,10 +30,14 @@ CREATE_SCHEMA = sql.SQL("CREATE SCHEMA IF NOT EXISTS {schema}")
 
 @dataclass(frozen=True)
 class Sign:
-    """Why a folder may be a tool's; ``certain`` where no other tool has such folders."""
+    """Why a folder may be a tool's; ``certain`` where no other tool has such folders.
+
+    ``marked`` is for what tells the tool where nothing else names another one.
+    """
 
     why: str
     certain: bool
+    marked: bool = False
 
 
 class Tool(ABC):

@@ -321,12 +321,12 @@ def verdict(here: Session) -> Banner:
     if breaks := here.facts.get("breaks"):
         facts.append(("assertions", Cell(f"{listed(breaks)} did not hold on the branch: validate will say so", BAD)))
     state = "Nothing changed in the database; the plan is frozen."
-    then = f"pgrunbook run release --target {here.target.name}, or migrate.ipynb in this run's folder"
+    following = here.following() or f"pgrunbook run release --target {here.target.name}"
     if left:
-        keys = " ".join(left)
         state += f" {len(left)} of its gates must be accepted before it is executed."
-        then = f"read each gate; pgrunbook accept {here.run.run_id} {keys}; then migrate in this run"
-    return here.verdict(state, facts, then=then if plan.changes else "nothing: no migration is pending")
+        facts += [(f"gate {key}", f"pgrunbook accept {here.run.run_id} {key}") for key in left]
+    then = following if plan.changes else "nothing: no migration is pending"
+    return here.verdict(state, facts, then=then, is_open=bool(left))
 
 
 def _read_schema(here: Session) -> Snapshot:

@@ -107,8 +107,7 @@ def rehearse(
             with connect(copy.safe.as_superuser(), purpose="compares") as branch:
                 written = {name: _more(branch, tables, one, other, name) for name, tables in expected.items()}
             held = _asserted(copy, asserted, check_timeout_ms) if asserted else ()
-            if ahead is None:  # a large one: its room is needed
-                copy.remove()
+            copy.remove()
             with progress.doing("waiting for the ways back"):
                 tried = ways_back() if written == expected else []  # else again, with these
     backs = up_down_up.prove_rest(target, proven, written, tried, most_bytes=most_bytes)

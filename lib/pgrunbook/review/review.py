@@ -20,7 +20,7 @@ from pgrunbook.history import up_part, ways_back
 from pgrunbook.history.files import as_text as text_of
 from pgrunbook.history.files import migration_name
 from pgrunbook.record import door
-from pgrunbook.review import baseline, hazards, squawk
+from pgrunbook.review import baseline, hazards, server_parser, squawk
 from pgrunbook.review.hazards import Hazard, Severity, Timeouts, Transactions, design
 from pgrunbook.review.safe_mode import PARAMETER, Refusal, refusals, way_through
 from pgrunbook.review.sarif import sarif
@@ -177,6 +177,7 @@ def _on(target: Target, files: Sequence[Path], *, with_squawk: bool) -> tuple[li
         applied, note = _applied(conn, target)
         there = [path for path in files if path.resolve() in applied]
         read = _script([path for path in files if path not in there])
+        server_parser.refuse_unknown(conn, read.statements)
         catalog = catalog_reader.read(conn, read.statements)
     timeouts = Timeouts(target.lock_timeout_ms, target.statement_timeout_ms)
     findings = review(

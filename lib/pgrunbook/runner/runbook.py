@@ -222,11 +222,14 @@ def start(name: str, target: str, given: Mapping[str, str]) -> Run:
     naming.target(target)
     made = runs.create(name, target, parameters, how="by hand")
     made.status = Status.WAITING
-    for procedure in book.procedures:
+    for number, procedure in enumerate(book.procedures, 1):
         notebook = load_notebook_node(str(headless.source(procedure)))
+        for cell in notebook.cells:
+            if cell.cell_type == "code":  # what it showed is of another database
+                cell.outputs, cell.execution_count = [], None
         filled = parameterize_notebook(notebook, parameters[procedure], engine_name="pgrunbook")
-        made.parts.append(Part(procedure, f"{procedure}.ipynb"))
-        made.keep(f"{procedure}.ipynb", nbformat.writes(filled) + "\n")
+        made.parts.append(Part(procedure, f"{number:02}-{procedure}.ipynb"))
+        made.keep(made.parts[-1].notebook, nbformat.writes(filled) + "\n")
     made.save()
     made.journal.write("run-started", run_id=made.run_id, runbook=name, target=target, operator=made.operator)
     return made

@@ -127,14 +127,22 @@ class Session:
                 hint="Name the primary in targets.toml.",
             )
 
-    def verdict(self, state: str, facts: Sequence[tuple[str, object]], *, then: str) -> Banner:
-        """Record the end of the procedure, and return the banner that says so."""
+    def following(self) -> Cell | None:
+        """Return the notebook of this run that comes behind this one, None where none does."""
+        names = [part.notebook for part in self.run.parts]
+        mine = [part.procedure for part in self.run.parts].index(self.procedure) if self._part_status() else len(names)
+        return Cell(names[mine + 1], link=names[mine + 1]) if mine + 1 < len(names) else None
+
+    def verdict(
+        self, state: str, facts: Sequence[tuple[str, object]], *, then: object, is_open: bool = False
+    ) -> Banner:
+        """Record the end of the procedure, and return the banner that says so; amber where something ``is_open``."""
         self.journal("verdict", outcome=Status.DONE, says=state)
         if not is_headless():
             _note_part(self.run, self.procedure, Status.DONE, state)
             self.run.release()  # the next notebook of this run has a kernel of its own
         every = [*facts, ("record", self.run.folder.name), ("next", then)]
-        return Banner("done", state, every)
+        return Banner("done, with open gates", state, every, tone=WARN) if is_open else Banner("done", state, every)
 
     def note_error(self, error: BaseException) -> None:
         """Record a failed cell in run.json where no runner does it, and release the run folder."""

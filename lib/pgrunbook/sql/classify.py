@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 from typing import Any
 
@@ -140,54 +140,95 @@ def _subcommand(cmd: Any) -> str:
 _BREAKING_SUBCOMMANDS = {
     "AT_DropColumn", "AT_AlterColumnType", "AT_SetNotNull", "AT_AddConstraint", "AT_EnableRowSecurity",
     "AT_ForceRowSecurity", "AT_SetUnLogged", "AT_DropIdentity", "AT_DropExpression", "AT_DetachPartition",
-    "AT_EnableAlwaysRule", "AT_EnableRule", "AT_AddIdentity", "AT_DropNotNull",
+    "AT_EnableAlwaysRule", "AT_EnableRule", "AT_AddIdentity", "AT_DropNotNull", "AT_DisableRowSecurity",
+    "AT_NoForceRowSecurity", "AT_EnableTrig", "AT_EnableAlwaysTrig", "AT_EnableReplicaTrig", "AT_EnableTrigAll",
+    "AT_EnableTrigUser", "AT_DisableTrig", "AT_DisableTrigAll", "AT_DisableTrigUser", "AT_EnableReplicaRule",
+    "AT_DisableRule", "AT_DropInherit", "AT_ChangeOwner", "AT_SetExpression", "AT_GenericOptions",
+    "AT_AlterColumnGenericOptions",
 }  # fmt: skip
+# No statement of running code names or meets them.
 _HARMLESS_RENAMES = {
-    "OBJECT_INDEX", "OBJECT_TABCONSTRAINT", "OBJECT_DOMCONSTRAINT", "OBJECT_TRIGGER", "OBJECT_POLICY", "OBJECT_RULE",
+    "OBJECT_INDEX", "OBJECT_DOMCONSTRAINT", "OBJECT_TRIGGER", "OBJECT_POLICY", "OBJECT_RULE",
     "OBJECT_STATISTIC_EXT", "OBJECT_EVENT_TRIGGER",
 }  # fmt: skip
-_HARMLESS_DROPS = {
-    "OBJECT_INDEX",
-    "OBJECT_STATISTIC_EXT",
-    "OBJECT_POLICY",
-    "OBJECT_TRIGGER",
-    "OBJECT_RULE",
-    "OBJECT_PUBLICATION",
-}
+_HARMLESS_DROPS = {"OBJECT_INDEX", "OBJECT_STATISTIC_EXT"}
+_ALWAYS_BREAKING = (
+    ast.AlterObjectSchemaStmt | ast.AlterOwnerStmt | ast.ReassignOwnedStmt | ast.DropOwnedStmt | ast.DropRoleStmt
+    | ast.CreatePolicyStmt | ast.AlterPolicyStmt | ast.DropdbStmt | ast.DropTableSpaceStmt | ast.DropSubscriptionStmt
+    | ast.AlterSubscriptionStmt | ast.DropUserMappingStmt | ast.AlterUserMappingStmt | ast.AlterForeignServerStmt
+    | ast.AlterFdwStmt | ast.RuleStmt | ast.CreateTrigStmt | ast.LockStmt | ast.AlterTSConfigurationStmt
+    | ast.AlterTSDictionaryStmt
+    # UPDATE and DELETE fail on a published table without a key
+    | ast.CreatePublicationStmt | ast.AlterPublicationStmt
+)  # fmt: skip
+_RIGHTS = {"superuser", "createdb", "createrole", "inherit", "canlogin", "isreplication", "bypassrls"}
+_CONNECTIONS = {"allow_connections", "connection_limit"}
+_OF_PLANNER = {"cost", "rows", "parallel", "leakproof", "volatility", "support"}
+_COSTS = ("log_", "track_", "enable_", "jit", "autovacuum", "effective_", "max_parallel", "random_page_cost",
+          "seq_page_cost", "work_mem", "maintenance_work_mem")  # fmt: skip
 
 
 def type_of(node: Any) -> Type:
     """Return which of the guide's types a statement has, as far as its text shows."""
     if _changes_rows(node):
         return Type.DATA
-    match node:
-        case ast.RenameStmt():
-            harmless = enums.ObjectType(node.renameType).name in _HARMLESS_RENAMES
-            return Type.COMPATIBLE if harmless else Type.BREAKING
-        case ast.DropStmt():
-            harmless = enums.ObjectType(node.removeType).name in _HARMLESS_DROPS
-            return Type.COMPATIBLE if harmless else Type.BREAKING
-        case ast.AlterTableStmt():
-            return Type.BREAKING if any(_breaks(cmd) for cmd in node.cmds) else Type.COMPATIBLE
-        case ast.IndexStmt():
-            return Type.BREAKING if node.unique else Type.COMPATIBLE
-        case ast.AlterEnumStmt():
-            return Type.BREAKING if node.oldVal is not None else Type.COMPATIBLE
-        case ast.GrantStmt() | ast.GrantRoleStmt():
-            return Type.COMPATIBLE if node.is_grant else Type.BREAKING
-        case ast.AlterObjectSchemaStmt() | ast.DropOwnedStmt() | ast.DropRoleStmt() | ast.CreatePolicyStmt():
-            return Type.BREAKING
-        case ast.DropdbStmt() | ast.DropTableSpaceStmt() | ast.DropSubscriptionStmt() | ast.DropUserMappingStmt():
-            return Type.BREAKING
-        case ast.RuleStmt() | ast.CreateTrigStmt() | ast.AlterDomainStmt() | ast.LockStmt():
-            return Type.BREAKING
-    return Type.COMPATIBLE
+    return Type.BREAKING if _may_break(node) else Type.COMPATIBLE
+
+
+def _may_break(node: Any) -> bool:
+    """Tell whether a statement of code that goes on running may fail behind it, or do something else."""
+    asked = _BREAKING_WHERE.get(type(node))
+    return isinstance(node, _ALWAYS_BREAKING) if asked is None else bool(asked(node))
+
+
+def _alters(node: Any) -> bool:
+    # A row that is written with as many values as before no longer fits a composite type with one more.
+    return node.objtype == enums.ObjectType.OBJECT_TYPE or any(_breaks(cmd) for cmd in node.cmds)
+
+
+def _takes_a_right(node: Any) -> bool:
+    """Tell whether ALTER ROLE does more than give a right or a member."""
+    given = options(node.options)
+    rights = {name for name, value in given.items() if name in _RIGHTS and value.boolval}
+    return node.action < 0 or not given.keys() <= rights | {"rolemembers"}
+
+
+def _sets(node: Any) -> bool:
+    return not str(node.setstmt.name).startswith(_COSTS)
+
+
+_BREAKING_WHERE: dict[type[ast.Node], Callable[[Any], object]] = {
+    ast.RenameStmt: lambda node: enums.ObjectType(node.renameType).name not in _HARMLESS_RENAMES,
+    ast.DropStmt: lambda node: enums.ObjectType(node.removeType).name not in _HARMLESS_DROPS,
+    ast.AlterTableStmt: _alters,
+    ast.IndexStmt: lambda node: node.unique,
+    ast.AlterEnumStmt: lambda node: node.oldVal is not None,
+    ast.GrantStmt: lambda node: not node.is_grant,
+    ast.GrantRoleStmt: lambda node: not node.is_grant,
+    ast.AlterDomainStmt: lambda node: node.subtype != "V",
+    ast.AlterRoleStmt: _takes_a_right,
+    ast.AlterDatabaseStmt: lambda node: not options(node.options).keys().isdisjoint(_CONNECTIONS),
+    ast.AlterRoleSetStmt: _sets,
+    ast.AlterDatabaseSetStmt: _sets,
+    ast.AlterSystemStmt: _sets,
+    ast.AlterSeqStmt: lambda node: not options(node.options).keys() <= {"owned_by", "cache"},
+    ast.AlterFunctionStmt: lambda node: not options(node.actions).keys() <= _OF_PLANNER,
+    ast.AlterOpFamilyStmt: lambda node: node.isDrop,
+}
 
 
 def _breaks(cmd: Any) -> bool:
     name = enums.AlterTableType(cmd.subtype).name
-    if name == "AT_ColumnDefault":
-        return cmd.def_ is None
+    match name:
+        case "AT_ColumnDefault":
+            return cmd.def_ is None
+        case "AT_SetIdentity":
+            always = options(cmd.def_).get("generated")
+            return always is not None and chr(always.ival) == "a"
+        case "AT_ReplicaIdentity":
+            return bool(cmd.def_.identity_type == "n")  # UPDATE and DELETE of a published table fail
+        case "AT_SetRelOptions" | "AT_ResetRelOptions":
+            return not options(cmd.def_).keys().isdisjoint({"security_invoker", "check_option"})
     if name != "AT_AddColumn":
         return name in _BREAKING_SUBCOMMANDS
     kinds = {enums.ConstrType(c.contype).name for c in cmd.def_.constraints or ()}

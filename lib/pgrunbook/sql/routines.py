@@ -13,7 +13,7 @@ from pglast import ast, enums
 from pglast.parser import ParseError
 
 from pgrunbook.sql.size import too_much
-from pgrunbook.sql.tree import is_on, options, strings, text, trees
+from pgrunbook.sql.tree import apart, is_on, options, strings, text, trees
 
 _LOOPS = ("PLpgSQL_stmt_loop", "PLpgSQL_stmt_while", "PLpgSQL_stmt_fori", "PLpgSQL_stmt_fors", "PLpgSQL_stmt_forc",
           "PLpgSQL_stmt_foreach_a", "PLpgSQL_stmt_dynfors")  # fmt: skip
@@ -38,13 +38,15 @@ class Block:
     """A body: its statements with whether they stand in a loop, and what cannot be seen into.
 
     Expressions are read as the SELECT that evaluates them. ``dynamic`` is true where it executes a text that it puts
-    together; a constant text is read. One that cannot be read at all is not ``readable``.
+    together; a constant text is read. One that cannot be read at all is not ``readable``. ``texts`` are its statements
+    and expressions as they are written.
     """
 
     nodes: tuple[tuple[Any, bool], ...]
     commits: bool
     dynamic: bool
     readable: bool = True
+    texts: tuple[str, ...] = ()
 
 
 UNREADABLE = Block((), commits=False, dynamic=True, readable=False)
@@ -100,7 +102,8 @@ def _body(node: Any) -> Block:
         found = trees(body[0].sval)
     except ParseError:
         return UNREADABLE
-    return Block(tuple((node, False) for node in found), commits=False, dynamic=False)
+    texts = tuple(apart(body[0].sval))
+    return Block(tuple((node, False) for node in found), commits=False, dynamic=False, texts=texts)
 
 
 def _flat(body: Any) -> Iterator[Any]:
@@ -164,12 +167,14 @@ class _Reader:
 
     def __init__(self) -> None:
         self.nodes: list[tuple[Any, bool]] = []
+        self.texts: list[str] = []
         self.commits = self.dynamic = False
         self.readable = True
 
     def read(self, parsed: Any) -> Block:
         self._visit(parsed, in_loop=False)
-        return Block(tuple(self.nodes), self.commits, self.dynamic or not self.readable, self.readable)
+        dynamic = self.dynamic or not self.readable
+        return Block(tuple(self.nodes), self.commits, dynamic, self.readable, tuple(self.texts))
 
     def defaults_of_records(self, parsed: Any, sql: str) -> None:
         """Read what records are declared with."""
@@ -199,21 +204,23 @@ class _Reader:
 
     def _query(self, query: str, mode: int, *, in_loop: bool) -> None:
         """Read a statement (mode 0), an expression (2) or an assignment (3 and more)."""
-        if mode:
-            query = f"SELECT {_sides(query) if mode > 2 else query}"
+        text = (_sides(query) if mode > 2 else query).strip()
         try:
-            found = trees(query)
+            found = trees(f"SELECT {text}" if mode else query)
         except ParseError:
             self.readable = False
             return
+        self.texts.append(f"SELECT {text}" if mode else text)
         self.nodes += [(node, in_loop) for node in found]
 
     def _text(self, expression: str, *, in_loop: bool) -> None:
         """Read the statements in a text that is executed, where it is a constant."""
-        found = text_statements(pglast.parse_sql(f"SELECT {expression}")[0].stmt.targetList[0].val)
+        value = pglast.parse_sql(f"SELECT {expression}")[0].stmt.targetList[0].val
+        found = text_statements(value)
         if found is None:
             self.dynamic = True
         else:
+            self.texts += apart(_constant(value) or "")
             self.nodes += [(node, in_loop) for node in found]
 
 

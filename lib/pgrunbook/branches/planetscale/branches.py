@@ -205,7 +205,12 @@ def place_of(target: Target, name: str) -> Planetscale:
 
 
 def _place(target: Target) -> Planetscale:
-    assert target.planetscale is not None  # noqa: S101 - the provider is asked for such a target only
+    if target.planetscale is None:
+        raise WrongInput(
+            f'target "{target.name}" is not at PlanetScale any more, and has branches there',
+            detail="Where they are stood in its section of targets.toml.",
+            hint="Declare it again as it was, to delete them: pgrunbook branch list.",
+        )
     return target.planetscale
 
 

@@ -23,9 +23,10 @@ SELECT n.nspname::text AS schema_name,
            SELECT FROM pg_catalog.pg_partitioned_table AS p
            WHERE p.partrelid = c.oid AND a.attnum = ANY (p.partattrs::int2[])
        ) AS is_partition_key,
-       pg_catalog.format_type(a.atttypid, a.atttypmod) AS type_name,
+       CASE WHEN tn.nspname = 'pg_catalog' THEN pg_catalog.format_type(a.atttypid, a.atttypmod)
+            ELSE pg_catalog.format('%%I.%%I', tn.nspname, t.typname) END AS type_name,
        base.typname::text AS base_name,
-       base.typcategory::text AS category,
+       NOT coalesce(l.collisdeterministic, true) AS is_fuzzy,
        CASE WHEN base.typname IN ('varchar', 'bpchar') AND mod.value > 4 THEN mod.value - 4 END AS most_chars,
        CASE WHEN base.typname = 'numeric' AND mod.value > 4
             THEN ((mod.value - 4) >> 16 & 65535) - ((mod.value - 4) & 2047) END AS most_digits
@@ -35,6 +36,7 @@ JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attname = relation.column_name
                                  AND a.attnum > 0 AND NOT a.attisdropped
 JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid
+JOIN pg_catalog.pg_namespace AS tn ON tn.oid = t.typnamespace
 CROSS JOIN LATERAL (
     WITH RECURSIVE below (oid, base, typmod) AS (
         SELECT t.oid, t.typbasetype, CASE WHEN t.typtype = 'd' THEN t.typtypmod ELSE a.atttypmod END
@@ -46,10 +48,33 @@ CROSS JOIN LATERAL (
     SELECT below.oid, below.typmod AS value FROM below WHERE below.base = 0
 ) AS mod
 JOIN pg_catalog.pg_type AS base ON base.oid = mod.oid
+LEFT JOIN pg_catalog.pg_collation AS l ON l.oid = a.attcollation
+
+-- name: family
+-- a row is: a table whose rows are written with those of the one that is named: itself, its partitions and children
+WITH RECURSIVE family (oid) AS (
+    SELECT c.oid
+    FROM pg_catalog.pg_class AS c
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE n.nspname = %(schema)s
+      AND c.relname = %(table)s
+    UNION
+    SELECT i.inhrelid
+    FROM family AS f
+    JOIN pg_catalog.pg_inherits AS i ON i.inhparent = f.oid
+)
+SELECT n.nspname::text AS schema_name,
+       c.relname::text AS table_name,
+       c.relkind = 'r' AS has_rows
+FROM family AS f
+JOIN pg_catalog.pg_class AS c ON c.oid = f.oid
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+ORDER BY c.oid
 
 -- name: references
--- a row is: a foreign key, with the columns of both sides in their order
+-- a row is: a foreign key, also of a partition, with the columns of both sides in their order
 SELECT k.conname::text AS name,
+       k.confmatchtype = 'f' AS is_full,
        n.nspname::text AS schema_name,
        c.relname::text AS table_name,
        (SELECT pg_catalog.array_agg(a.attname::text ORDER BY x.n)
@@ -66,7 +91,6 @@ JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 JOIN pg_catalog.pg_class AS fc ON fc.oid = k.confrelid
 JOIN pg_catalog.pg_namespace AS fn ON fn.oid = fc.relnamespace
 WHERE k.contype = 'f'
-  AND k.conparentid = 0
 ORDER BY k.oid
 
 -- name: others
@@ -88,10 +112,18 @@ WHERE n.nspname = 'pgrunbook'
 ORDER BY c.relname
 
 -- name: views
--- a row is: a materialized view that holds rows, in an order in which each can be filled anew
-SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname) AS name
+-- a row is: a materialized view that holds rows
+SELECT n.nspname::text AS schema_name,
+       c.relname::text AS relation
 FROM pg_catalog.pg_class AS c
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 WHERE c.relkind = 'm'
   AND c.relispopulated
 ORDER BY c.oid
+
+-- name: files
+-- a row is: the file of a table or an index of this database, below the data directory
+SELECT pg_catalog.pg_relation_filepath(c.oid) AS path
+FROM pg_catalog.pg_class AS c
+WHERE NOT c.relisshared
+  AND pg_catalog.pg_relation_filepath(c.oid) IS NOT NULL
