@@ -328,7 +328,7 @@ NOT_COMPARED = {
         "DropdbStmt", "DetachPartitionFinalize",
     },
     "it goes on with what another statement has begun": {
-        "AlterEventTrigStmt", "AlterSubscriptionStmt", "AlterUserMappingStmt", "ExecuteStmt", "FetchStmt",
+        "AlterSubscriptionStmt", "AlterUserMappingStmt", "ExecuteStmt", "FetchStmt",
         "TransactionStmt",
     },
     "it needs a library": {"ImportForeignSchemaStmt", "SecLabelStmt"},

@@ -571,6 +571,8 @@ WRITTEN = {
 @pytest.mark.parametrize("case", WRITTEN)
 def test_rows_are_followed_whatever_writes_them(own: Conn, server: Server, case: str, table: str) -> None:
     """Each row gets what was captured of it, under its new key; another one that has its key gets nothing."""
+    if case == "merge" and server.version < 15:
+        pytest.skip("PostgreSQL 14 does not know it")
     if table == "whole":
         own.execute(
             "CREATE TABLE whole (id integer PRIMARY KEY, n integer, a integer); INSERT INTO whole SELECT * FROM t"

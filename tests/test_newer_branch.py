@@ -228,3 +228,13 @@ def test_a_right_that_the_older_version_has_not_is_left_out(text: str) -> None:
     assert [obj.definition for obj in left.of(Definition)] == ([GRANTS[text]] if GRANTS[text] else [])
     assert schema_versions.comparable(newer, Snapshot(170001, ()))[0] == newer
     assert schema_versions.comparable(newer, Snapshot(180001, ()))[0] is newer
+
+
+@pytest.mark.parametrize(("one", "other", "differs"), [(140023, 180004, False), (160014, 180004, True)])
+def test_rights_on_schema_public_are_those_of_the_version(one: int, other: int, *, differs: bool) -> None:
+    """Before PostgreSQL 15 everybody may create in it: what is told is what is otherwise than on a new server."""
+    open_, closed = (
+        Snapshot(one, ()),
+        Snapshot(other, (Definition("grant", "schema public to b", None, "GRANT USAGE"),)),
+    )
+    assert bool(diff(*schema_versions.comparable(open_, closed))) == differs

@@ -42,7 +42,7 @@ SLOT = "pgrunbook_hosted"
 def hosted(version: int) -> Iterator[Server]:
     """A server that target ``hosted`` reaches by its address alone; it bounds what slots keep, and has a password."""
     with (
-        own_source(version, targets='[hosted]\nurl_from = "HOSTED_URL"\n') as server,
+        own_source(version, targets='[hosted]\nurl_from = "HOSTED_URL"\n', needs=["pg_receivewal"]) as server,
         pytest.MonkeyPatch.context() as env,
     ):
         env.setenv("HOSTED_URL", f"postgresql://postgres:Hx7Pq2Lm@/postgres?host={server.socket_dir}")

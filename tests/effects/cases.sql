@@ -755,3 +755,29 @@ NOTIFY shop
 SHOW work_mem
 UNLISTEN shop
 CREATE EVENT TRIGGER shop_watch ON sql_drop EXECUTE FUNCTION shop.watch()
+-- What hangs on an object that is no relation falls with it, or keeps its name by number
+DROP AGGREGATE shop.summed(integer) CASCADE
+DROP COLLATION shop.posix CASCADE
+DROP CONVERSION shop.conv
+DROP OPERATOR shop.<+> (integer, integer) CASCADE
+DROP CAST (shop.pair AS shop.row_type)
+DROP OPERATOR CLASS shop.numbers USING btree CASCADE
+DROP OPERATOR FAMILY shop.family USING btree CASCADE
+DROP TEXT SEARCH CONFIGURATION shop.words CASCADE
+DROP TEXT SEARCH DICTIONARY shop.plain_words
+DROP EVENT TRIGGER shop_sees
+DROP ROUTINE shop.is_small(integer) CASCADE
+DROP ROUTINE shop.work
+ALTER EVENT TRIGGER shop_sees DISABLE
+ALTER EVENT TRIGGER shop_sees RENAME TO shop_watches
+ALTER AGGREGATE shop.summed(integer) RENAME TO other
+ALTER COLLATION shop.posix RENAME TO c
+ALTER CONVERSION shop.conv RENAME TO other
+ALTER OPERATOR CLASS shop.numbers USING btree RENAME TO other
+ALTER OPERATOR FAMILY shop.family USING btree RENAME TO other
+ALTER TEXT SEARCH CONFIGURATION shop.words RENAME TO other
+ALTER TEXT SEARCH DICTIONARY shop.plain_words RENAME TO other
+ALTER TYPE shop.mood RENAME TO humour
+ALTER TYPE shop.row_type RENAME TO other
+ALTER PROCEDURE shop.work() RENAME TO other
+ALTER ROUTINE shop.one() RENAME TO other

@@ -200,4 +200,20 @@ ALTER TABLE shop.rest_all ADD CHECK (NOT (at >= '2027-01-01' AND at < '2028-01-0
 CREATE TABLE shop.rest_new (id integer, at date NOT NULL);
 INSERT INTO shop.rest_new VALUES (1, '2027-05-01');
 CREATE PROCEDURE shop.work() LANGUAGE sql AS 'UPDATE shop.plain SET b = b';
+CREATE AGGREGATE shop.summed(integer) (SFUNC = int4pl, STYPE = integer);
+CREATE COLLATION shop.posix (LOCALE = 'C');
+CREATE CONVERSION shop.conv FOR 'LATIN1' TO 'UTF8' FROM iso8859_1_to_utf8;
+CREATE FUNCTION shop.is_like(integer, integer) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SELECT $1 = $2';
+CREATE OPERATOR shop.<+> (LEFTARG = integer, RIGHTARG = integer, FUNCTION = shop.is_like);
+CREATE TABLE shop.named (id integer, name text COLLATE shop.posix, words tsvector, CHECK (id OPERATOR(shop.<+>) id));
+CREATE VIEW shop.in_total AS SELECT shop.summed(id) AS a FROM shop.named;
+CREATE CAST (shop.pair AS shop.row_type) WITH INOUT;
+CREATE OPERATOR FAMILY shop.family USING btree;
+CREATE OPERATOR CLASS shop.numbers FOR TYPE integer USING btree FAMILY shop.family AS
+    OPERATOR 1 <, OPERATOR 2 <=, OPERATOR 3 =, OPERATOR 4 >=, OPERATOR 5 >, FUNCTION 1 btint4cmp(integer, integer);
+CREATE INDEX named_id ON shop.named (id shop.numbers);
+CREATE TEXT SEARCH CONFIGURATION shop.words (COPY = simple);
+CREATE TEXT SEARCH DICTIONARY shop.plain_words (TEMPLATE = simple);
+CREATE INDEX named_words ON shop.named USING gin (to_tsvector('shop.words', name));
+CREATE EVENT TRIGGER shop_sees ON sql_drop WHEN TAG IN ('DROP CONVERSION') EXECUTE FUNCTION shop.watch();
 ANALYZE;

@@ -39,7 +39,8 @@ class SchemaCopy:
     """A dump of a target's schema, from which branches are created, one after the other.
 
     ``views`` are the materialized views that hold rows. ``has_ours`` says whether schema pgrunbook is included,
-    without rows. With ``is_kept`` a copy of the loaded schema is kept as a database, for the branch after it.
+    without rows; ``is_dump``, whether the dump is one, and not statements that stand for it. With ``is_kept`` a copy of
+    the loaded schema is kept as a database, for the branch after it.
     """
 
     target: Target
@@ -51,6 +52,7 @@ class SchemaCopy:
     views: tuple[sql.Identifier, ...] = ()
     has_ours: bool = False
     is_kept: bool = False
+    is_dump: bool = True
     _roles: Mapping[int, str] | None = None  # when the database was kept
     _kept_links: Sequence[object] = ()  # to roles, from the kept database: see _keep
 
@@ -102,7 +104,7 @@ class SchemaCopy:
         copied = branch_server.file_copy(self.server)
         admin.execute(create.format(sql.Identifier(name), sql.Literal(self.encoding), copied))
         roles.apply_to_database(self.roles, admin, name)
-        target_dump.prepare(self.server, name, self.roles.lacks)
+        target_dump.prepare(self.server, name, self.roles.lacks, for_dump=self.is_dump)
 
     def _take_kept(self, admin: Connection, name: str) -> None:
         """Make the kept database the branch's: most rehearsals need two. One that is needed later is loaded again."""
@@ -172,7 +174,7 @@ def copy_schema(
         roles.name_bootstrap(server, found)
         branch_server.give_up_name(server, found.database, is_empty=True)
         options = address.given_options(target)
-        yield SchemaCopy(target, server, found, str(encoding), options, dump, views, ours, is_kept=keep)
+        yield SchemaCopy(target, server, found, str(encoding), options, dump, views, ours, keep, instead is None)
 
 
 def _drop_subscriptions(server: Server, admin: Connection, database: str) -> None:

@@ -52,8 +52,10 @@ def known(text: str, server_major: int) -> str:
     return text
 
 
-def prepare(server: Server, database: str, lacks: Sequence[str]) -> None:
+def prepare(server: Server, database: str, lacks: Sequence[str], *, for_dump: bool = True) -> None:
     """Give a new database of a branch what a dump begins with, before the dump is loaded; drop what the target lacks.
+
+    Where it is not ``for_dump``, it begins as each database of its server does.
 
     A pg_dump from PostgreSQL 15 on, of whatever server, says what differs from a schema in which only the owner of the
     database may create. A server of PostgreSQL 14 makes one in which everybody may.
@@ -61,7 +63,7 @@ def prepare(server: Server, database: str, lacks: Sequence[str]) -> None:
     postgres = server.installation
     is_newer = postgres.program("pg_dump").parent != postgres.bindir
     statements = [f"DROP {each}" for each in lacks]
-    if is_newer and postgres.major < PUBLIC_IS_CLOSED_SINCE and PUBLIC not in lacks:
+    if for_dump and is_newer and postgres.major < PUBLIC_IS_CLOSED_SINCE and PUBLIC not in lacks:
         statements += ["ALTER SCHEMA public OWNER TO pg_database_owner", "REVOKE CREATE ON SCHEMA public FROM PUBLIC"]
     if statements:
         with server.connect(purpose="branch", database=database) as conn:

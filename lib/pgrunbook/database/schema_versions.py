@@ -10,6 +10,9 @@ import re
 from pgrunbook.database.schema import Column, Definition, Relation, SchemaObject, Sequence, Snapshot
 
 NOT_NULL_SINCE, NAMED_IN_DOMAINS_SINCE, MAINTAIN_SINCE, UNLOGGED_SEQUENCES_SINCE = 18, 17, 17, 15
+# From then on schema public belongs to pg_database_owner, and not everybody may create in it.
+CLOSED_PUBLIC_SINCE = 15
+_PUBLIC = "schema public to "
 _DOMAINS_CONSTRAINT = re.compile(r'CONSTRAINT (?:"(?:[^"]|"")+"|\S+) NOT NULL')
 _EXTENSIONS_VERSION = re.compile(r"VERSION '(?:[^']|'')*' ")
 # A grant's definition: its clauses, each with rights in the order of their names.
@@ -28,16 +31,24 @@ def comparable(a: Snapshot, b: Snapshot) -> tuple[Snapshot, Snapshot]:
     """Return two schemas without what differs between their servers' major versions by nature.
 
     That are the names and the origin of NOT NULL constraints, the right MAINTAIN, the versions of extensions,
-    the text of the queries of views, and whether a sequence is unlogged as its table is.
+    the text of the queries of views, whether a sequence is unlogged as its table is, and rights on schema public.
     """
     if are_of_one(a, b):
         return a, b
-    older = min(_major(a), _major(b))
+    older, newer = sorted((_major(a), _major(b)))
+    if older < CLOSED_PUBLIC_SINCE <= newer:
+        a, b = _without_public(a), _without_public(b)
     return _told_by(a, older), _told_by(b, older)
 
 
 def _major(snapshot: Snapshot) -> int:
     return snapshot.server_version // 10_000
+
+
+def _without_public(snapshot: Snapshot) -> Snapshot:
+    """Leave out the rights on schema public, which are told as far as they are not those of the beginning."""
+    kept = (obj for obj in snapshot.objects if not (obj.kind == "grant" and obj.name.startswith(_PUBLIC)))
+    return Snapshot(snapshot.server_version, tuple(kept))
 
 
 def _told_by(snapshot: Snapshot, older: int) -> Snapshot:

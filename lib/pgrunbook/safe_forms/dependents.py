@@ -13,6 +13,7 @@ from pgrunbook.safe_forms import name_uses
 from pgrunbook.safe_forms.form import Case
 from pgrunbook.sql import wide_statements
 from pgrunbook.sql.deparse import name
+from pgrunbook.sql.dropped import ROUTINES
 from pgrunbook.sql.tree import dotted, object_kind, strings
 
 _HOW = MappingProxyType({
@@ -21,7 +22,6 @@ _HOW = MappingProxyType({
     "rewrite": "Move one relation after the other, each by a copy that is swapped in.",
     "reindex": "Write REINDEX INDEX CONCURRENTLY, or REINDEX (CONCURRENTLY), for what has to be rebuilt.",
 })  # fmt: skip
-_ROUTINES = ("FUNCTION", "PROCEDURE", "ROUTINE", "AGGREGATE")
 
 
 def find(case: Case) -> Gate | None:
@@ -63,7 +63,7 @@ def _take_along(case: Case) -> bool:
     if kind in ("TYPE", "DOMAIN"):
         oids = [case.facts.type_oid(name(*strings(entry.names))) for entry in node.objects]
         return bool(case.facts.rows("needs_object", kind="pg_type", oids=[oid for oid in oids if oid]))
-    if kind in _ROUTINES:
+    if kind in ROUTINES:
         names = [dotted(entry).name for entry in node.objects]
         oids = [row["oid"] for row in case.facts.rows("routine_oids", names=names)]
         return bool(case.facts.rows("needs_object", kind="pg_proc", oids=oids))

@@ -9,12 +9,14 @@ from pglast import ast
 from pgrunbook.sql.tree import dotted, object_kind
 
 ROUTINES = ("FUNCTION", "PROCEDURE", "ROUTINE", "AGGREGATE")
-_KINDS = (*ROUTINES, "TYPE", "DOMAIN", "SEQUENCE", "SCHEMA", "EXTENSION", "FOREIGN_SERVER", "FDW", "LANGUAGE",
-          "COLLATION")  # fmt: skip
+_BY_METHOD = ("OPCLASS", "OPFAMILY")
+_BY_TYPES = (*ROUTINES, "OPERATOR")
+_KINDS = (*_BY_TYPES, *_BY_METHOD, "TYPE", "DOMAIN", "SEQUENCE", "SCHEMA", "EXTENSION", "FOREIGN_SERVER", "FDW",
+          "LANGUAGE", "COLLATION", "TSCONFIGURATION", "TSDICTIONARY", "TSPARSER", "TSTEMPLATE")  # fmt: skip
 
 
 class Dropped(NamedTuple):
-    """One object; ``args`` are the internal names of a routine's types, None where any will do.
+    """One object; ``args`` are the internal names of a routine's or an operator's types, None where any will do.
 
     ``word`` stands for it where what falls with it is looked up. Everything that a role owns is of kind "OWNED", or
     "REASSIGNED" where it only gets another owner.
@@ -40,9 +42,9 @@ def dropped(node: Any) -> list[Dropped]:
 
 
 def _object(kind: str, entry: Any) -> Dropped:
-    schema, name = dotted(entry)
+    schema, name = dotted(entry[1:] if kind in _BY_METHOD else entry)
     args = None
-    if kind in ROUTINES and not entry.args_unspecified:
+    if kind in _BY_TYPES and not entry.args_unspecified:
         args = [("_" if arg.arrayBounds else "") + arg.names[-1].sval for arg in entry.objargs or () if arg is not None]
     return Dropped(
         f"{kind} {schema or ''}.{name}({'*' if args is None else ', '.join(args)})", kind, schema, name, args

@@ -72,6 +72,41 @@ WITH RECURSIVE asked AS (
     WHERE a.kind = 'COLLATION'
       AND (n.nspname = a.schema OR a.schema IS NULL AND n.nspname = ANY (%(path)s::text[]))
     UNION ALL
+    SELECT a.word, a.kind, 'pg_catalog.pg_operator'::pg_catalog.regclass, o.oid
+    FROM asked AS a
+    JOIN pg_catalog.pg_operator AS o ON o.oprname = a.name
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = o.oprnamespace
+    WHERE a.kind = 'OPERATOR'
+      AND (n.nspname = a.schema OR a.schema IS NULL AND n.nspname = ANY (%(path)s::text[]))
+      AND a.args = ARRAY(SELECT t.typname::text
+                         FROM pg_catalog.unnest(ARRAY[o.oprleft, o.oprright]) WITH ORDINALITY AS u (oid, place)
+                         JOIN pg_catalog.pg_type AS t ON t.oid = u.oid
+                         ORDER BY u.place)
+    UNION ALL
+    SELECT a.word, a.kind, o.classid, o.oid
+    FROM asked AS a
+    JOIN (
+        SELECT 'OPCLASS' AS kind, c.tableoid AS classid, c.oid, c.opcname AS name, c.opcnamespace AS namespace
+        FROM pg_catalog.pg_opclass AS c
+        UNION ALL
+        SELECT 'OPFAMILY', f.tableoid, f.oid, f.opfname, f.opfnamespace
+        FROM pg_catalog.pg_opfamily AS f
+        UNION ALL
+        SELECT 'TSCONFIGURATION', c.tableoid, c.oid, c.cfgname, c.cfgnamespace
+        FROM pg_catalog.pg_ts_config AS c
+        UNION ALL
+        SELECT 'TSDICTIONARY', d.tableoid, d.oid, d.dictname, d.dictnamespace
+        FROM pg_catalog.pg_ts_dict AS d
+        UNION ALL
+        SELECT 'TSPARSER', p.tableoid, p.oid, p.prsname, p.prsnamespace
+        FROM pg_catalog.pg_ts_parser AS p
+        UNION ALL
+        SELECT 'TSTEMPLATE', t.tableoid, t.oid, t.tmplname, t.tmplnamespace
+        FROM pg_catalog.pg_ts_template AS t
+    ) AS o ON o.kind = a.kind AND o.name = a.name
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = o.namespace
+    WHERE n.nspname = a.schema OR a.schema IS NULL AND n.nspname = ANY (%(path)s::text[])
+    UNION ALL
     SELECT a.word, a.kind, d.classid, d.objid
     FROM asked AS a
     JOIN pg_catalog.pg_roles AS r ON r.rolname = a.name
