@@ -48,6 +48,12 @@ SHOP = (
     FROM generate_series(1, 300) AS n""",
     "UPDATE country SET boss = 250",
     "CREATE MATERIALIZED VIEW mails AS SELECT mail FROM shop",
+    "CREATE TABLE nothing (); INSERT INTO nothing DEFAULT VALUES",
+    """CREATE TABLE pair (a int, b text, PRIMARY KEY (a, b)); CREATE TABLE other_pair () INHERITS (pair);
+    CREATE TABLE of_pair (a int, b text, FOREIGN KEY (a, b) REFERENCES pair);
+    INSERT INTO pair SELECT n, 'b' FROM generate_series(1, 40) AS n;
+    INSERT INTO other_pair SELECT a, b FROM ONLY pair ORDER BY a DESC;
+    INSERT INTO of_pair SELECT a, b FROM other_pair""",
     "ANALYZE",
 )
 
@@ -224,6 +230,9 @@ def test_a_sample_of_rows_has_all_that_they_reference(shop: Callable[..., Target
     assert rows(branch, broken) == [(0,)]
     with connect(target) as one, connect(branch) as other:
         assert snapshot(one) == snapshot(other)
+    assert rows(branch, "SELECT count(*) FROM ONLY pair") == [(10,)]
+    assert rows(branch, "SELECT count(*) FROM of_pair JOIN ONLY pair USING (a, b)") == [(5,)]
+    assert rows(branch, "SELECT count(*) FROM nothing") == [(1,)]
     position = "SELECT last_value FROM pg_sequences WHERE sequencename = 'shop_id_seq'"
     assert rows(branch, position) == rows(target, position)
     assert rows(branch, "SELECT count(*) FROM mails") == [(250,)]
