@@ -11,9 +11,12 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import jsonschema
+import psycopg
 import pytest
+from psycopg import sql
 
 from conftest import ROOT, connect, do, rows
 from own_state import own_source
@@ -201,6 +204,27 @@ def test_a_targets_own_name_holds_no_at_sign(shop: Callable[..., Target], tmp_pa
     (tmp_path / "targets.toml").write_text('["a@b"]\nserver = "main"\n')
     code, _, err = command("status")
     assert (code, "A name with @ is that of a branch" in err) == (2, True)
+
+
+def test_a_target_of_any_name_has_branches(
+    shop: Callable[..., Target], source: Server, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blanks, quotes and signs, and more letters than a file's name takes; the URL of a branch is one argument."""
+    shop()
+    role, database = "r o'l%", "d b\"'%/"
+    with source.connect() as conn:
+        conn.execute(sql.SQL("CREATE ROLE {} LOGIN SUPERUSER").format(sql.Identifier(role)))
+        conn.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(database)))
+    address = f"postgresql://{quote(role)}@/{quote(database, safe='')}?host={source.socket_dir}"
+    monkeypatch.setenv("ODD_URL", address)
+    name = f"sp ace/'q% {'é' * 99}"
+    (tmp_path / "targets.toml").write_text(f'["{name}"]\nurl_from = "ODD_URL"\n')
+    told(command, "create", "con", "--target", name)
+    assert list(listed(command)) == [f"{name}@con"]
+    url = told(command, "url", f"{name}@con")
+    with psycopg.connect(url) as conn:
+        assert conn.execute("SELECT session_user::text, current_database()::text").fetchone() == (role, database)
+    told(command, "delete", f"{name}@con")
 
 
 def test_one_who_asks_for_more_than_the_provider_can_is_told_before_anything_starts(
