@@ -79,18 +79,15 @@ def list_(
     target: Annotated[str, typer.Option(help="Only the branches of this target.")] = "", as_json: AsJson = False
 ) -> None:
     """List the branches: whose, what for, how old and large, until when; those of rehearsals, too."""
-    from pgrunbook.display.show import Table
+    from pgrunbook.app import branch_table
 
     of = _targets(target)
     found = [branch for one in of for branch in _every(one)]
     if as_json:
         _write_json(found)
         return
-    now = datetime.now(UTC)
     protected = {one.name for one in of if one.protected}
-    rows = [_row(one, now, is_protected=one.target in protected) for one in found]
-    headings = ["branch", "of", "state", "owner", "purpose", "age", "size", "masked", "expires"]
-    sys.stdout.write(f"{Table(headings, rows, empty='No branch.')!r}\n")
+    sys.stdout.write(f"{branch_table.table(found, protected)!r}\n")
 
 
 @app.command()
@@ -216,35 +213,45 @@ def clean(
 ) -> None:
     """Remove branches that have expired, are half made or have lost their server; a recorded run.
 
-    An expired one that sessions are connected to stays, and is named.
+    An expired one that sessions are connected to stays, and is named; so does one that cannot be removed (exit code 1).
     """
+    now, failed = datetime.now(UTC), None
+    for of in _targets(target):
+        for found in _every(of):
+            try:
+                told = _cleaned(of, found, now, dry_run=dry_run)
+            except RunbookError as exc:
+                told, failed = f"stays: {exc.message}", exc
+            if told:
+                sys.stdout.write(f"{found.full_name} {told}\n")
+    if failed is not None:
+        raise failed
+
+
+def _cleaned(of: Target, found: Branch, now: datetime, *, dry_run: bool) -> str:
+    """Remove a branch that nobody needs, or what a killed process has left beside it; return what was done, if any."""
     from pgrunbook.branches import branch_server, providers, registry, server_branches
     from pgrunbook.branches.branch import BranchState
 
-    now = datetime.now(UTC)
-    for of in _targets(target):
-        for found in _every(of):
-            why = "it has expired" if found.is_expired(now) else f"it is {found.state}"
-            if found.spare_server and not registry.is_held(found.full_name) and not dry_run:
-                with _recorded("branch-clean", found) as journal:
-                    server_branches.remove_spare(found)
-                    journal("server-removed", branch=found.full_name, server=found.spare_server)
-            if not found.is_expired(now) and found.state not in (BranchState.HALF_MADE, BranchState.GONE):
-                continue
-            used = [] if found.is_of_ours else _sessions(of, found)
-            if used:
-                sys.stdout.write(f"{found.full_name} stays: {why}, and {used[0]} is connected\n")
-                continue
-            if dry_run:
-                sys.stdout.write(f"{found.full_name} would be removed: {why}\n")
-                continue
-            with _recorded("branch-clean", found) as journal:
-                if found.is_of_ours:
-                    branch_server.clear_leftovers()
-                else:
-                    providers.of_branch(found).delete(of, found)
-                journal("branch-removed", branch=found.full_name, server=found.server, why=why)
-            sys.stdout.write(f"{found.full_name} is removed: {why}\n")
+    is_over = found.is_expired(now) or found.state in (BranchState.HALF_MADE, BranchState.GONE)
+    why = "it has expired" if found.is_expired(now) else f"it is {found.state}"
+    if not is_over and (found.spare_server is None or registry.is_held(found.full_name)):
+        return ""
+    if is_over and not found.is_of_ours and (used := _sessions(of, found)):
+        return f"stays: {why}, and {used[0]} is connected"
+    if dry_run:
+        return f"would be removed: {why}" if is_over else f"would lose server {found.spare_server}: of a killed reset"
+    with _recorded("branch-clean", found) as journal:
+        if not is_over:
+            server_branches.remove_spare(found)
+            journal("server-removed", branch=found.full_name, server=found.spare_server)
+            return f"has lost server {found.spare_server}: a killed reset has left it"
+        if found.is_of_ours:
+            branch_server.clear_leftovers()
+        else:
+            providers.of_branch(found).delete(of, found)
+        journal("branch-removed", branch=found.full_name, server=found.server, why=why)
+    return f"is removed: {why}"
 
 
 def _targets(name: str) -> list[Target]:
@@ -335,29 +342,6 @@ def _refuse_used(of: Target, found: Branch, *, force: bool) -> None:
             state="It is as it was.",
             hint="Wait until they have ended; or end them with it: --force.",
         )
-
-
-def _row(one: Branch, now: datetime, *, is_protected: bool) -> Sequence[object]:
-    from pgrunbook.branches import masking
-    from pgrunbook.display.units import human
-
-    over = one.is_expired(now)
-    until = "-" if one.expires_at is None else f"{one.expires_at:%Y-%m-%d %H:%M}Z"
-    return (
-        one.full_name,
-        f"{one.of}, of {one.parent}" if one.parent else one.of,
-        one.state,
-        one.owner,
-        one.purpose,
-        _span(now - one.made_at),
-        human(one.size_bytes or 0),
-        masking.described(one.masked, is_protected=is_protected and one.has_data),
-        f"expired {until}" if over else until,
-    )
-
-
-def _span(age: timedelta) -> str:
-    return f"{age.days} d" if age.days else f"{age.seconds // 3600} h {age.seconds % 3600 // 60} min"
 
 
 def _expiry(text: str) -> datetime | None:
