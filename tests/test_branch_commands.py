@@ -11,9 +11,12 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import jsonschema
+import psycopg
 import pytest
+from psycopg import sql
 
 from conftest import ROOT, connect, do, rows
 from own_state import own_source
@@ -49,6 +52,12 @@ SHOP = (
     FROM generate_series(1, 300) AS n""",
     "UPDATE country SET boss = 250",
     "CREATE MATERIALIZED VIEW mails AS SELECT mail FROM shop",
+    "CREATE TABLE nothing (); INSERT INTO nothing DEFAULT VALUES",
+    """CREATE TABLE pair (a int, b text, PRIMARY KEY (a, b)); CREATE TABLE other_pair () INHERITS (pair);
+    CREATE TABLE of_pair (a int, b text, FOREIGN KEY (a, b) REFERENCES pair);
+    INSERT INTO pair SELECT n, 'b' FROM generate_series(1, 40) AS n;
+    INSERT INTO other_pair SELECT a, b FROM ONLY pair ORDER BY a DESC;
+    INSERT INTO of_pair SELECT a, b FROM other_pair""",
     "ANALYZE",
 )
 
@@ -198,6 +207,27 @@ def test_a_targets_own_name_holds_no_at_sign(shop: Callable[..., Target], tmp_pa
     assert (code, "A name with @ is that of a branch" in err) == (2, True)
 
 
+def test_a_target_of_any_name_has_branches(
+    shop: Callable[..., Target], source: Server, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blanks, quotes and signs, and more letters than a file's name takes; the URL of a branch is one argument."""
+    shop()
+    role, database = "r o'l%", "d b\"'%/"
+    with source.connect() as conn:
+        conn.execute(sql.SQL("CREATE ROLE {} LOGIN SUPERUSER").format(sql.Identifier(role)))
+        conn.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(database)))
+    address = f"postgresql://{quote(role)}@/{quote(database, safe='')}?host={source.socket_dir}"
+    monkeypatch.setenv("ODD_URL", address)
+    name = f"sp ace/'q% {'é' * 99}"
+    (tmp_path / "targets.toml").write_text(f'["{name}"]\nurl_from = "ODD_URL"\n')
+    told(command, "create", "con", "--target", name)
+    assert list(listed(command)) == [f"{name}@con"]
+    url = told(command, "url", f"{name}@con")
+    with psycopg.connect(url) as conn:
+        assert conn.execute("SELECT session_user::text, current_database()::text").fetchone() == (role, database)
+    told(command, "delete", f"{name}@con")
+
+
 def test_one_who_asks_for_more_than_the_provider_can_is_told_before_anything_starts(
     shop: Callable[..., Target], source: Server, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,6 +255,9 @@ def test_a_sample_of_rows_has_all_that_they_reference(shop: Callable[..., Target
     assert rows(branch, broken) == [(0,)]
     with connect(target) as one, connect(branch) as other:
         assert snapshot(one) == snapshot(other)
+    assert rows(branch, "SELECT count(*) FROM ONLY pair") == [(10,)]
+    assert rows(branch, "SELECT count(*) FROM of_pair JOIN ONLY pair USING (a, b)") == [(5,)]
+    assert rows(branch, "SELECT count(*) FROM nothing") == [(1,)]
     position = "SELECT last_value FROM pg_sequences WHERE sequencename = 'shop_id_seq'"
     assert rows(branch, position) == rows(target, position)
     assert rows(branch, "SELECT count(*) FROM mails") == [(250,)]
@@ -306,21 +339,23 @@ def test_both_sides_of_a_key_can_be_hashed(shop: Callable[..., Target], command:
     assert rows(branch, "SELECT count(*) FROM shop JOIN country ON code = country WHERE code !~ '^c[0-9]$'") == [(250,)]
 
 
-def test_a_branch_whose_target_is_declared_no_more_is_listed_and_removed(
+def test_branches_whose_target_is_declared_no_more_are_listed_and_removed(
     shop: Callable[..., Target], tmp_path: Path, command: Command
 ) -> None:
-    """Nobody else would ever find it."""
+    """Nobody else would ever find them; one that cannot be removed keeps no other."""
     shop()
     for name in ("old", "new"):
         told(command, "create", name, "--target", "shop", "--schema-only")
-    found = registry.branch("shop", "old")
-    assert found is not None
-    registry.write(found.model_copy(update={"expires_at": found.made_at}))
+    for found in registry.branches():
+        registry.write(found.model_copy(update={"expires_at": found.made_at}))
     (tmp_path / "targets.toml").write_text("")
     assert list(listed(command)) == ["shop@old", "shop@new"]
-    assert told(command, "clean") == "shop@old is removed: it has expired"
-    assert 'target "shop" is not declared' in told(command, "url", "shop@new", code=2)
-    assert told(command, "delete", "shop@new") == "shop@new is removed"
+    with registry.held("shop@old"):
+        said = told(command, "clean", code=1).splitlines()
+    busy = 'branch "shop@old" is being made, changed or removed by another process'
+    assert said[:3] == [f"shop@old stays: {busy}", "shop@new is removed: it has expired", busy]
+    assert 'target "shop" is not declared' in told(command, "url", "shop@old", code=2)
+    assert told(command, "delete", "shop@old") == "shop@old is removed"
     assert listed(command) == {}
 
 

@@ -57,6 +57,12 @@ PLACES = (
     CREATE STATISTICS of_called ON (lower(mail)), mail FROM called;
     CREATE INDEX ON called (upper_of(mail))""",
 )
+FOREIGN = """
+    CREATE EXTENSION postgres_fdw; CREATE SERVER elsewhere FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '/nowhere');
+    CREATE FOREIGN TABLE far PARTITION OF parted FOR VALUES FROM (100) TO (200) SERVER elsewhere;
+    CREATE MATERIALIZED VIEW fetched AS SELECT * FROM far WITH NO DATA;
+    UPDATE pg_class SET relispopulated = true WHERE relname = 'fetched'
+"""
 KEYS = """
     CREATE TABLE wide (n bigint UNIQUE, t text UNIQUE, d numeric UNIQUE);
     CREATE TABLE narrow (n int REFERENCES wide (n), t varchar(9) REFERENCES wide (t), d numeric REFERENCES wide (d));
@@ -97,7 +103,7 @@ def source(version: int) -> Iterator[Server]:
             conn.execute("CREATE TABLE public.more AS SELECT 'template-' || n AS x FROM generate_series(1, 50) AS n")
         called = "public.shout" if version >= 17 else "shout"  # before, an index is made with the session's search_path
         with server.connect(database="shop") as conn, conn.as_target():
-            for text in (*PLACES, KEYS, "ANALYZE"):
+            for text in (*PLACES, KEYS, "ANALYZE", FOREIGN):
                 conn.execute(text.replace("RETURN shout", f"RETURN {called}").encode())
         yield server
 

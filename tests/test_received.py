@@ -229,3 +229,13 @@ def test_the_notebooks_restore_what_was_received(
         received.wait_received(target(), None)
     assert "pgrunbook backup receive --target hosted" in late.value.hint
     received.stop_for_good(target())
+
+
+def test_every_name_of_a_target_has_a_folder_and_a_slot_of_its_own() -> None:
+    """What is received of one target is never restored as another's, also where names differ by case only."""
+    names = ["shop", "Shop", "SHOP", "sp ace/'q%", "sp-ace-q", "\N{PILE OF POO}", "x" * 31, "x" * 32, "x" * 200, "a.b"]
+    of = [Target(name=name, url_from="NOWHERE") for name in names]
+    assert len({received.kept_of(one).name for one in of}) == len(names)
+    assert len({received.slot(one) for one in of}) == len(names)
+    assert all(re.fullmatch(r"[a-z0-9_]{1,63}", received.slot(one)) for one in of)
+    assert received.kept_of(of[0]).name == "received-shop"

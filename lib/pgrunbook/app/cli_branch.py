@@ -79,17 +79,15 @@ def list_(
     target: Annotated[str, typer.Option(help="Only the branches of this target.")] = "", as_json: AsJson = False
 ) -> None:
     """List the branches: whose, what for, how old and large, until when; those of rehearsals, too."""
-    from pgrunbook.display.show import Table
+    from pgrunbook.app import branch_table
 
     found, failed = _listed(target)
     if as_json:
         _write_json([one for _, one in found])
         _tell(failed)
         return
-    now = datetime.now(UTC)
-    rows = [_row(one, now, is_protected=of.protected) for of, one in found]
-    headings = ["branch", "of", "state", "owner", "purpose", "age", "size", "masked", "expires"]
-    sys.stdout.write(f"{Table(headings, rows, empty='No branch.')!r}\n")
+    protected = {of.name for of, _ in found if of.protected}
+    sys.stdout.write(f"{branch_table.table([one for _, one in found], protected)!r}\n")
     _tell(failed)
 
 
@@ -230,36 +228,45 @@ def clean(
 ) -> None:
     """Remove branches that have expired, are half made or have lost their server; a recorded run.
 
-    An expired one that sessions are connected to stays, and is named.
+    An expired one that sessions are connected to stays, and is named; so does one that cannot be removed (exit code 1).
     """
-    from pgrunbook.branches import branch_server, providers, registry, server_branches
-    from pgrunbook.branches.branch import BranchState
-
     now = datetime.now(UTC)
     listed, failed = _listed(target)
     for of, found in listed:
-        why = "it has expired" if found.is_expired(now) else f"it is {found.state}"
-        if found.spare_server and not registry.is_held(found.full_name) and not dry_run:
-            with _recorded("branch-clean", found) as journal:
-                server_branches.remove_spare(found)
-                journal("server-removed", branch=found.full_name, server=found.spare_server)
-        if not found.is_expired(now) and found.state not in (BranchState.HALF_MADE, BranchState.GONE):
-            continue
-        used = [] if found.is_of_ours else _sessions(of, found)
-        if used:
-            sys.stdout.write(f"{found.full_name} stays: {why}, and {used[0]} is connected\n")
-            continue
-        if dry_run:
-            sys.stdout.write(f"{found.full_name} would be removed: {why}\n")
-            continue
-        with _recorded("branch-clean", found) as journal:
-            if found.is_of_ours:
-                branch_server.clear_leftovers()
-            else:
-                providers.of_branch(found).delete(of, found)
-            journal("branch-removed", branch=found.full_name, server=found.server, why=why)
-        sys.stdout.write(f"{found.full_name} is removed: {why}\n")
+        try:
+            told = _cleaned(of, found, now, dry_run=dry_run)
+        except RunbookError as exc:
+            told = f"stays: {exc.message}"
+            failed.append(exc)
+        if told:
+            sys.stdout.write(f"{found.full_name} {told}\n")
     _tell(failed)
+
+
+def _cleaned(of: Target, found: Branch, now: datetime, *, dry_run: bool) -> str:
+    """Remove a branch that nobody needs, or what a killed process has left beside it; return what was done, if any."""
+    from pgrunbook.branches import branch_server, providers, registry, server_branches
+    from pgrunbook.branches.branch import BranchState
+
+    is_over = found.is_expired(now) or found.state in (BranchState.HALF_MADE, BranchState.GONE)
+    why = "it has expired" if found.is_expired(now) else f"it is {found.state}"
+    if not is_over and (found.spare_server is None or registry.is_held(found.full_name)):
+        return ""
+    if is_over and not found.is_of_ours and (used := _sessions(of, found)):
+        return f"stays: {why}, and {used[0]} is connected"
+    if dry_run:
+        return f"would be removed: {why}" if is_over else f"would lose server {found.spare_server}: of a killed reset"
+    with _recorded("branch-clean", found) as journal:
+        if not is_over:
+            server_branches.remove_spare(found)
+            journal("server-removed", branch=found.full_name, server=found.spare_server)
+            return f"has lost server {found.spare_server}: a killed reset has left it"
+        if found.is_of_ours:
+            branch_server.clear_leftovers()
+        else:
+            providers.of_branch(found).delete(of, found)
+        journal("branch-removed", branch=found.full_name, server=found.server, why=why)
+    return f"is removed: {why}"
 
 
 def _listed(target: str) -> tuple[list[tuple[Target, Branch]], list[RunbookError]]:
@@ -336,29 +343,6 @@ def _refuse_used(of: Target, found: Branch, *, force: bool) -> None:
             state="It is as it was.",
             hint="Wait until they have ended; or end them with it: --force.",
         )
-
-
-def _row(one: Branch, now: datetime, *, is_protected: bool) -> Sequence[object]:
-    from pgrunbook.branches import masking
-    from pgrunbook.display.units import human
-
-    over = one.is_expired(now)
-    until = "-" if one.expires_at is None else f"{one.expires_at:%Y-%m-%d %H:%M}Z"
-    return (
-        one.full_name,
-        f"{one.of}, of {one.parent}" if one.parent else one.of,
-        one.state,
-        one.owner,
-        one.purpose,
-        _span(now - one.made_at),
-        "-" if one.size_bytes is None else human(one.size_bytes),
-        masking.described(one.masked, is_protected=is_protected and one.has_data),
-        f"expired {until}" if over else until,
-    )
-
-
-def _span(age: timedelta) -> str:
-    return f"{age.days} d" if age.days else f"{age.seconds // 3600} h {age.seconds % 3600 // 60} min"
 
 
 def _expiry(text: str) -> datetime | None:

@@ -87,6 +87,7 @@ class _Member(NamedTuple):
     schema_name: str
     table_name: str
     has_rows: bool
+    is_foreign: bool
 
     @property
     def table(self) -> tuple[str, str]:
@@ -188,14 +189,23 @@ def _write(conn: Connection, target: Target, columns: Mapping[str, _Column]) -> 
         by_table.setdefault(column.table, []).append(
             sql.SQL("{} = {}").format(sql.Identifier(column.column_name), value)
         )
+    families = {table: _family(conn, table) for table in by_table}
     with conn.as_target():
         for table, values in by_table.items():
-            conn.execute(sql.SQL("UPDATE {} SET {}").format(sql.Identifier(*table), sql.SQL(", ").join(values)))
-        written = {one.table for table in by_table for one in _family(conn, table) if one.has_rows}
+            for named in _written(table, families[table]):
+                conn.execute(sql.SQL("UPDATE {} SET {}").format(named, sql.SQL(", ").join(values)))
+        written = {one.table for family in families.values() for one in family if one.has_rows}
         for table in sorted(written):  # dead rows hold the old values
             conn.execute(sql.SQL("VACUUM (FULL) {}").format(sql.Identifier(*table)))
     if kept := [str(name) for (name,) in conn.execute(load("masking")["undo_data"].encode())]:
         conn.execute(f"TRUNCATE {', '.join(kept)}".encode())
+
+
+def _written(table: tuple[str, str], family: Sequence[_Member]) -> list[sql.Composable]:
+    """Return what is updated so that each row of a table is; foreign tables below it have none on a branch."""
+    if not any(one.is_foreign for one in family):
+        return [sql.Identifier(*table)]
+    return [sql.SQL("ONLY {}").format(sql.Identifier(*one.table)) for one in family if one.has_rows]
 
 
 def _fill_views(conn: Connection) -> None:
@@ -376,5 +386,6 @@ def _could_not(branch: BranchTarget, exc: psycopg.Error) -> RunbookError:
     return RunbookError(
         f'could not mask the columns of branch "{branch.name}"',
         detail=said(exc),
+        state="The target was only read; the branch is removed.",
         hint="Choose another rule for the column that the server names.",
     )

@@ -6,9 +6,11 @@ in the same way. ``pgrunbook backup receive`` fills its archive.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import logging
 import os
+import re
 import time
 
 import psycopg
@@ -24,7 +26,7 @@ from pgrunbook.errors import Blocked, Refused
 
 log = logging.getLogger(__name__)
 
-SLOT_MAX_CHARS = 63
+PLAIN = re.compile(r"[a-z0-9][a-z0-9_-]{0,30}")
 POLL_S, COMPRESS_EVERY = 0.2, 25
 RECEIVE_TIMEOUT_S = 60
 
@@ -42,7 +44,15 @@ def home(target: Target) -> Server:
 
 def kept_of(target: Target) -> Server:
     """Return what :func:`home` returns, but make nothing."""
-    return Server(target.server or f"received-{target.name.lower()}")
+    return Server(target.server or f"received-{_own_name(target)}")
+
+
+def _own_name(target: Target) -> str:
+    """Return a name that a server can have, and that no other target has, whatever the target's own is."""
+    if PLAIN.fullmatch(target.name):
+        return target.name
+    words = "-".join(re.findall(r"[a-z0-9]+", target.name.lower()))
+    return f"{words[:24]}-{hashlib.sha256(target.name.encode()).hexdigest()[:6]}"
 
 
 def wait_received(target: Target, lsn: str | None) -> None:
@@ -83,7 +93,7 @@ def wait_received(target: Target, lsn: str | None) -> None:
 
 def slot(target: Target) -> str:
     """Return the name of the replication slot that keeps the target's WAL until it is received."""
-    return f"pgrunbook_{target.name.lower().replace('-', '_')}"[:SLOT_MAX_CHARS]
+    return f"pgrunbook_{_own_name(target).replace('-', '_')}"
 
 
 def receive(target: Target) -> None:

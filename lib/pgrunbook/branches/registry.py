@@ -6,6 +6,7 @@ branch that a killed process has left is known as half made.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from pgrunbook.errors import Blocked, Refused, WrongInput
 from pgrunbook.record.files import write_atomically
 
 LOCK_TIMEOUT_S = 1.0
+NAME_MAX_BYTES = 200  # file systems take 255 with what we put behind it
 
 
 def branches(target: str = "") -> list[Branch]:
@@ -107,7 +109,10 @@ def is_held(full_name: str) -> bool:
 
 
 def _path(full_name: str) -> Path:
-    return state_folder("branches") / f"{quote(full_name, safe='@ ')}.json"
+    name = quote(full_name, safe="@ ")
+    if len(name) > NAME_MAX_BYTES:
+        name = f"{name[:NAME_MAX_BYTES]}-{hashlib.sha256(full_name.encode()).hexdigest()[:12]}"
+    return state_folder("branches") / f"{name}.json"
 
 
 def _read(path: Path) -> Branch | None:

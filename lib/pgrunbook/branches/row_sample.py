@@ -12,16 +12,18 @@ import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import psycopg
 from psycopg import IsolationLevel, sql
 from psycopg.rows import class_row
 
-from pgrunbook.branches import data_dump
+from pgrunbook.branches import data_dump, roles, target_dump
 from pgrunbook.branches.roles import Roles
 from pgrunbook.branches.server import Server
 from pgrunbook.config.targets import Target
 from pgrunbook.database import connection
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.queries import load
+from pgrunbook.database.sqlstate import said
 from pgrunbook.display import progress
 
 log = logging.getLogger(__name__)
@@ -41,11 +43,23 @@ class _Key(NamedTuple):
     table_name: str
     other_schema: str
     other_table: str
+    alone: str
+    other_alone: str
     columns: list[str]
     other_columns: list[str]
     types: list[str]
     operators: list[str]
     written: list[str]
+
+    @property
+    def table(self) -> sql.Composed:
+        """The table that references, without children: a key counts for partitions, and for no others."""
+        return sql.SQL("{} {}").format(sql.SQL(self.alone), sql.Identifier(self.schema_name, self.table_name))
+
+    @property
+    def other(self) -> sql.Composed:
+        """The table that is referenced, likewise."""
+        return sql.SQL("{} {}").format(sql.SQL(self.other_alone), sql.Identifier(self.other_schema, self.other_table))
 
     def joined(self, one: str, other: str, names: Sequence[sql.Composable]) -> sql.Composed:
         """Return that the referenced columns of ``other`` equal what ``names`` say of ``one``, as the key says it."""
@@ -73,8 +87,14 @@ def load_into(server: Server, target: Target, database: str, found: Roles, *, ro
             for conn in (there, here):
                 connection.limit(conn, **LIMITS)
             there.isolation_level, there.read_only = IsolationLevel.REPEATABLE_READ, True
-            with there.transaction():
-                _sample(there, here, rows)
+            try:
+                with there.transaction():
+                    _sample(there, here, rows)
+            except psycopg.Error as exc:
+                told = said(exc)
+                raise data_dump.not_copied(
+                    target, told, roles.advice(told, found.session) or target_dump.advice(told)
+                ) from exc
     data_dump.load(server, target, database, found, parts=["--section=post-data"], with_orphans=with_orphans)
 
 
@@ -107,11 +127,11 @@ def _follow(there: Connection, here: Connection, number: int, key: _Key, asked: 
         asked.update((number, *row) for row in new)
         words = [sql.Identifier(f"c{position}") for position in range(len(key.columns))]
         arrays = sql.SQL(", ").join(
-            sql.SQL("{}::pg_catalog.text[]").format(sql.Literal([row[position] for row in new]))
+            sql.SQL("pg_catalog.unnest({}::pg_catalog.text[])").format(sql.Literal([row[position] for row in new]))
             for position in range(len(key.columns))
         )
         typed = [sql.SQL("{}::{}").format(word, sql.SQL(kind)) for word, kind in zip(words, key.types, strict=True)]
-        wanted = sql.SQL("SELECT {} FROM pg_catalog.unnest({}) AS x ({})").format(
+        wanted = sql.SQL("SELECT {} FROM ROWS FROM ({}) AS x ({})").format(
             sql.SQL(", ").join(sql.SQL("{} AS {}").format(t, w) for t, w in zip(typed, words, strict=True)),
             arrays,
             sql.SQL(", ").join(words),
@@ -119,7 +139,7 @@ def _follow(there: Connection, here: Connection, number: int, key: _Key, asked: 
         columns = _listed(key.written)
         query = sql.SQL("SELECT {} FROM {} AS r JOIN ({}) AS w ON {}").format(
             sql.SQL(", ").join(sql.Identifier("r", column) for column in key.written),
-            name, wanted, key.joined("w", "r", words),
+            key.other, wanted, key.joined("w", "r", words),
         )  # fmt: skip
         _copy(there, here, query, name, columns)
     return len(unknown)
@@ -130,9 +150,9 @@ def _lacking(here: Connection, key: _Key) -> list[tuple[object, ...]]:
     mine = [sql.Identifier(column) for column in key.columns]
     query = sql.SQL("SELECT DISTINCT {} FROM {} AS m WHERE {} AND NOT EXISTS (SELECT FROM {} AS r WHERE {})").format(
         sql.SQL(", ").join(sql.SQL("m.{}::pg_catalog.text").format(word) for word in mine),
-        sql.Identifier(key.schema_name, key.table_name),
+        key.table,
         sql.SQL(" AND ").join(sql.SQL("m.{} IS NOT NULL").format(word) for word in mine),
-        sql.Identifier(key.other_schema, key.other_table),
+        key.other,
         key.joined("m", "r", mine),
     )
     return here.execute(query).fetchall()
@@ -143,7 +163,8 @@ def _copy(
 ) -> None:
     """Copy what a query of the target returns into a table of the branch."""
     out = sql.SQL("COPY ({}) TO STDOUT").format(query)
-    into = sql.SQL("COPY {} {} FROM STDIN").format(table, sql.SQL("({})").format(columns))
+    listed = sql.SQL("({})").format(columns) if columns.as_string() else sql.SQL("")
+    into = sql.SQL("COPY {} {} FROM STDIN").format(table, listed)
     with there.cursor() as reading, here.cursor() as writing, reading.copy(out) as source, writing.copy(into) as copy:
         for data in source:
             copy.write(data)

@@ -65,7 +65,8 @@ WITH RECURSIVE family (oid) AS (
 )
 SELECT n.nspname::text AS schema_name,
        c.relname::text AS table_name,
-       c.relkind = 'r' AS has_rows
+       c.relkind = 'r' AS has_rows,
+       c.relkind = 'f' AS is_foreign
 FROM family AS f
 JOIN pg_catalog.pg_class AS c ON c.oid = f.oid
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace

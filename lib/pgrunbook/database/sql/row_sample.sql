@@ -20,11 +20,13 @@ GROUP BY n.nspname, c.relname, c.oid
 ORDER BY c.oid
 
 -- name: keys
--- a row is: a foreign key, with the pairs of its columns, the type of each that is referenced, and their operator
+-- a row is: a foreign key, the tables without their children where these do not count, with the pairs of its columns, the type of each that is referenced, and their operator
 SELECT n.nspname::text AS schema_name,
        c.relname::text AS table_name,
        fn.nspname::text AS other_schema,
        fc.relname::text AS other_table,
+       CASE c.relkind WHEN 'p' THEN '' ELSE 'ONLY' END AS alone,
+       CASE fc.relkind WHEN 'p' THEN '' ELSE 'ONLY' END AS other_alone,
        x.columns,
        x.other_columns,
        x.types,
