@@ -442,6 +442,20 @@ def test_a_down_file_may_have_another_title_and_alone_is_refused(project: Projec
     assert message_of(target).startswith("FOLDER/3_c.down.sql undoes a version that no file applies\n")
 
 
+def test_node_pg_migrate_orders_files_of_one_number_by_their_names(project: Project) -> None:
+    """Two lines of work that began at the same time; its own order of names, where it is the same everywhere."""
+    names = ["7_a2", "7_a-10b", "7-A10", "7_B", "12_x"]
+    target = project(folder={f"{name}.sql": "SELECT 1;" for name in names}, history="node-pg-migrate")
+    assert [m.name for m in read(target).pending()] == names
+
+
+@pytest.mark.parametrize("others", [["7_é", "7_f"], ["7_a-b", "7_ab"]])
+def test_files_of_one_number_in_no_certain_order_are_refused(project: Project, others: list[str]) -> None:
+    """By letters that languages order differently, or by punctuation alone."""
+    target = project(folder={f"{name}.sql": "SELECT 1;" for name in others}, history="node-pg-migrate")
+    assert message_of(target).startswith("two migrations have the number 7\n")
+
+
 def test_while_the_tool_is_at_work_we_are_not(project: Project) -> None:
     """Its advisory lock is ours meanwhile, under both names that its programs give the database."""
     target = project(folder=FOLDERS["golang-migrate"].files())

@@ -282,7 +282,7 @@ def test_both_directions_in_one_file_are_never_run_one_after_the_other(
             history.up_part(tmp_path / "0001_a.sql", text)
 
 
-HEADED_UP, HEADED_DOWN = f"-- Up Migration: add a\n{SQL}", f"-- Down migration for a\n{DOWN}"
+HEADED_UP, HEADED_DOWN = f"-- Up Migration: add a\n{SQL}", f"-- Direction: DOWN\n-- Down migration for a\n{DOWN}"
 HEADED = {
     "golang-migrate": {"1_a.up.sql": HEADED_UP, "1_a.down.sql": HEADED_DOWN, "go.mod": "golang-migrate"},
     "sqlx": {"1_a.sql": HEADED_UP, "Cargo.toml": "sqlx = 1"},
@@ -305,7 +305,7 @@ def test_a_file_headed_by_its_direction_is_no_other_tools(conn: Connection, tmp_
 def test_a_way_back_that_does_it_again_is_refused(conn: Connection, tmp_path: Path) -> None:
     """What follows the words of the other direction would be run, too."""
     write(tmp_path, {"0001_a.sql": SQL, "0001_a.down.sql": f"{HEADED_DOWN}-- Up migration\n{SQL}"})
-    assert message_of(conn, tmp_path).startswith("FOLDER/0001_a.down.sql, line 3: this is a mark of node-pg-migrate\n")
+    assert message_of(conn, tmp_path).startswith("FOLDER/0001_a.down.sql, line 4: this is a mark of node-pg-migrate\n")
 
 
 def test_its_mark_alone_tells_node_pg_migrate_where_no_project_does(tmp_path: Path) -> None:

@@ -123,6 +123,9 @@ def test_commands_of_psql_are_told_as_such(text: str, line: str) -> None:
     )
 
 
+MYSQL = "Words such as AUTO_INCREMENT, ENGINE and PRAGMA are MySQL's or SQLite's: say it as PostgreSQL does."
+
+
 @pytest.mark.parametrize(
     ("text", "hint"),
     [
@@ -131,6 +134,18 @@ def test_commands_of_psql_are_told_as_such(text: str, line: str) -> None:
         ("SELECT 1;\nDROP TABLE {{ schema }}.a;", "A placeholder is filled in by another tool: write its value."),
         ("SELECT 1;\nDROP TABLE `a`;", "PostgreSQL has names in double quotes; backticks are MySQL's."),
         ("SELECT 1;\n# a", "A comment begins with --."),
+        ("SELECT 1;\nCREATE TABLE a {\n};", "Correct the file; the parser of PostgreSQL 18 could not read it."),
+        ("SELECT 1;\nDROP TABLE {schema}.a;", "A placeholder is filled in by another tool: write its value."),
+        ("SELECT 1;\nCREATE TABLE a (id int NOT NULL AUTO_INCREMENT);", MYSQL),
+        ("SELECT 1;\nCREATE TABLE a (id int) ENGINE=InnoDB;", MYSQL),
+        ("SELECT 1;\nINSERT IGNORE INTO a VALUES (1);", MYSQL),
+        ("SELECT 1;\nCREATE TABLE a (id integer PRIMARY KEY AUTOINCREMENT);", MYSQL),
+        ("SELECT 1;\nPRAGMA foreign_keys = ON;", MYSQL),
+        (
+            "SELECT 1;\nSET @a := 1;",
+            "A name behind @ is a variable of MySQL or SQL Server, which PostgreSQL does not have.",
+        ),
+        ("SELECT 1;\nDROP TABLE [a];", "PostgreSQL has names in double quotes; brackets are SQL Server's."),
         ("SELECT 1;\nREPACK TABLE a;", "Correct the file; the parser of PostgreSQL 18 could not read it."),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -22,7 +23,7 @@ NAMES = FileNames(
     form="NUMBER_name.sql",
     part="number",
     rule="node-pg-migrate's migrations are named NUMBER_name.sql.",
-    twice="their order depends on the language of the machine",
+    twice="their order depends on the machine",
     unused="a number of its own",
     almost=re.compile(r".*[-_ ].*\.sql", re.I),
 )
@@ -31,6 +32,8 @@ UP = re.compile(r"^\s*--[\s-]*up\s+migration", re.I | re.M)
 DOWN = re.compile(r"^\s*--[\s-]*down\s+migration", re.I | re.M)
 # As its template has them; a comment that begins so ("-- Up migration: add a column") may be anybody's.
 ALONE = re.compile(r"^[ \t]*--[ \t-]*(up|down)[ \t]+migration[ \t]*\r?$", re.I | re.M)
+# A name that is ordered alike in all languages.
+_SPELLED = re.compile(r"[0-9A-Za-z ._-]+")
 ADVISORY_LOCK = 7241865325823964
 
 
@@ -80,9 +83,10 @@ class NodePgMigrate(Tool):
         )
 
     def read_folder(self, folder: Path) -> list[Migration]:
-        """Return the migrations by number, each cut into its two parts."""
-        paths = sorted(NAMES.those_of(sql_files(folder)), key=_number)
-        NAMES.check(folder, paths, _number)
+        """Return the migrations by number, else by name, each cut into its two parts."""
+        paths = sorted(NAMES.those_of(sql_files(folder)), key=_place)
+        unsettled = _unsettled(paths)
+        NAMES.check(folder, paths, lambda path: str(unsettled.get(path, path.name)))
         return [self._of_two_sections(path, folder, ordinal) for ordinal, path in enumerate(paths)]
 
     def rows(self, conn: Connection, table: Table) -> list[AppliedMigration]:
@@ -116,7 +120,7 @@ class _NameRules(RowRules):
         return row.name
 
     def is_older(self, row: AppliedMigration, migration: Migration) -> bool:
-        return (row.name or "").split("_")[0] < migration.name.split("_")[0]
+        return _place(Path(f"{row.name}.sql")) < _place(migration.path)
 
 
 def _number(path: Path) -> int:
@@ -134,6 +138,28 @@ def _number(path: Path) -> int:
             hint="Give it the name that node-pg-migrate gave it: YYYYMMDDHHMMSSmmm_name.sql, in UTC.",
         ) from exc
     return int(moment.timestamp()) * 1000 + int(digits[14:])
+
+
+def _place(path: Path) -> tuple[object, ...]:
+    """Return what a file is ordered by: its number, then its words, numbers in them as such and punctuation left out.
+
+    This is localeCompare as compareMigrationFileNames calls it, for names that all languages order alike.
+    """
+    words = re.findall(r"[0-9]+|[A-Za-z]", path.name)
+    folded = [(0, int(word), "") if word.isdigit() else (1, 0, word.lower()) for word in words]
+    return _number(path), folded, [word.isupper() for word in words]
+
+
+def _unsettled(paths: Sequence[Path]) -> dict[Path, int]:
+    """Return the files, with their number, that others of this number are not surely ordered against by name."""
+    by_number = {number: list(same) for number, same in itertools.groupby(paths, _number)}
+    return {
+        path: number
+        for number, same in by_number.items()
+        if not all(_SPELLED.fullmatch(path.name) for path in same) or len({str(_place(p)) for p in same}) < len(same)
+        for path in same
+        if len(same) > 1
+    }
 
 
 def _part(text: str, start: int, end: int | None) -> str:

@@ -30,16 +30,20 @@ _COPY_DATA = re.compile(
     r"\bCOPY\s(?:[^;']|'[^']*')*?\sFROM\s+STDIN\b(?:[^;']|'[^']*')*;(?P<data>\s*)(?:(?:^.*\n)*?^\\\.)?",
     re.I | re.M,
 )
+_PLACEHOLDER = "A placeholder is filled in by another tool: write its value."
+_MYSQL = "Words such as AUTO_INCREMENT, ENGINE and PRAGMA are MySQL's or SQLite's: say it as PostgreSQL does."
 # By what stands where the parser stopped.
 _HINTS = {
-    "\\": "Commands that begin with \\ are psql's own: remove them from the migration.",
-    ":": "A name behind a colon is a variable of psql: write its value.",
-    "${": "A placeholder is filled in by another tool: write its value.",
-    "{": "A placeholder is filled in by another tool: write its value.",
-    "`": "PostgreSQL has names in double quotes; backticks are MySQL's.",
-    "#": "A comment begins with --.",
-    "<<<<<<<": "A merge left both sides in the file: keep one of them.",
-    "GO\n": "GO is a command of other databases' shells: end each statement with a semicolon.",
+    r"\\": "Commands that begin with \\ are psql's own: remove them from the migration.",
+    r":": "A name behind a colon is a variable of psql: write its value.",
+    r"\$\{|\{[^\n{}]*\}|\{[{%]": _PLACEHOLDER,
+    r"`": "PostgreSQL has names in double quotes; backticks are MySQL's.",
+    r"#": "A comment begins with --.",
+    r"<<<<<<<": "A merge left both sides in the file: keep one of them.",
+    r"GO\n": "GO is a command of other databases' shells: end each statement with a semicolon.",
+    r"(?i:AUTO_?INCREMENT|ENGINE|UNSIGNED|IGNORE|PRAGMA|ON\s+UPDATE\s+CURRENT_TIMESTAMP)\b": _MYSQL,
+    r"@": "A name behind @ is a variable of MySQL or SQL Server, which PostgreSQL does not have.",
+    r"\[\w+\]": "PostgreSQL has names in double quotes; brackets are SQL Server's.",
 }
 _HINT = f"Correct the file; the parser of PostgreSQL {get_postgresql_version()[0]} could not read it."
 _OPENS = (TransactionStmtKind.TRANS_STMT_BEGIN, TransactionStmtKind.TRANS_STMT_START)
@@ -268,7 +272,7 @@ def _unreadable(text: str, file: str, exc: ParseError) -> WrongInput:
     line = line_of(text, index)
     near = re.compile(r'(?<= at or near ")(.*)(?="\Z)', re.S)
     says = near.sub(lambda m: secrets.excerpt(text, index, index + len(m[0])), exc.args[0])
-    hint = next((hint for start, hint in _HINTS.items() if text.startswith(start, index)), _HINT)
+    hint = next((hint for start, hint in _HINTS.items() if re.compile(start).match(text, index)), _HINT)
     start = text.rfind("\n", 0, index) + 1
     shown = secrets.excerpt(text, start, (text + "\n").index("\n", start)).strip()[:200]
     return WrongInput(f"{file}, line {line}: {' '.join(says.split())[:200]}", detail=f"The line is: {shown}", hint=hint)
