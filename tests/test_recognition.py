@@ -352,6 +352,7 @@ def test_its_mark_alone_tells_node_pg_migrate_where_no_project_does(tmp_path: Pa
         "-- note: up to here\nSELECT 1;",
         "-- UP migration\n-- Adds a column.\nSELECT 1;",
         "-- Migration: up\nSELECT 1;",
+        "-- ==== UP ====\nSELECT 1;\n-- ==== DOWN ====\n-- SELECT 2;",
         "SELECT 1;\n-- Up migration of the rest: see below\nSELECT 2;",
         "-- Why.\n-- Rollback:\n--   DROP TABLE a;\n--   DROP TABLE b;\n\nSELECT 1;",
         "CREATE TABLE lift (\n  -- down migration of 1870\n  a int);",
