@@ -219,6 +219,28 @@ def test_a_projects_other_files_do_not_name_its_folder(tmp_path: Path) -> None:
     assert (found.path, found.tool.name) == (tmp_path / "migrations", "plain files")
 
 
+def test_a_projects_file_is_looked_for_up_to_the_root_of_its_repository(tmp_path: Path) -> None:
+    """And not in what another repository lies in."""
+    deep = "inner/internal/adapters/storage/postgres/db/migrations"
+    write(tmp_path, {f"{deep}/1_a.up.sql": SQL, "inner/go.mod": "module a"})
+    assert find_folder(tmp_path / deep, "auto").tool.name == "golang-migrate"
+    write(tmp_path, {"inner/internal/.git/HEAD": ""})
+    with pytest.raises(WrongInput, match="cannot tell which tool's migrations are in"):
+        find_folder(tmp_path / deep, "auto")
+
+
+def test_folders_below_that_hold_migrations_are_named(conn: Connection, tmp_path: Path) -> None:
+    """One for each database that the program runs on; what comes with packages is not the team's."""
+    for folder in ("h2", "postgresql", "node_modules/x/migrations", ".cache", "docs"):
+        write(tmp_path, {f"{folder}/{'a.md' if folder == 'docs' else 'V1__a.sql'}": SQL})
+    assert message_of(conn, tmp_path) == (
+        "could not find a migration in FOLDER\n"
+        "Detail: There are some below, in h2 and postgresql.\n"
+        "State: Nothing changed in the database.\n"
+        "Hint: Name the folder of those that this database gets as migrations in targets.toml."
+    )
+
+
 def test_two_tools_in_one_folder_are_refused(conn: Connection, tmp_path: Path) -> None:
     """Nobody knows which of them is to be applied."""
     write(tmp_path, FOLDERS["dbmate"][0] | FOLDERS["Drizzle"][0])
@@ -330,6 +352,7 @@ def test_its_mark_alone_tells_node_pg_migrate_where_no_project_does(tmp_path: Pa
         "-- note: up to here\nSELECT 1;",
         "-- UP migration\n-- Adds a column.\nSELECT 1;",
         "-- Migration: up\nSELECT 1;",
+        "-- ==== UP ====\nSELECT 1;\n-- ==== DOWN ====\n-- SELECT 2;",
         "SELECT 1;\n-- Up migration of the rest: see below\nSELECT 2;",
         "-- Why.\n-- Rollback:\n--   DROP TABLE a;\n--   DROP TABLE b;\n\nSELECT 1;",
         "CREATE TABLE lift (\n  -- down migration of 1870\n  a int);",

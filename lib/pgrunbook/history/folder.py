@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +35,9 @@ TOOLS: dict[str, Tool] = {
 }  # fmt: skip
 
 USUAL = ("migrations", "db/migrations", "db/migration", "sql/schema")
-NEAR = 4  # folders above the migrations where a project's file is looked for
+PASSED_OVER = ("node_modules", "vendor", "target")
+NEAR = 8  # folders above the migrations where a project's file is looked for, up to the root of the repository
+BELOW = 500  # folders in which migrations are looked for, to name them where there are none
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,9 @@ def _likely(folder: Path, signs: list[tuple[Tool, Sign]], in_database: Collectio
 
 def _names(folder: Path, manifest: str, dependency: str) -> bool:
     """Tell whether the nearest such file of a project, in or above the folder, names the dependency."""
-    paths = (above / manifest for above in (folder, *folder.absolute().parents[:NEAR]))
+    places = [folder.absolute(), *folder.absolute().parents[:NEAR]]
+    root = next((number for number, place in enumerate(places) if (place / ".git").exists()), NEAR)
+    paths = (place / manifest for place in places[: root + 1])
     nearest = next((path for path in paths if path.is_file()), None)
     return nearest is not None and dependency in nearest.read_text(encoding="utf-8", errors="replace")
 
@@ -131,7 +138,24 @@ def _two(folder: Path, certain: list[tuple[Tool, Sign]]) -> WrongInput:
     )
 
 
+def _below(path: Path) -> list[Path]:
+    """Return the folders below that hold migrations."""
+    found = []
+    for folder, names, _ in itertools.islice(os.walk(path), BELOW):
+        names[:] = sorted(name for name in names if not name.startswith(".") and name not in PASSED_OVER)
+        with suppress(WrongInput, OSError):  # what cannot be read is told where it is named
+            found += [Path(folder)] if _signs(Path(folder)) else []
+    return found
+
+
 def _nothing(path: Path, candidates: list[Path]) -> WrongInput:
+    below = _below(path)
+    if below:
+        return WrongInput(
+            f"could not find a migration in {path}",
+            detail=f"There are some below, in {listed([str(folder.relative_to(path)) for folder in below[:5]])}.",
+            hint="Name the folder of those that this database gets as migrations in targets.toml.",
+        )
     return WrongInput(
         f"could not find a migration in {path}",
         detail="Looked for meta/_journal.json, NAME/migration.sql and NNNN_name.sql, there and in "

@@ -26,7 +26,7 @@ MARKS = {
     "Liquibase": r"--\s*(?:liquibase\s+formatted\s+sql|changeset\s+[^\s:]+:\S+)",
     "graphile-migrate": r"--!\s*(?:Previous|Hash):",
     "Play Evolutions": r"--[\s-]*!(?:ups|downs)\b",
-    "shmig": r"--\s*=+\s*(?:up|down)\s*=+\s*$",
+    "shmig": r"--\s*=+\s*(?:(?P<up>up)|down)\s*=+\s*$",
 }
 # What looks like the mark of a tool that we do not know.
 _WAYS = r"(?:up|ups|down|downs|upgrade|downgrade|undo|rollback|revert|forwards?|backwards?)"
@@ -41,8 +41,8 @@ DOWN = re.compile(
     r"(?:[\s:_-]+(?:migration|script|section|part|sql))?[^\w;]*$",
     re.I,
 )
-# Its marks are words that anybody may begin a comment with: they tell something only where they cut a file in two.
-_WORDS = "node-pg-migrate"
+# Their marks are words that anybody may head a file with: they tell something only where they cut it in two.
+_WORDS = ("node-pg-migrate", "shmig")
 _KNOWN = {tool: re.compile(mark, re.I) for tool, mark in MARKS.items()}
 _LOOKS = [re.compile(mark, re.I) for mark in LOOKS]
 # What any of these has; most files have none, and are not scanned.
@@ -66,8 +66,8 @@ def of(text: str) -> list[Mark]:
     if not _PERHAPS.search(text):
         return []
     found = [mark for line, comment, apart in _comments(text) if (mark := _mark(line, comment, apart)) is not None]
-    cut = len({_is_up(mark) for mark in found if mark.tool == _WORDS}) == 2
-    return [mark for mark in found if cut or mark.tool != _WORDS]
+    cut = {tool for tool in _WORDS if len({_is_up(mark) for mark in found if mark.tool == tool}) == 2}
+    return [mark for mark in found if mark.tool not in _WORDS or mark.tool in cut]
 
 
 def refuse(path: Path, text: str, *, own: str, undoes: bool = False) -> None:
@@ -77,7 +77,7 @@ def refuse(path: Path, text: str, *, own: str, undoes: bool = False) -> None:
     it turns the direction: where a statement follows that would undo what the file does.
     """
     for mark in of(text):
-        if mark.tool not in (own, _WORDS):
+        if mark.tool not in (own, *_WORDS):
             raise _foreign(path, mark)
     turn = _turn(text, own=own, undoes=undoes)
     if turn is not None:
@@ -115,8 +115,8 @@ def _turn(text: str, *, own: str, undoes: bool) -> Mark | None:
 
 def _turns(line: int, comment: str, apart: bool, *, own: str, undoes: bool) -> Mark | None:
     mark = _mark(line, comment, apart)
-    if mark is not None and mark.tool == _WORDS:
-        return mark if apart and own != _WORDS and _is_up(mark) is undoes else None
+    if mark is not None and mark.tool in _WORDS:
+        return mark if apart and own != mark.tool and _is_up(mark) is undoes else None
     return Mark("", line, comment) if apart and not undoes and own not in MARKS and DOWN.match(comment) else None
 
 
