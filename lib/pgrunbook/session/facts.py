@@ -14,7 +14,7 @@ _ROLLBACK = {
 CELLS: dict[str, dict[str, str]] = {
     "prepare": {
         "history": "what-is-pending",
-        **dict.fromkeys(("schema", "changes", "rehearsed"), "make-it-safe"),
+        **dict.fromkeys(("schema", "changes", "rehearsed", "ahead"), "make-it-safe"),
         **dict.fromkeys(("plan", "gates"), "freeze-the-plan"),
     },
     "migrate": {
@@ -32,7 +32,8 @@ CELLS: dict[str, dict[str, str]] = {
     },
     "restore": {
         "alive": "meet-the-target", **dict.fromkeys(("made", "points"), "what-can-be-restored"),
-        "point": "choose-the-point", "restored": "restore-to-branch", "salvage": "what-to-salvage",
+        "point": "choose-the-point", **dict.fromkeys(("restored", "restored_target"), "restore-to-branch"),
+        "salvage": "what-to-salvage",
     },
     "drill": {"alive": "meet-the-target", "restored": "what-was-restored"},
 }  # fmt: skip
