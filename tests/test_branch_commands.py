@@ -331,6 +331,7 @@ def test_a_rule_that_cannot_hold_makes_no_branch(
     assert (registry.branches(), set(server_names())) == ([], before)
 
 
+@pytest.mark.slow
 def test_both_sides_of_a_key_can_be_hashed(shop: Callable[..., Target], command: Command) -> None:
     """Equal values stay equal."""
     shop('[shop.masking]\n"shop.country" = "hash"\n"country.code" = "hash"')
@@ -339,6 +340,7 @@ def test_both_sides_of_a_key_can_be_hashed(shop: Callable[..., Target], command:
     assert rows(branch, "SELECT count(*) FROM shop JOIN country ON code = country WHERE code !~ '^c[0-9]$'") == [(250,)]
 
 
+@pytest.mark.slow
 def test_branches_whose_target_is_declared_no_more_are_listed_and_removed(
     shop: Callable[..., Target], tmp_path: Path, command: Command
 ) -> None:
@@ -359,6 +361,7 @@ def test_branches_whose_target_is_declared_no_more_are_listed_and_removed(
     assert listed(command) == {}
 
 
+@pytest.mark.slow
 def test_nobody_connects_to_a_branch_that_is_not_whole(shop: Callable[..., Target], command: Command) -> None:
     """Its columns are not masked before; a reset, promotion or removal begins when it is there."""
     shop()
@@ -408,6 +411,7 @@ def test_a_killed_reset_leaves_one_server(shop: Callable[..., Target], command: 
     assert set(server_names()) == before
 
 
+@pytest.mark.slow
 def test_what_is_forgotten_is_cleaned_and_what_is_used_stays(shop: Callable[..., Target], command: Command) -> None:
     """Expired ones, those whose server is gone, and those that a killed process has left."""
     shop()

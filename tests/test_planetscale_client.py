@@ -173,6 +173,7 @@ def test_what_passes_is_tried_again(api: Api, planetscale: Service, what: dict[s
     assert len(planetscale.log()) == 3
 
 
+@pytest.mark.slow
 def test_retry_after_is_heeded(api: Api, planetscale: Service) -> None:
     """In seconds, as PlanetScale gives it; a date that is past means at once."""
     later = [{"Retry-After": "1"}, {"Retry-After": "Sun, 06 Nov 1994 08:49:37 GMT"}]
@@ -182,6 +183,7 @@ def test_retry_after_is_heeded(api: Api, planetscale: Service) -> None:
     assert 1.0 <= time.monotonic() - began < 1.9
 
 
+@pytest.mark.slow
 def test_the_rate_limit_is_waited_for(api: Api, planetscale: Service) -> None:
     """Also without Retry-After: the pauses before the last attempt are longer than the minute that counts."""
     planetscale.tell(faults=[fault("GET", READ, times=4, status=429, body=ERROR)])

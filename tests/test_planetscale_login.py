@@ -186,6 +186,7 @@ def until(holds: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_what_another_machine_has_left_goes_when_it_has_expired(shop: Shop, planetscale: Service) -> None:
     """A living role of another machine stays."""
     target = shop()
