@@ -138,6 +138,7 @@ def places(path: Path) -> list[int]:
     return [*range(12), size // 3, size // 2, *range(size - 5, size)]
 
 
+@pytest.mark.slow
 def test_every_kind_of_byte_of_a_compressed_segment_is_named(source: Server) -> None:
     """Also what a frame's length, a frame that is skipped or one of another segment would hide."""
     name = archive.archived(source)[2]
@@ -242,6 +243,7 @@ def test_whenever_compressing_is_killed_each_segment_is_there_whole(source: Serv
     assert {name: octets(source, name) for name in held} == held
 
 
+@pytest.mark.slow
 def test_expiry_removes_compressed_segments_and_backups_compress_the_rest(source: Server, command: Command) -> None:
     """A segment goes in whichever form it is; the commands leave none but the newest plain."""
     first = archive.archived(source)[0]

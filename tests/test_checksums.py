@@ -92,6 +92,7 @@ def _values(server: Server, name: str, number: int, type_: str, value: str | Non
     return table
 
 
+@pytest.mark.slow
 @pytest.mark.newest
 def test_values_that_an_application_can_tell_apart_differ(server: Server, database: Make) -> None:
     """What looks different is different, also where the type's own equality or hash says otherwise."""

@@ -125,6 +125,7 @@ def test_no_tcp_leaves_a_branch(branch: Server) -> None:
             listening.accept()
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_start_says_why(servers: Servers) -> None:
     """The log is told, as with pg_ctl."""
     assert servers

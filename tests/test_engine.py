@@ -426,6 +426,7 @@ def test_text_cells_are_completed_and_a_stream_is_one_output(out: Path) -> None:
     assert [o.text for o in made.cells[1].outputs] == ["done\n"]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_told_to_stop_ends_all_that_it_began(
     out: Path, project: Callable[..., Target], monkeypatch: pytest.MonkeyPatch
 ) -> None:

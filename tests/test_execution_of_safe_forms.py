@@ -213,6 +213,7 @@ def test_cut_off_in_the_middle_of_a_step_it_goes_on(place: Place, middle: str, e
     assert unlike_plain_sql(target, twin) == []
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 def test_a_commit_under_way_when_its_process_was_killed_is_not_done_beside(place: Place) -> None:
     """The next run waits for the session that is still at it: what it was at is there once."""

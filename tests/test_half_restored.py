@@ -109,6 +109,7 @@ def logged(new: Server) -> str:
     return new.log_file.read_text() if new.log_file.is_file() else ""
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @pytest.mark.parametrize("moment", [*MOMENTS, *(pytest.param(one, marks=pytest.mark.slow) for one in MORE_MOMENTS)])
 def test_a_killed_restore_says_what_it_is_and_is_made_anew(ground: Ground, new: Server, moment: str) -> None:

@@ -58,6 +58,7 @@ def pair(source: Server) -> tuple[BaseBackup, BaseBackup]:
     return whole, incremental.take(source)
 
 
+@pytest.mark.slow
 def test_a_restore_combines_both_and_replays_the_rest(source: Server, pair: tuple[BaseBackup, BaseBackup]) -> None:
     """All rows are those at the point; only the WAL behind the incremental backup is replayed."""
     whole, on_it = pair

@@ -152,6 +152,7 @@ def test_every_breach_is_counted_and_a_few_are_shown(server: Server, database: M
     assert (breach.rows, len(breach.samples)) == (10_000, 5)
 
 
+@pytest.mark.slow
 @pytest.mark.newest
 def test_a_check_that_takes_too_long_or_is_locked_out_is_no_finding(server: Server, database: Make) -> None:
     """It is named with its reason, as unknown: neither broken nor whole."""

@@ -428,6 +428,7 @@ def test_only_what_was_shown_is_purged(project: Project) -> None:
     assert rows(target, "SELECT count(*) FROM pgrunbook.kept WHERE state = 'purged'") == [(0,)]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("target")
 def test_only_the_point_that_was_chosen_is_restored_to() -> None:
     """Another point needs a permit of its own, and its server is not made."""

@@ -251,6 +251,7 @@ def test_other_line_ends_are_no_edit_and_other_words_are(project: Project) -> No
     assert everything(target) == before
 
 
+@pytest.mark.slow
 def test_what_is_not_kept_is_a_gate(project: Project) -> None:
     """Nobody knows what some code did: its migration's gate says that only the restore point leads back."""
     code = "DO $$ BEGIN EXECUTE 'TRUNCATE ' || reverse('snoisses'); END $$;"

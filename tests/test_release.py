@@ -293,6 +293,7 @@ def test_a_search_path_that_a_file_sets_leads_where_the_plain_sql_leads(stage: C
     assert found == [("Odd schema", "T 1")]
 
 
+@pytest.mark.slow
 @both_ways
 def test_short_statements_on_several_tables_do_not_hold_each_others_locks(
     stage: Callable[..., Target], drafted: Draft

@@ -266,6 +266,7 @@ def test_a_choice_that_is_gone_is_refused_before_anything_is_done(project: Proje
     assert rows(target, "SELECT convalidated FROM pg_constraint WHERE conname = 'c'") == [(False,)]
 
 
+@pytest.mark.slow
 def test_queries_are_explained_as_a_person_chose(project: Project) -> None:
     """By the name of a critical query or as a text; what is executed is aborted, and what does not end says so."""
     target = project(folder={"0001_a.sql": "SELECT 1;"}, critical_queries={"by id": "SELECT n FROM t WHERE id = 7"})

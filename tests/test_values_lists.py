@@ -102,6 +102,7 @@ def shortened(sql: str) -> values_lists.ShortText:
     return values_lists.shortened(sql)
 
 
+@pytest.mark.slow
 @settings(max_examples=budget.examples(150, 3000), deadline=None)
 @given(st.sampled_from(FRAMES), lists())
 def test_what_the_short_text_says_is_what_the_whole_one_says(frame: str, rows: str) -> None:
