@@ -468,7 +468,7 @@ def test_the_rows_of_a_big_table_are_estimated_from_its_size(project: Project, m
     """A copy of the catalog with too small a file beside it is found, though both have the same statistics."""
     target = project()
     do(target, "CREATE TABLE u (n int); INSERT INTO u SELECT generate_series(1, 50000); ANALYZE u")
-    monkeypatch.setattr(data_branch, "COUNT_EXACTLY_BELOW_BYTES", -1)
+    monkeypatch.setattr(row_counts, "COUNT_EXACTLY_BELOW_BYTES", -1)
     with (
         data_branch.with_data(target, most_bytes=ENOUGH) as copy,
         connect(target, purpose="test") as there,
