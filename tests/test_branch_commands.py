@@ -21,7 +21,7 @@ from psycopg import sql
 from conftest import ROOT, connect, do, rows
 from own_state import own_source
 from pgrunbook.app import json_schema
-from pgrunbook.branches import branch_server, data_branch, registry
+from pgrunbook.branches import branch_server, data_branch, masking, registry
 from pgrunbook.branches.branch import BranchState
 from pgrunbook.branches.planetscale.branches import PlanetscaleBranches
 from pgrunbook.branches.provider import Capability
@@ -30,6 +30,7 @@ from pgrunbook.branches.server_branches import ServerBranches
 from pgrunbook.branches.server_name import server_names
 from pgrunbook.config import targets
 from pgrunbook.config.targets import Target
+from pgrunbook.database import connection
 from pgrunbook.database.schema import snapshot
 from pgrunbook.record import run as runs
 from pgrunbook.session import naming
@@ -154,6 +155,7 @@ def test_a_branch_is_a_target_of_its_own_until_it_is_removed(shop: Callable[...,
     assert left == []
     recorded = [runs.load(folder) for folder in runs.folders()]
     assert [(one.runbook, one.target, one.status) for one in recorded] == [
+        ("branch-create", "shop@dev", "done"),
         ("branch-reset", "shop@dev", "done"),
         ("branch-delete", "shop@dev", "done"),
     ]
@@ -630,3 +632,63 @@ def test_a_run_whose_branch_is_gone_does_not_go_on(shop: Callable[..., Target], 
     made.journal.write("run-started", run_id=made.run_id, runbook="release", target="shop@gone", operator="x")
     code, _, err = command("run", "--resume", made.run_id)
     assert (code, f'run {made.run_id} is for branch "shop@gone", which is not there any more' in err) == (2, True)
+
+
+PLANTED = """
+CREATE SCHEMA planted;
+CREATE FUNCTION planted.told(a {kind}, b {other}) RETURNS bool LANGUAGE plpgsql AS $$BEGIN RAISE 'planted'; END$$;
+CREATE OPERATOR planted.= (LEFTARG = {kind}, RIGHTARG = {other}, FUNCTION = planted.told);
+"""
+
+
+@pytest.mark.parametrize(("kind", "other"), [("name", "text"), ("oid", "oid"), ("name", "name"), ("char", "text")])
+def test_a_look_at_rules_calls_no_operator_of_the_databases_owner(
+    kind: str, other: str, shop: Callable[..., Target]
+) -> None:
+    """Its names are those of the target's sessions, and our query's are not."""
+    target = shop('[shop.masking]\n"shop.mail" = "hash"')
+    kind = '"char"' if kind == "char" else kind
+    do(target, PLANTED.format(kind=kind, other=other))
+    do(target, "ALTER DATABASE postgres SET search_path = planted, pg_catalog, public")
+    try:
+        with connection.connect(target, purpose="test") as conn:
+            assert list(masking.check(conn, target)) == ["shop.mail"]
+    finally:
+        do(target, "SET search_path = pg_catalog; ALTER DATABASE postgres RESET search_path")
+        do(target, "DROP SCHEMA planted CASCADE")
+
+
+def test_a_durable_branch_writes_for_good_and_starts_again(shop: Callable[..., Target], command: Command) -> None:
+    """Confined as every branch is; it is promoted only when nobody uses it, or on purpose."""
+    shop()
+    told(command, "create", "kept", "--target", "shop", "--schema-only", "--durable")
+    branch = naming.target("shop@kept")
+    server = Server(str(branch.server))
+    assert (server.own_settings, server.is_confined) == (branch_server.OF_CONFINED, True)
+    assert rows(branch, "SHOW full_page_writes") == [("on",)]
+    server.stop()
+    assert rows(naming.target("shop@kept"), "SELECT count(*) FROM shop") == [(0,)]
+    with connect(naming.target("shop@kept"), purpose="somebody"):
+        said = command("branch", "delete", "shop@kept")
+    assert (said[0], "is in use" in said[2]) == (3, True)
+    assert [runs.load(folder).status for folder in runs.folders()] == ["done"]
+
+
+def test_what_somebody_stops_or_is_refused_is_recorded_as_that(
+    shop: Callable[..., Target], command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also an error of the driver is one of ours, which says how to go on."""
+    shop()
+    for error, status in ((KeyboardInterrupt(), "interrupted"), (psycopg.OperationalError("lost"), "failed")):
+
+        def stopped(*_: object, error: BaseException = error) -> None:
+            raise error
+
+        monkeypatch.setattr(ServerBranches, "_filled", stopped)
+        if status == "failed":
+            assert "State:" in told(command, "create", "a", "--target", "shop", code=1)
+        else:
+            command("branch", "create", "a", "--target", "shop")
+        made = runs.load(runs.folders()[-1])
+        assert (made.status, made.ended_at != "") == (status, True)
+        assert registry.branches() == []

@@ -49,10 +49,12 @@ def create(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make a branch of a target: of now, or of a point in time. It is a target then: demo@NAME."""
+    """Make a branch of a target, of now or of a point in time, which is a target then: demo@NAME; a recorded run."""
     from pgrunbook.branches import providers
+    from pgrunbook.branches.branch import checked
     from pgrunbook.branches.provider import Wanted
     from pgrunbook.branches.recovery_target import parse_point
+    from pgrunbook.config.targets import OF_BRANCH
     from pgrunbook.record import run as runs
 
     of = terminal.chosen(target, "branch create dev")
@@ -62,8 +64,10 @@ def create(
         name=name, owner=runs.operator(), purpose=purpose, expires_at=_expiry(expires),
         at=parse_point(at) if at else None, has_data=not schema_only, rows=rows, is_durable=durable,
     )  # fmt: skip
-    with terminal.working():
+    full_name = f"{of.name.partition(OF_BRANCH)[0]}{OF_BRANCH}{checked(name)}"
+    with _recorded("branch-create", full_name) as journal, terminal.working():
         made = providers.of_target(of).create(of, wanted)
+        journal("branch-made", branch=full_name, server=made.server, masked=made.masked, of=made.of, purpose=purpose)
     if as_json:
         _write_json([made])
         return
@@ -115,7 +119,7 @@ def delete(names: Annotated[list[str], typer.Argument(metavar="TARGET@NAME...")]
     for name in names:
         of, found = _found(name, may_be_lost=True)
         _refuse_used(of, found, force=force)
-        with _recorded("branch-delete", found) as journal:
+        with _recorded("branch-delete", found.full_name) as journal:
             providers.of_branch(found).delete(of, found)
             journal("branch-removed", branch=found.full_name, server=found.server)
         sys.stdout.write(f"{name} is removed\n")
@@ -200,14 +204,14 @@ def reset(name: FullName, force: Force = False) -> None:
     need(provider, of, Capability.RESET)
     source = providers.target_of(of, found.parent) if found.parent else of
     _refuse_used(of, found, force=force)
-    with _recorded("branch-reset", found) as journal, terminal.working():
+    with _recorded("branch-reset", found.full_name) as journal, terminal.working():
         made = provider.reset(source, found)
         journal("branch-reset", branch=made.full_name, server=made.server, before=found.server)
     sys.stdout.write(f"{name} is made anew, of {made.of}\n")
 
 
 @app.command()
-def promote(name: FullName) -> None:
+def promote(name: FullName, force: Force = False) -> None:
     """Make a branch a database of its own, which writes to the disk for good; a recorded run."""
     from pgrunbook.branches import providers
     from pgrunbook.branches.provider import Capability, need
@@ -215,7 +219,8 @@ def promote(name: FullName) -> None:
     of, found = _found(name)
     provider = providers.of_branch(found)
     need(provider, of, Capability.PROMOTE)
-    with _recorded("branch-promote", found) as journal, terminal.working():
+    _refuse_used(of, found, force=force)
+    with _recorded("branch-promote", found.full_name) as journal, terminal.working():
         told = provider.promote(of, found)
         journal("branch-promoted", branch=found.full_name, server=found.server)
     sys.stdout.write(f"{name} is a branch no more. {told}\n")
@@ -256,7 +261,7 @@ def _cleaned(of: Target, found: Branch, now: datetime, *, dry_run: bool) -> str:
         return f"stays: {why}, and {used[0]} is connected"
     if dry_run:
         return f"would be removed: {why}" if is_over else f"would lose server {found.spare_server}: of a killed reset"
-    with _recorded("branch-clean", found) as journal:
+    with _recorded("branch-clean", found.full_name) as journal:
         if not is_over:
             server_branches.remove_spare(found)
             journal("server-removed", branch=found.full_name, server=found.spare_server)
@@ -329,7 +334,7 @@ def _sessions(of: Target, found: Branch) -> list[str]:
         return []
     target = providers.target_of(of, found.name)
     seeing = target.as_superuser() if isinstance(target, BranchTarget) else target
-    with connect(seeing, purpose="branch") as conn:
+    with terminal.looking(seeing), connect(seeing, purpose="branch") as conn:
         rows = conn.execute(load("branches")["sessions"].encode()).fetchall()
     return [f"process {pid} of {role} ({application or 'no name'})" for pid, role, application, _ in rows]
 
@@ -361,19 +366,27 @@ def _write_json(found: Sequence[Branch]) -> None:
 
 
 @contextmanager
-def _recorded(what: str, found: Branch) -> Iterator[Any]:
-    """Record what is done to a branch as a run: intent before, outcome after."""
+def _recorded(what: str, full_name: str) -> Iterator[Any]:
+    """Record what is done to a branch as a run: intent before, outcome after, also where somebody stops it."""
+    import psycopg
+
+    from pgrunbook.database import sqlstate
     from pgrunbook.record import run as runs
     from pgrunbook.record.run import Status
 
-    made = runs.create(what, found.full_name, {}, how="command")
+    made = runs.create(what, full_name, {}, how="command")
     made.hold()
-    made.journal.write("run-started", run_id=made.run_id, runbook=what, target=found.full_name, operator=made.operator)
+    made.journal.write("run-started", run_id=made.run_id, runbook=what, target=full_name, operator=made.operator)
+    made.status = Status.INTERRUPTED
     try:
-        yield made.journal.write
-        made.status = Status.DONE
+        try:
+            yield made.journal.write
+            made.status = Status.DONE
+        except psycopg.Error as exc:
+            state = "pgrunbook branch list shows how the branch stands; its target was only read."
+            raise sqlstate.explained(exc, full_name, state=state, again="run the same command again") from exc
     except RunbookError as exc:
-        made.status = Status.FAILED
+        made.status = Status.REFUSED if isinstance(exc, Refused) else Status.FAILED
         made.journal.write("failed", error=exc.lines())
         raise
     finally:

@@ -9,11 +9,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from pgrunbook.branches.server_name import OF_BRANCHES
 from pgrunbook.config.targets import OF_BRANCH
 from pgrunbook.errors import WrongInput
 
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?")
-OURS = re.compile(r"branch-[0-9]+-[0-9a-f]{6}")  # those of rehearsals: server_name.OF_BRANCHES
 ProviderName = Literal["cluster", "connection", "planetscale"]
 
 
@@ -75,7 +75,7 @@ class Branch(BaseModel):
 
 def checked(name: str) -> str:
     """Return the name of a branch unchanged. Raises WrongInput for one that is none, or looks like one of ours."""
-    if OURS.fullmatch(name):
+    if OF_BRANCHES.fullmatch(name):
         raise WrongInput(
             f'"{name}" cannot be the name of a branch',
             detail="Names like branch-1-0a1b2c are those of rehearsals, which remove such branches.",

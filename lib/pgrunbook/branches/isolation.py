@@ -95,14 +95,14 @@ def isolate(server: Server, *, target: str = "") -> None:
 
     The mark also tells the ``target`` that it was made for.
     """
-    server.write(MARK, f"{MARK_TEXT}{MADE_FOR}{json.dumps(target)}\n")
+    server.write(MARK, MARK_TEXT + (f"{MADE_FOR}{json.dumps(target)}\n" if target else ""))
 
 
 def made_for(server: Server) -> tuple[str, datetime] | None:
     """Return the target that a copy was made for, and when it was marked; None for another server."""
     try:
         path = server.dir / MARK
-        told = path.read_text(encoding="utf-8").rpartition(MADE_FOR)[2]
+        told = path.read_text(encoding="utf-8").partition(MADE_FOR)[2]
         return str(json.loads(told or '""')), datetime.fromtimestamp(path.stat().st_mtime, UTC)
     except FileNotFoundError:
         return None

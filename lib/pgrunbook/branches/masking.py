@@ -111,14 +111,13 @@ def check(conn: Connection, target: Target) -> dict[str, _Column]:
     Raises WrongInput where there is no such column, or the rule cannot hold for it.
     """
     found: dict[str, _Column] = {}
-    with conn.as_target():  # the rules' names are those of its sessions
-        for name, rule in target.masking.items():
-            column = _column(conn, name)
-            if column is None:
-                raise _wrong(target, name, "The database has no such column.", "Write it as table.column.")
-            if told := _refused(column, rule):
-                raise _wrong(target, name, *told)
-            found[name] = column
+    for name, rule in target.masking.items():
+        column = _column(conn, name)
+        if column is None:
+            raise _wrong(target, name, "The database has no such column.", "Write it as table.column.")
+        if told := _refused(column, rule):
+            raise _wrong(target, name, *told)
+        found[name] = column
     _linked(conn, target, found)
     return found
 
@@ -270,11 +269,17 @@ def _value(column: _Column, rule: MaskRule, salt: str, size: int) -> sql.Composa
 
 
 def _column(conn: Connection, name: str) -> _Column | None:
+    """Return the column that a rule names, as a session of the target would find it; None where there is none."""
     try:
-        with conn.cursor(row_factory=class_row(_Column)) as cursor:
-            return cursor.execute(load("masking")["column"].encode(), {"rule": name}).fetchone()
+        names = conn.execute(load("masking")["names"].encode(), {"rule": name}).fetchall()
     except psycopg.errors.InvalidParameterValue:  # it is no name
         return None
+    if len(names) not in (2, 3):
+        return None
+    *table, (column, _) = names
+    oid = conn.oid_of("regclass", ".".join(str(spelled) for _, spelled in table))
+    with conn.cursor(row_factory=class_row(_Column)) as cursor:
+        return cursor.execute(load("masking")["column"].encode(), {"oid": oid, "column": column}).fetchone()
 
 
 def _refused(column: _Column, rule: MaskRule) -> tuple[str, str] | None:

@@ -264,7 +264,7 @@ def _copy(source: Server, parts: Sequence[BaseBackup], new: Server) -> None:
         new.run("pg_combinebackup", "--no-sync", "--no-manifest", *link, *places, "-o", "data")
         new.do("rm", "-rf", *places)
     new.do("tee", "data/recovery.signal")
-    isolation.isolate(new, target=source.name)
+    isolation.isolate(new)
     isolation.refuse_links(new, new.data_dir)
 
 

@@ -80,7 +80,7 @@ class Server:
     @cached_property
     def installation(self) -> Installation:
         """The PostgreSQL that this server runs on."""
-        return at(bindir) if self._bindir and (bindir := Path(self._bindir, "")).is_dir() else installation()
+        return at(Path(self._bindir)) if self._bindir and Path(self._bindir).is_dir() else installation()
 
     def start(self, *, timeout_s: int = START_TIMEOUT_S) -> ServerStatus:
         """Start the server, and create it first where it is absent; nothing happens when it runs.

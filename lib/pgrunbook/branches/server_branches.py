@@ -178,7 +178,8 @@ class ServerBranches:
         there = data_branch.original(target, rows=wanted.rows if wanted.has_data else 0)
         there.refuse_large(copies_bytes=there.data_bytes, count=1)
         server.installation, server.is_confined = there.postgres, True
-        server.own_settings = {} if wanted.is_durable else {**branch_server.settings(server), **SPARING}
+        sparing = {**branch_server.settings(server), **SPARING}
+        server.own_settings = dict(branch_server.OF_CONFINED) if wanted.is_durable else sparing
         server.own_settings.pop("archive_mode", None)
         with server.lock():
             server.make_folders(server.dir)

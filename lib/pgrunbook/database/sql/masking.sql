@@ -1,15 +1,11 @@
+-- name: names
+-- a row is: the parts of the name that a rule gives, as they are stored and as SQL spells them
+SELECT p.part, pg_catalog.quote_ident(p.part) AS spelled
+FROM pg_catalog.unnest(pg_catalog.parse_ident(%(rule)s)) WITH ORDINALITY AS p (part, number)
+ORDER BY p.number
+
 -- name: column
--- a row is: the column that a rule names, by the names of a session of the target; no row where there is none
-WITH named AS (
-    SELECT parts[pg_catalog.array_length(parts, 1)] AS column_name,
-           parts[1:pg_catalog.array_length(parts, 1) - 1] AS table_name
-    FROM pg_catalog.parse_ident(%(rule)s) AS parts
-), relation AS (
-    SELECT named.column_name,
-           pg_catalog.to_regclass((SELECT pg_catalog.string_agg(pg_catalog.quote_ident(p), '.' ORDER BY n)
-                                   FROM pg_catalog.unnest(named.table_name) WITH ORDINALITY AS x (p, n))) AS oid
-    FROM named
-)
+-- a row is: a column of a relation; no row where there is none
 SELECT n.nspname::text AS schema_name,
        c.relname::text AS table_name,
        a.attname::text AS column_name,
@@ -30,10 +26,9 @@ SELECT n.nspname::text AS schema_name,
        CASE WHEN base.typname IN ('varchar', 'bpchar') AND mod.value > 4 THEN mod.value - 4 END AS most_chars,
        CASE WHEN base.typname = 'numeric' AND mod.value > 4
             THEN ((mod.value - 4) >> 16 & 65535) - ((mod.value - 4) & 2047) END AS most_digits
-FROM relation
-JOIN pg_catalog.pg_class AS c ON c.oid = relation.oid
+FROM pg_catalog.pg_class AS c
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attname = relation.column_name
+JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attname = %(column)s
                                  AND a.attnum > 0 AND NOT a.attisdropped
 JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid
 JOIN pg_catalog.pg_namespace AS tn ON tn.oid = t.typnamespace
@@ -49,6 +44,7 @@ CROSS JOIN LATERAL (
 ) AS mod
 JOIN pg_catalog.pg_type AS base ON base.oid = mod.oid
 LEFT JOIN pg_catalog.pg_collation AS l ON l.oid = a.attcollation
+WHERE c.oid = %(oid)s
 
 -- name: family
 -- a row is: a table whose rows are written with those of the one that is named: itself, its partitions and children
