@@ -361,6 +361,23 @@ def test_what_a_team_does_to_applied_files_is_seen_as_its_tool_sees_it(project: 
         assert read(target).problems()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("tool", sorted(GOES_ON))
+def test_what_lost_its_file_is_not_taken_back_and_the_way_is_told(project: Project, tool: str) -> None:
+    """By number, and by name; nothing changed."""
+    folder = FOLDERS[tool]
+    target = project(folder=folder.files(), history=tool)
+    execute(target)
+    shutil.rmtree(target.migrations)
+    files = without("no_years")({name: text for name, text in folder.files().items() if name != "atlas.sum"})
+    write_folder(target.migrations, folder.finish(files))
+    name = read(target).entries[-1].name
+    for given in ({}, {"migration": name}):
+        made, code = run("rollback", **given)
+        assert (code, made.parts[-1].says) == (3, f"cannot take back {name}: its file is not in the folder")
+    assert rows(target, folder.query) == folder.rows(5)
+
+
 @pytest.mark.first_case
 @pytest.mark.parametrize("tool", FOLDERS)
 def test_a_column_more_is_left_alone_and_one_that_asks_for_a_value_refused(project: Project, tool: str) -> None:

@@ -110,7 +110,7 @@ def _some(here: Session, applied: list[Entry], half: list[tuple[RollbackItem, st
     given = here.parameters
     name = given.migration or (applied[0].name if applied else "")
     entry = next((e for e in applied if e.name == name or e.name.startswith(f"{name}_")), None)
-    if entry is None or entry.migration is None:
+    if entry is None:
         raise WrongInput(
             f'no applied migration has the name "{name}"',
             detail=f"Applied: {', '.join(e.name for e in applied) or 'none'}.",
@@ -123,13 +123,23 @@ def _some(here: Session, applied: list[Entry], half: list[tuple[RollbackItem, st
             detail=f"Applied since: {', '.join(newer)}.",
             hint="Take those back first, newest first.",
         )
-    return rollback.wanted(here.conn, entry.migration, given.steps, prefer_down_scripts=given.prefer_down_scripts)
+    return rollback.wanted(here.conn, _file(entry), given.steps, prefer_down_scripts=given.prefer_down_scripts)
 
 
 def _whole(here: Session, entry: Entry) -> RollbackItem:
-    migration = entry.migration
-    assert migration is not None  # noqa: S101 - a row without a file is a problem, which was refused
-    return rollback.wanted(here.conn, migration, prefer_down_scripts=here.parameters.prefer_down_scripts)
+    return rollback.wanted(here.conn, _file(entry), prefer_down_scripts=here.parameters.prefer_down_scripts)
+
+
+def _file(entry: Entry) -> Migration:
+    """Return the file of an applied migration. Raises Refused where its tool goes on without it, and we cannot."""
+    if entry.migration is None:
+        raise Refused(
+            f"cannot take back {entry.name}: its file is not in the folder",
+            detail=entry.note,
+            hint="Bring its file back from git, then run this again; or restore to a point in time before it.",
+            section="history",
+        )
+    return entry.migration
 
 
 def _without_way(here: Session, one: RollbackItem) -> Refused:
