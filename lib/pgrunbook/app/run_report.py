@@ -11,6 +11,8 @@ from pgrunbook.display.prose import counted
 from pgrunbook.record import journal
 from pgrunbook.record.run import Run, Status
 
+HINT = "Hint: "
+
 
 class _Printed(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -136,4 +138,6 @@ def ended(made: Run, code: int, following: str, open_gates: Iterable[str]) -> En
     """Return how a run ended that has just done so."""
     failed = [e for e in journal.read(made.journal.path) if e["event"] == "cell-ended" and not e["ok"]]
     error = tuple(failed[-1]["error"]) if failed and code else ()
-    return EndedRun(run=of(made), exit_code=code, error=error, open_gates=tuple(open_gates), next=following)
+    hints = [line.removeprefix(HINT) for line in error if line.startswith(HINT)]
+    then = following or " ".join(hints)
+    return EndedRun(run=of(made), exit_code=code, error=error, open_gates=tuple(open_gates), next=then)
