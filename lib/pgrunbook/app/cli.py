@@ -195,6 +195,10 @@ def demo(
         done, code = demos.show_off()
         made += done
     cli_runs.write_table(made)
+    released = next((run for run in made if run.runbook == "release"), None)
+    if released is not None:
+        sys.stdout.write(f"\nOpen what an auditor reads: {released.folder / released.parts[0].notebook}\n")
+        sys.stdout.write("Step through one yourself: .venv/bin/pgrunbook start release --target demo\n")
     sys.stdout.write(f"\nThe record of each is its folder below:\n{made[-1].folder.parent}\n")
     sys.exit(code)
 
