@@ -16,6 +16,7 @@ from pgrunbook.app import (
     cli_monitor,
     cli_runs,
     cli_server,
+    cli_throttle,
     cli_undo_data,
     terminal,
 )
@@ -41,6 +42,7 @@ app.command("doctor")(cli_doctor.doctor)
 app.command("runs")(cli_runs.runs)
 app.command("show")(cli_runs.show)
 app.command("accept")(cli_runs.accept)
+app.command("throttle")(cli_throttle.throttle)
 early_kernels: list[EarlyKernel] = []
 
 
