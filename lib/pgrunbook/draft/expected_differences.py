@@ -71,6 +71,10 @@ def _is_valid(difference: Difference, name: str) -> bool:
     return is_constraint and _is_of(difference, name) and difference.before == f"{difference.after} NOT VALID"
 
 
+def _is_beside(difference: Difference, name: str) -> bool:
+    return difference.change in ("added", "removed") and difference.name == name
+
+
 def _is_of(difference: Difference, name: str) -> bool:
     return not name or difference.name.startswith(f"{name}.")
 
@@ -84,4 +88,5 @@ _COVERS: Mapping[DeclaredKind, Callable[[Difference, str], bool]] = {
     "column order": _is_moved,
     "locality": _is_own,
     "validity": _is_valid,
+    "until contract": _is_beside,
 }

@@ -53,6 +53,8 @@ WITH RECURSIVE us AS (
         ('way_back', 'migration text, statement integer, run_id text, file_sha256 text, plan_digest text, file text,
                       line integer, sql text, steps integer[], undo text[], back jsonb, schema_before text,
                       taken_back_by text, written_at timestamp with time zone'),
+        ('shadow', 'table_schema text, table_name text, column_name text, shadow_name text, kind text, migration text,
+                    sync_name text, made_at timestamp with time zone'),
         ('history_copy', 'run_id text, history_table text, repair text, rows jsonb,
                           copied_at timestamp with time zone'),
         ('control', 'name text, command text, reason text, asked_by text, asked_at timestamp with time zone,
@@ -83,7 +85,7 @@ WITH RECURSIVE us AS (
     WHERE c.relkind = 'r'
       AND (c.relname IN (SELECT expected.name FROM expected)
            OR c.relname ~ '^kept_[0-9a-f]{16}(_[0-9]+)?$'
-           OR c.relname ~ '^moves_[0-9a-f]{16}$'
+           OR c.relname ~ '^(moves|sync)_[0-9a-f]{16}$'
            OR c.relname ~ '^load_[0-9a-f]{6}_[0-9]+$')
 ), functions AS (
     SELECT p.oid,
@@ -93,8 +95,9 @@ WITH RECURSIVE us AS (
            p.proacl
     FROM objects AS o
     JOIN pg_catalog.pg_proc AS p ON o.classid = 'pg_catalog.pg_proc'::regclass AND p.oid = o.objid
-    WHERE (p.proname ~ '^(write_kept_[0-9a-f]{16}(_[0-9]+)?|note_moves_[0-9a-f]{16})$'
+    WHERE (p.proname ~ '^(write_kept_[0-9a-f]{16}(_[0-9]+)?|note_moves_[0-9a-f]{16}|write_sync_[0-9a-f]{16})$'
            AND p.prorettype = 'pg_catalog.trigger'::regtype
+           OR p.proname ~ '^(agrees|forward|backward)_sync_[0-9a-f]{16}$'
            -- Only within the transaction that changes the type of a key back.
            OR p.proname ~ '^old_kept_[0-9a-f]{16}(_[0-9]+)?$')
 ), sequences AS (
@@ -109,7 +112,7 @@ WITH RECURSIVE us AS (
      AND d.deptype = 'i'
     JOIN pg_catalog.pg_class AS c ON d.classid = 'pg_catalog.pg_class'::regclass AND c.oid = d.objid AND c.relkind = 'S'
     WHERE t.relname = 'kept'
-       OR pg_catalog.starts_with(t.relname::text, 'moves_')
+       OR t.relname ~ '^(moves|sync)_'
 ), parked AS (
     -- A parked table is its owner's, with what hangs on it; its sequences and statistics are in its schema too.
     SELECT o.classid,
@@ -221,6 +224,7 @@ WITH RECURSIVE us AS (
               ('step', 'transaction_id', 'pg_current_xact_id()'),
               ('restore_point', 'created_at', 'clock_timestamp()'),
               ('batch', 'updated_at', 'clock_timestamp()'),
+              ('shadow', 'made_at', 'clock_timestamp()'),
               ('way_back', 'taken_back_by', '''''::text'),
               ('way_back', 'written_at', 'clock_timestamp()'),
               ('kept', 'made_at', 'clock_timestamp()'),
@@ -338,7 +342,7 @@ SELECT EXISTS (SELECT FROM schemas) AS is_there,
               SELECT t.relname::text FROM tables AS t WHERE pg_catalog.starts_with(t.relname::text, 'kept_')
               UNION ALL
               SELECT f.proname::text FROM functions AS f
-              WHERE NOT pg_catalog.starts_with(f.proname::text, 'note_moves_')) AS x (name)) AS captured,
+              WHERE f.proname !~ '^(note_moves|[a-z]+_sync)_') AS x (name)) AS captured,
        EXISTS (SELECT FROM tables AS t WHERE t.relname = 'kept') AS has_registry
 
 -- name: unnamed
