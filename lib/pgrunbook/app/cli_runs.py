@@ -114,5 +114,5 @@ def write_table(made: Sequence[Run]) -> None:
 
 
 def _facts(event: dict[str, Any]) -> str:
-    passed_over = ("seq", "at", "event", "pid")
+    passed_over = ("seq", "at", "event", "pid", "prev")
     return ", ".join(f"{k} {v}" for k, v in event.items() if k not in passed_over)[:160]

@@ -24,7 +24,7 @@ POLL_S = 0.3
 LINE_S = 10.0
 NOTED = "progress"
 COLOURS = {Status.DONE: "green", Status.REFUSED: "yellow", Status.INTERRUPTED: "yellow"}
-_OF_ALL = frozenset({"seq", "at", "event", "pid", "procedure"})  # the facts of an event that each line has
+_OF_ALL = frozenset({"seq", "at", "event", "pid", "prev", "procedure"})  # the facts of an event that each line has
 
 
 class Telling(Enum):
