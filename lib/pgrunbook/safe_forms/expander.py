@@ -28,6 +28,7 @@ from pgrunbook.safe_forms import (
     partitions,
     refresh,
     row_security,
+    shadow_column,
     transaction_bond,
     update_delete,
     zoned_type,
@@ -49,7 +50,7 @@ SEES_ALL = "Let a role run it that the policies do not filter."
 _OF_ROWS = (ast.SelectStmt, *DML)
 FORMS: tuple[Form, ...] = (
     indexes.create, indexes.drop, indexes.reindex, refresh.concurrently, partitions.attach, partitions.create,
-    partitions.detach, alter_table.in_parts, update_delete.in_batches,
+    partitions.detach, shadow_column.change, alter_table.in_parts, update_delete.in_batches,
 )  # fmt: skip
 
 
