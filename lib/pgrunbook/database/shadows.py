@@ -15,6 +15,7 @@ from psycopg import sql
 from psycopg.rows import class_row
 
 from pgrunbook.database import own_schema, queries
+from pgrunbook.database.checksums import TableName
 from pgrunbook.database.connection import Connection
 from pgrunbook.sql.tree import dotted_name, quoted
 
@@ -73,16 +74,36 @@ class Shadow:
         return sql.SQL("DELETE FROM {} WHERE ({}) = ({})").format(TABLE, _list(_KEY), given).as_string(None)
 
 
-def read(conn: Connection) -> list[Shadow]:
+def read(conn: Connection, *, is_branch: bool = False) -> list[Shadow]:
     """Return the columns that wait for contract and are there, the oldest first; [] where there is no registry.
 
+    A branch is a copy of what was looked at, and may lack the entries of undo data.
     Raises Refused when schema pgrunbook is somebody else's.
     """
-    own_schema.refuse_foreign(conn)
+    if not is_branch:
+        own_schema.refuse_foreign(conn)
     if conn.execute(_sql("exists")).fetchone() != (True,):
         return []
     with conn.cursor(row_factory=class_row(Shadow)) as cursor:
         return cursor.execute(_sql("read")).fetchall()
+
+
+def there(conn: Connection, other: Connection | None = None, *, is_branch: bool = False) -> list[Shadow]:
+    """Return the shadows of a database, and those that another one has registered and whose columns are here, too.
+
+    A branch without rows has the columns of the target, and not its registry. Raises as :func:`read`.
+    """
+    found = read(conn, is_branch=is_branch)
+    keys = {(one.table_schema, one.table_name, one.shadow_name) for one in found}
+    for one in read(other) if other is not None else ():
+        if (one.table_schema, one.table_name, one.shadow_name) not in keys and _is_there(conn, one):
+            found.append(one)
+    return found
+
+
+def _is_there(conn: Connection, shadow: Shadow) -> bool:
+    named = {"table": shadow.table_sql, "columns": [shadow.column_name, shadow.shadow_name]}
+    return conn.execute(_sql("has_both"), named).fetchone() == (True,)
 
 
 @dataclass(frozen=True)
@@ -99,6 +120,15 @@ def objects(conn: Connection, shadows: Iterable[Shadow]) -> list[ShadowObject]:
     for shadow in shadows:
         named = {"table": shadow.table_sql, "column": shadow.shadow_name}
         found += [ShadowObject(str(name), shadow) for (name,) in conn.execute(_sql("objects"), named).fetchall()]
+    return found
+
+
+def columns(conn: Connection) -> dict[TableName, set[str]]:
+    """Return the columns that go with contract, by table; those of a partitioned table also of its partitions."""
+    found: dict[TableName, set[str]] = {}
+    for shadow in read(conn):
+        for schema, name in conn.execute(_sql("tables"), {"table": shadow.table_sql}).fetchall():
+            found.setdefault(TableName(str(schema), str(name)), set()).add(shadow.shadow_name)
     return found
 
 

@@ -89,6 +89,13 @@ class Run:
             return f"pgrunbook run --resume {self.run_id}"
         return "run the cell that refused again"
 
+    @property
+    def took_s(self) -> float | None:
+        """How long it took, in seconds; None where it has not ended."""
+        if not self.ended_at:
+            return None
+        return (datetime.fromisoformat(self.ended_at) - datetime.fromisoformat(self.started_at)).total_seconds()
+
     def has_applied(self, *, whole: bool = False) -> bool:
         """Tell whether it has committed steps of a migration up, or with ``whole`` all of one."""
         done = (event for event in journal.read(self.journal.path) if event["event"] == "committed")
@@ -188,6 +195,11 @@ class Run:
         if self.status is Status.RUNNING and not self.is_held():
             return Status.BROKEN_OFF
         return self.status
+
+    def standing(self) -> list[tuple[Part, Status]]:
+        """Return each part with its status as it is: at work only where somebody is."""
+        at_work = self.is_held()
+        return [(p, p.status if at_work or p.status is not Status.RUNNING else Status.BROKEN_OFF) for p in self.parts]
 
 
 def operator() -> str:

@@ -56,6 +56,12 @@ def change(case: Case) -> Expansion | None:
     return _expansion(case, found)
 
 
+def shadow(case: Case) -> Shadow | None:
+    """Return the column that a change of type in this form leaves beside the new one, None for any other statement."""
+    found = parts(case)
+    return None if found is None or isinstance(found, str) else _registered(case, found)
+
+
 def parts(case: Case) -> TypeChangeParts | str | None:
     """Return a change of type in parts, why it has no such form, or None for any other statement."""
     node = case.node

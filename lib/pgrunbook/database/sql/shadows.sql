@@ -15,10 +15,33 @@ SELECT s.table_schema,
 FROM pgrunbook.shadow AS s
 JOIN pg_catalog.pg_namespace AS n ON n.nspname = s.table_schema
 JOIN pg_catalog.pg_class AS c ON c.relnamespace = n.oid AND c.relname = s.table_name AND c.relkind IN ('r', 'p')
-WHERE EXISTS (SELECT
-              FROM pg_catalog.pg_attribute AS a
-              WHERE a.attrelid = c.oid AND a.attname = s.shadow_name AND a.attnum > 0 AND NOT a.attisdropped)
+WHERE 2 = (SELECT count(*)
+           FROM pg_catalog.pg_attribute AS a
+           WHERE a.attrelid = c.oid
+             AND a.attname IN (s.column_name, s.shadow_name)
+             AND a.attnum > 0
+             AND NOT a.attisdropped)
 ORDER BY s.made_at, s.table_schema, s.table_name, s.shadow_name
+
+-- name: has_both
+-- a row is: whether a table has two columns
+SELECT count(*) = 2
+FROM pg_catalog.pg_attribute AS a
+WHERE a.attrelid = pg_catalog.to_regclass(%(table)s)::pg_catalog.oid
+  AND a.attname = ANY (%(columns)s::text[])
+  AND a.attnum > 0
+  AND NOT a.attisdropped
+
+-- name: tables
+-- a row is: a table, or one of its partitions
+SELECT n.nspname::text AS schema,
+       c.relname::text AS name
+FROM pg_catalog.pg_class AS c
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE c.oid IN (SELECT pg_catalog.to_regclass(%(table)s)::pg_catalog.oid
+                UNION ALL
+                SELECT p.relid
+                FROM pg_catalog.pg_partition_tree(pg_catalog.to_regclass(%(table)s)) AS p)
 
 -- name: objects
 -- a row is: an object that is there only because of a column, by the name that a snapshot of the schema gives it
