@@ -1,0 +1,77 @@
+"""The end of a swap: what is settled behind a cut-over, and the old table dropped, or the swap taken away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from psycopg import sql
+
+from pgrunbook.config.targets import Target
+from pgrunbook.database.connection import Connection, transaction
+from pgrunbook.errors import Refused
+from pgrunbook.online import swap_store
+from pgrunbook.online.change_log import ChangeLog
+from pgrunbook.online.swap_store import SwapState, TableSwap
+
+VALIDATE_TIMEOUT_MS = 24 * 3_600_000
+
+
+def settle(
+    conn: Connection, target: Target, swap: TableSwap, on_part: Callable[[str], None] = lambda _: None
+) -> TableSwap:
+    """Validate the constraints that the cut-over has made NOT VALID; return the swap without them.
+
+    Each is a transaction: the same call goes on where it stopped. Raises psycopg's errors unchanged.
+    Locks: ShareUpdateExclusiveLock on the table of the constraint, RowShareLock on the one that it refers to.
+    """
+    for statement in swap.plan.validated:
+        on_part(statement)
+        with transaction(conn, lock_timeout_ms=target.lock_patience_ms, statement_timeout_ms=VALIDATE_TIMEOUT_MS):
+            conn.execute(statement.encode())
+            left = tuple(one for one in swap.plan.validated if one != statement)
+            swap = replace(swap, plan=replace(swap.plan, validated=left))
+            swap_store.note(conn, swap)
+    return swap
+
+
+def finish(conn: Connection, target: Target, swap: TableSwap) -> TableSwap:
+    """Drop the old table, the log and our index: from now on there is no way back but a restore.
+
+    Raises Refused before the cut-over, and where something is to be settled yet.
+    Locks: AccessExclusiveLock on both tables, for a moment.
+    """
+    if swap.state is not SwapState.CUT_OVER:
+        raise Refused(f"cannot finish the swap of {swap.table}: it is not cut over", detail=f"It is {swap.state}.")
+    if swap.plan.validated or swap.plan.views:
+        raise Refused(
+            f"cannot finish the swap of {swap.table}: it is not settled",
+            detail="; ".join([*swap.plan.validated, *swap.plan.views]),
+        )
+    return _ended(conn, target, swap, SwapState.FINISHED)
+
+
+def abandon(conn: Connection, target: Target, swap: TableSwap) -> TableSwap:
+    """Take a swap away: the new table, the log and the triggers. Raises Refused where the new table is the live one.
+
+    Locks: AccessExclusiveLock on the table, for a moment.
+    """
+    if swap.is_new_live:
+        raise Refused(
+            f"cannot take the swap of {swap.table} away: the new table is the live one",
+            detail="What was written since the cut-over is brought back by swapping back first.",
+        )
+    return _ended(conn, target, swap, SwapState.ABANDONED)
+
+
+def _ended(conn: Connection, target: Target, swap: TableSwap, state: SwapState) -> TableSwap:
+    with transaction(conn, lock_timeout_ms=target.lock_timeout_ms, statement_timeout_ms=target.statement_timeout_ms):
+        for name in (f"changes_{swap.name}", f"changes_{swap.name}_back"):
+            ChangeLog(name, swap.table, swap.plan.key, swap.live_side).drop(conn)
+        conn.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(swap.other.identifier()))
+        if swap.plan.has_own_index and swap.is_new_live:
+            index = sql.Identifier(swap.table.schema, f"swap_{swap.name}_key")
+            conn.execute(sql.SQL("DROP INDEX IF EXISTS {}").format(index))
+        after = replace(swap, state=state)
+        swap_store.note(conn, after)
+    return after
