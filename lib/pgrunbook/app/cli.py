@@ -15,6 +15,7 @@ from pgrunbook.app import (
     cli_drift,
     cli_monitor,
     cli_server,
+    cli_throttle,
     cli_undo_data,
     terminal,
 )
@@ -35,6 +36,7 @@ app.add_typer(cli_undo_data.app, name="undo-data")
 app.command("drift")(cli_drift.drift)
 app.command("monitor")(cli_monitor.monitor)
 app.command("doctor")(cli_doctor.doctor)
+app.command("throttle")(cli_throttle.throttle)
 early_kernels: list[EarlyKernel] = []
 
 

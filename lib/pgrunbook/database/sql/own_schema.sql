@@ -57,6 +57,7 @@ WITH RECURSIVE us AS (
                           copied_at timestamp with time zone'),
         ('control', 'name text, command text, reason text, asked_by text, asked_at timestamp with time zone,
                      until timestamp with time zone'),
+        ('pace', 'run_id text, times double precision, asked_by text, asked_at timestamp with time zone'),
         ('salvage', 'run_id text, place integer, table_schema text, table_name text, columns text[],
                      made_at timestamp with time zone'),
         ('salvaged_row', 'run_id text, place integer, number bigint, fate text, state text, row_values text[],
