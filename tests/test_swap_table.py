@@ -92,6 +92,10 @@ CREATE VIEW v_orders WITH (security_barrier) AS SELECT o.*, c.name FROM orders A
 CREATE VIEW v_of_view AS SELECT id, name FROM v_orders;
 CREATE VIEW v_grouped AS SELECT id, note, count(*) AS n FROM orders GROUP BY id;
 COMMENT ON VIEW v_orders IS 'with names'; GRANT SELECT ON v_orders TO {reader};
+CREATE MATERIALIZED VIEW totals AS SELECT customer, sum(total) AS total FROM orders GROUP BY customer;
+CREATE UNIQUE INDEX totals_customer ON totals (customer); COMMENT ON MATERIALIZED VIEW totals IS 'sums'; GRANT SELECT ON totals TO {reader};
+CREATE VIEW v_totals AS SELECT * FROM totals;
+CREATE MATERIALIZED VIEW of_both AS SELECT o.id, t.total FROM orders AS o JOIN totals AS t USING (customer);
 CREATE FUNCTION newest() RETURNS bigint LANGUAGE sql STABLE BEGIN ATOMIC SELECT max(id) FROM orders; END;
 CREATE TRIGGER touch BEFORE INSERT ON orders FOR EACH ROW WHEN (NEW.note IS NULL) EXECUTE FUNCTION touch();
 CREATE TRIGGER off AFTER UPDATE OF note ON orders FOR EACH STATEMENT EXECUTE FUNCTION touch();

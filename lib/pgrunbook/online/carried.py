@@ -30,7 +30,7 @@ CARRIED: Mapping[str, str] = {
     "foreign key to it": "made NOT VALID at the cut-over, validated behind it",
     "check not valid": "made NOT VALID at the cut-over",
     "view": "replaced at the cut-over: rights, owner, comments and what reads it stay",
-    "materialized view": "made anew behind the cut-over; until then it is as it was last refreshed",
+    "materialized view": "made anew behind the cut-over; who reads it waits meanwhile, and until then it is as it was",
     "trigger": "made at the cut-over, enabled as it is",
     "trigger elsewhere": "made again at the cut-over",
     "rule": "made at the cut-over, enabled as it is",
@@ -95,7 +95,7 @@ def read(conn: Connection, swap: TableSwap, oid: int, columns: Collection[str]) 
         _elsewhere(reader, found, carried)
         _own(reader, oid, found, carried)
         _family(reader, oid, found, carried)
-        carried.views = [one.sql for one in reader.things(found.get("materialized view", []))]
+        carried.views = [text for _, text in _texts(reader, "pg_class", found.get("materialized view", ()))]
         carried.begins += _granted(conn, reader, oid, dropped)
         carried.begins += _comments(conn, reader, swap, found, dropped, oid=oid)
     for row in rows(conn, "swap", "published", oid=oid):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from psycopg import sql
@@ -10,20 +10,25 @@ from psycopg import sql
 from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection, transaction
 from pgrunbook.errors import Refused
+from pgrunbook.inverse.reader import CLASSES, reading
+from pgrunbook.inverse.recreation import drop_and_recreate
+from pgrunbook.inverse.way import NoInverseError, Way
 from pgrunbook.online import swap_store
 from pgrunbook.online.change_log import ChangeLog
 from pgrunbook.online.swap_store import SwapState, TableSwap
 
 VALIDATE_TIMEOUT_MS = 24 * 3_600_000
+_MAKES = "CREATE MATERIALIZED VIEW "
 
 
 def settle(
     conn: Connection, target: Target, swap: TableSwap, on_part: Callable[[str], None] = lambda _: None
 ) -> TableSwap:
-    """Validate the constraints that the cut-over has made NOT VALID; return the swap without them.
+    """Validate what the cut-over has made NOT VALID, and make materialized views anew; return the swap without them.
 
     Each is a transaction: the same call goes on where it stopped. Raises psycopg's errors unchanged.
-    Locks: ShareUpdateExclusiveLock on the table of the constraint, RowShareLock on the one that it refers to.
+    Locks: ShareUpdateExclusiveLock on the table of a constraint, RowShareLock on the one that it refers to;
+    AccessExclusiveLock on a materialized view, as long as its query runs.
     """
     for statement in swap.plan.validated:
         on_part(statement)
@@ -32,7 +37,40 @@ def settle(
             left = tuple(one for one in swap.plan.validated if one != statement)
             swap = replace(swap, plan=replace(swap.plan, validated=left))
             swap_store.note(conn, swap)
+    for text in swap.plan.views:
+        on_part(text.partition(" USING ")[0])
+        with transaction(conn, lock_timeout_ms=target.lock_patience_ms, statement_timeout_ms=VALIDATE_TIMEOUT_MS):
+            for statement in _made_anew(conn, text, swap.plan.views):
+                with conn.as_target():
+                    conn.execute(statement.encode())
+            left = tuple(one for one in swap.plan.views if one != text)
+            swap = replace(swap, plan=replace(swap.plan, views=left))
+            swap_store.note(conn, swap)
     return swap
+
+
+def _made_anew(conn: Connection, text: str, texts: Sequence[str]) -> list[str]:
+    """Return the statements that drop a materialized view with all that hangs on it, and make all of it again.
+
+    ``texts`` are those of the cut-over, which name the live table.
+    """
+    name = _view_of(text)
+    oid = conn.oid_of("regclass", name)
+    if oid is None:
+        return []  # somebody has dropped it
+    way, known = Way(), {_view_of(one): one for one in texts}
+    with reading(conn) as reader:
+        try:
+            drop_and_recreate(reader, way, [(CLASSES["pg_class"], oid, 0)], f"DROP MATERIALIZED VIEW {name}")
+        except NoInverseError as exc:
+            raise Refused(f"cannot make materialized view {name} anew: it {exc}") from exc
+    return [known.get(_view_of(step.sql), step.sql) for step in way.steps]
+
+
+def _view_of(text: str) -> str:
+    """Return the name of the view that a statement creates, "" for another statement."""
+    head = text.partition(" USING ")[0]
+    return head.removeprefix(_MAKES) if head.startswith(_MAKES) else ""
 
 
 def finish(conn: Connection, target: Target, swap: TableSwap) -> TableSwap:

@@ -46,7 +46,7 @@ def catch_up(
     are faster for good, Interrupted and Blocked as ``database.control``.
     Locks: RowExclusiveLock on the other table.
     """
-    total, obedience = 0, Obedience(conn)
+    total, obedience = 0, Obedience(conn, run_id=swap.run_id)
     for _ in range(MOST_ROUNDS):
         obedience.now()
         notes = _drained(conn, swap)
@@ -154,7 +154,13 @@ def notes_left(conn: Connection, swap: TableSwap) -> int:
 
 
 def fill(
-    conn: Connection, target: Target, swap: TableSwap, on_part: Callable[[str, int], None] = lambda _what, _rows: None
+    conn: Connection,
+    target: Target,
+    swap: TableSwap,
+    *,
+    latency_ms: float = swap_copy.LATENCY_MS,
+    workers: int = swap_copy.WORKERS,
+    on_part: Callable[[str, int], None] = lambda _what, _rows: None,
 ) -> TableSwap:
     """Bring a swap up to its cut-over: copy, catch up, build, compare; return it as it is then.
 
@@ -163,7 +169,9 @@ def fill(
     if swap.state is SwapState.COPYING:
         if not swap_copy.progress(conn, swap).ranges:
             swap_copy.plan_ranges(conn, swap)
-        swap_copy.copy(target, swap, lambda one: on_part("copied", one.rows))
+        swap_copy.copy(
+            target, swap, latency_ms=latency_ms, workers=workers, on_range=lambda one: on_part("copied", one.rows)
+        )
         with _snapshot(conn):
             change_log.drain(conn, swap)
             swap = replace(swap, state=SwapState.BUILDING)
