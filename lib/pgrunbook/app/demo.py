@@ -22,6 +22,7 @@ from pgrunbook.plan import plan as plans
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import Part, Run, Status
 from pgrunbook.runner import runbook
+from pgrunbook.seal import attempt
 
 TARGET = "demo"
 HISTORY = 2  # the migrations that the demo database starts with; the rest is pending
@@ -40,6 +41,7 @@ def set_up(rows: int) -> Run:
         raise WrongInput(f'target "{TARGET}" is not on an embedded server, so the demo does not touch it')
     run = runs.create(permit.SET_UP, target.name, {"rows": rows}, how="headless")
     run.hold()
+    attempt.begin(run)
     server = Server(target.server)
     server.start()
     _create_database(server, target.database)
@@ -51,6 +53,7 @@ def set_up(rows: int) -> Run:
     run.parts = [Part("set-up", "", Status.DONE, run.started_at, runs.stamp(), f"{rows:,} rows in the largest table")]
     run.status, run.ended_at = Status.DONE, runs.stamp()
     run.save()
+    attempt.end(run)
     run.release()
     return run
 

@@ -18,6 +18,7 @@ from pgrunbook.record.run import RUNNER, TAKES_BACK, Part, Run, Status
 from pgrunbook.runner import observation, stops
 from pgrunbook.runner.kernel import EarlyKernel
 from pgrunbook.runner.progress import ProgressDisplay
+from pgrunbook.seal import attempt
 from pgrunbook.session import naming
 
 EXIT_CODES = {"WrongInput": 2, "Refused": 3, "TargetBusy": 4}
@@ -73,6 +74,8 @@ def go_on(made: Run, on_failure: str | None, early: EarlyKernel | None, *, obser
         # run.json still says running, but nobody is at work: every list of runs will show "broken off".
         exc.hint = f"Make room or repair the folder, then: pgrunbook run --resume {made.run_id}"
         raise
+    else:
+        attempt.end(made)
     finally:
         if early is not None:
             early.end()
