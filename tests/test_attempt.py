@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,17 @@ def test_a_run_opens_and_is_sealed_with_every_file_of_its_folder(
     assert {"run.json", "journal.jsonl", "01-migrate.ipynb", "plan.json"} <= set(named)
     assert said["journal"]["sha256"] == named["journal.jsonl"]
     assert said["journal"]["chained"] is True
-    assert said["faithful"]["differences"] == []
     assert said["plan"]["migrations"] == ["0001_t"]
     assert said["steps"] == [{"migration": "0001_t", "direction": "up", "ran": 1, "committed": 1, "whole": True}]
     assert said["operator"]["os_uid"] is not None
-    assert said["operator"]["proven"] == []
+    assert said["operator"]["proven"] == ["database_role"]
+    there = rows(target, "SELECT ledger, seq, kind, run_id, line_sha256 FROM pgrunbook.ledger ORDER BY seq")
+    raw = ledger.path(tmp_path / "outputs").read_bytes().splitlines()
+    name = said["ledger"]
+    assert there == [
+        (name, 1, "opened", folder.name, sha256(raw[0]).hexdigest()),
+        (name, 2, "closed", folder.name, sha256(raw[1]).hexdigest()),
+    ]
+    assert (said["anchor"]["target"], said["anchor"]["line"]) == ("demo", 1)
+    assert said["faithful"] == {"holds": True, "differences": [], "database_asked": True}
     assert rows(target, "SELECT count(*) FROM t") == [(0,)]

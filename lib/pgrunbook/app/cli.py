@@ -13,9 +13,11 @@ from pgrunbook.app import (
     cli_branch,
     cli_doctor,
     cli_drift,
+    cli_key,
     cli_monitor,
     cli_server,
     cli_undo_data,
+    cli_verify,
     terminal,
 )
 from pgrunbook.errors import RunbookError, WrongInput
@@ -32,6 +34,9 @@ app.add_typer(cli_server.app, name="server")
 app.add_typer(cli_backup.app, name="backup")
 app.add_typer(cli_branch.app, name="branch")
 app.add_typer(cli_undo_data.app, name="undo-data")
+app.add_typer(cli_key.app, name="key")
+app.command("verify")(cli_verify.verify)
+app.command("seal")(cli_verify.seal)
 app.command("drift")(cli_drift.drift)
 app.command("monitor")(cli_monitor.monitor)
 app.command("doctor")(cli_doctor.doctor)
@@ -141,8 +146,8 @@ def accept(
 @app.command()
 def schema(
     file: Annotated[
-        Literal["plan", "rehearsal", "drift", "backup"],
-        typer.Argument(help="plan.json, rehearsal.json, or what drift or backup prints."),
+        Literal["plan", "rehearsal", "drift", "backup", "verify"],
+        typer.Argument(help="plan.json, rehearsal.json, or what drift, backup or verify prints."),
     ],
 ) -> None:
     """Print the JSON Schema of what is written for your own automation."""

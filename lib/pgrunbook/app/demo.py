@@ -22,7 +22,7 @@ from pgrunbook.plan import plan as plans
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import Part, Run, Status
 from pgrunbook.runner import runbook
-from pgrunbook.seal import attempt
+from pgrunbook.seal import anchor, attempt
 
 TARGET = "demo"
 HISTORY = 2  # the migrations that the demo database starts with; the rest is pending
@@ -53,7 +53,7 @@ def set_up(rows: int) -> Run:
     run.parts = [Part("set-up", "", Status.DONE, run.started_at, runs.stamp(), f"{rows:,} rows in the largest table")]
     run.status, run.ended_at = Status.DONE, runs.stamp()
     run.save()
-    attempt.end(run)
+    anchor.seal(run, lambda: target)
     run.release()
     return run
 

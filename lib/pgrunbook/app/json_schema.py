@@ -14,8 +14,9 @@ from pgrunbook.branches.branch import BranchReport
 from pgrunbook.plan.plan import Plan
 from pgrunbook.rehearse.drift import Drift
 from pgrunbook.rehearse.trial import Trial
+from pgrunbook.seal.standing import VerificationReport
 
-Name = Literal["plan", "rehearsal", "drift", "backup", "branch"]
+Name = Literal["plan", "rehearsal", "drift", "backup", "branch", "verify"]
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
@@ -29,6 +30,8 @@ def made(name: Name) -> str:
         schema = {"$schema": DIALECT, "title": "pgrunbook drift --json", **_of(Drift)}
     elif name == "backup":
         schema = {"$schema": DIALECT, "title": "pgrunbook backup --json", **_of(BackupReport)}
+    elif name == "verify":
+        schema = {"$schema": DIALECT, "title": "pgrunbook verify --json", **_of(VerificationReport)}
     else:
         schema = {"$schema": DIALECT, "title": "pgrunbook branch --json", **_of(BranchReport)}
     return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
@@ -53,5 +56,5 @@ def _plan() -> dict[str, Any]:
     }
 
 
-def _of(model: type[Plan | Trial | Drift | BackupReport | BranchReport]) -> dict[str, Any]:
+def _of(model: type[Plan | Trial | Drift | BackupReport | BranchReport | VerificationReport]) -> dict[str, Any]:
     return {key: value for key, value in model.model_json_schema(mode="serialization").items() if key != "title"}

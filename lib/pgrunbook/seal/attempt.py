@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +16,7 @@ from pgrunbook.config import regular_file
 from pgrunbook.errors import RecordFailed, Refused, WrongInput
 from pgrunbook.record import journal
 from pgrunbook.record.files import write_atomically
-from pgrunbook.record.run import Run, Status
+from pgrunbook.record.run import Run, Status, operator
 from pgrunbook.seal import faithfulness, ledger, predicate, secret_scan, signers, signing_key, subjects
 from pgrunbook.seal.ledger import CLOSED, OPENED, Line
 from pgrunbook.seal.signing_key import SigningKey
@@ -68,10 +68,13 @@ def begin(run: Run, *, protected: bool = False) -> Line:
     return line
 
 
-def end(run: Run, rows: Sequence[Mapping[str, Any]] | None = None) -> Line:
+def end(
+    run: Run, rows: Sequence[Mapping[str, Any]] | None = None, *, anchored: Mapping[str, Any] | None = None
+) -> Line:
     """Seal an attempt that has ended: its files, what they say, and whether they agree.
 
-    ``rows`` are those that the target's database has of this run, None where it has none or was not asked.
+    ``rows`` are the steps that the target's database has of this run, None where it has none or was not asked;
+    ``anchored`` is where the line that opened the attempt is anchored, None where it is nowhere.
 
     Raises Refused where a file holds a secret, RecordFailed when it cannot be written or signed.
     """
@@ -85,6 +88,7 @@ def end(run: Run, rows: Sequence[Mapping[str, Any]] | None = None) -> Line:
     facts = predicate.of_closing(run, events, has_key=key is not None)
     facts |= {
         "opened": opened,
+        "anchor": dict(anchored) if anchored else None,
         "faithful": {"holds": not differences, "differences": differences, "database_asked": rows is not None},
     }
     line = _closed(run, facts, key)
@@ -94,10 +98,15 @@ def end(run: Run, rows: Sequence[Mapping[str, Any]] | None = None) -> Line:
 
 def is_open(run: Run) -> bool:
     """Tell whether an attempt of a run is open: it began, and was not sealed."""
+    return standing(run).get("kind") == OPENED
+
+
+def standing(run: Run) -> dict[str, Any]:
+    """Return the last line of a run, as its folder remembers it: kind, ledger, seq, sha256; {} where it has none."""
     try:
-        return bool(regular_file.read_json(run.folder / MARK_FILE, dict)["kind"] == OPENED)
-    except (WrongInput, KeyError):
-        return False
+        return regular_file.read_json(run.folder / MARK_FILE, dict)
+    except WrongInput:
+        return {}
 
 
 def reopen(run: Run, *, protected: bool = False) -> None:
@@ -106,11 +115,20 @@ def reopen(run: Run, *, protected: bool = False) -> None:
         begin(run, protected=protected)
 
 
-def end_if_over(run: Run, rows: Callable[[], Sequence[Mapping[str, Any]] | None] = lambda: None) -> Line | None:
-    """Seal the open attempt of a run that has ended as a whole; None where it goes on. Raises as :func:`end`."""
-    if run.status in (Status.RUNNING, Status.WAITING) or not is_open(run):
-        return None
-    return end(run, rows())
+def redact(run: Run) -> list[secret_scan.SecretPlace]:
+    """Mask the secrets in the files of a run that is not sealed yet; its journal says where they were.
+
+    Raises RecordFailed when a file cannot be written.
+    """
+    places = secret_scan.redact(run)
+    if places:
+        run.journal.write("redacted", places=[str(place) for place in places], by=operator())
+    return places
+
+
+def is_over(run: Run) -> bool:
+    """Tell whether an attempt of a run is open, and the run has ended as a whole."""
+    return run.status not in (Status.RUNNING, Status.WAITING) and is_open(run)
 
 
 @contextmanager
@@ -127,6 +145,12 @@ def addition(run: Run) -> Iterator[None]:
         yield
     finally:
         end(run)
+
+
+def write_late(run: Run, event: str, **facts: object) -> None:
+    """Write an event into the journal of a run that may be sealed already. Raises as :func:`addition`."""
+    with addition(run):
+        run.journal.write(event, **facts)
 
 
 def _closed(run: Run, facts: Mapping[str, Any], key: SigningKey | None) -> Line:
@@ -148,7 +172,8 @@ def _opened(events: Sequence[journal.Event]) -> int | None:
 
 
 def _mark(run: Run, line: Line) -> None:
-    text = json.dumps({"kind": line.predicate["kind"], "seq": line.seq, "sha256": line.sha256})
+    facts = {"kind": line.predicate["kind"], "ledger": line.ledger, "seq": line.seq, "sha256": line.sha256}
+    text = json.dumps(facts)
     write_atomically(run.folder / MARK_FILE, text + "\n")
 
 

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from pgrunbook.config import regular_file, targets
@@ -85,11 +85,12 @@ def add(name: str, key: PublicKey, file: Path | None = None) -> None:
 
 
 def revoke(fingerprint: str, moment: datetime, file: Path | None = None) -> Signer:
-    """Make a key bad from a moment on, and return whose it is; what it signed before stays good.
+    """Make a key bad from a moment on, up to whole seconds, and return whose it is; what it signed before stays good.
 
     Raises WrongInput where it does not stand in the file, or was revoked earlier.
     """
     chosen = file or path()
+    moment = (moment + timedelta(microseconds=999_999)).replace(microsecond=0)
     signer = (load(chosen) or {}).get(fingerprint)
     if signer is None:
         raise WrongInput(f"{fingerprint} does not stand in {chosen}", hint="See them with: pgrunbook key list")

@@ -14,7 +14,7 @@ from typing import Any
 
 from pgrunbook.config import paths, regular_file
 from pgrunbook.errors import RecordFailed, Refused, WrongInput
-from pgrunbook.record.files import sync_folder
+from pgrunbook.record.files import write_atomically
 from pgrunbook.seal import public_key, signers, ssh_agent
 from pgrunbook.seal.envelope import Signature
 from pgrunbook.seal.public_key import PublicKey
@@ -100,9 +100,9 @@ def make(name: str) -> SigningKey:
     signers.add(name, made.public)
     try:
         chosen.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _write(chosen, private.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()), 0o600)
-        _write(_public_file(chosen), f"{made.public.text} {name}\n".encode(), 0o644)
-        sync_folder(chosen.parent)
+        _write(chosen, private.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
+        write_atomically(_public_file(chosen), f"{made.public.text} {name}\n")  # of a lost key it may be there
+        _public_file(chosen).chmod(0o644)
     except OSError as exc:
         raise RecordFailed(
             "could not write the key",
@@ -166,8 +166,8 @@ def _public_file(chosen: Path) -> Path:
     return chosen.with_name(f"{chosen.name}.pub")
 
 
-def _write(file: Path, content: bytes, mode: int) -> None:
-    handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+def _write(file: Path, content: bytes) -> None:
+    handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "wb") as opened:
         opened.write(content)
         opened.flush()

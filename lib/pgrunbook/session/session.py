@@ -33,7 +33,7 @@ from pgrunbook.errors import (
 from pgrunbook.record import door, table_file
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import RUNNER, Part, Run, Status
-from pgrunbook.seal import attempt
+from pgrunbook.seal import anchor, attempt
 from pgrunbook.session import cells, naming, outputs, step_progress
 from pgrunbook.session.facts import CellFacts
 from pgrunbook.session.parameters import Parameters, checked
@@ -160,7 +160,7 @@ class Session:
     def seal_ended(self) -> None:
         """Seal the run where the cell that has just ended was its last, or failed."""
         if not is_headless():
-            attempt.end_if_over(self.run)
+            anchor.seal_if_over(self.run, lambda: self.target)
 
     def at_work(self) -> None:
         """Take the run folder again before something is changed: a cell that failed has released it.

@@ -61,6 +61,8 @@ WITH RECURSIVE us AS (
                      made_at timestamp with time zone'),
         ('salvaged_row', 'run_id text, place integer, number bigint, fate text, state text, row_values text[],
                           was text[]'),
+        ('ledger', 'ledger text, seq bigint, kind text, run_id text, line_sha256 text, lsn pg_lsn, timeline integer,
+                    session_user_name text, transaction_id xid8, written_at timestamp with time zone'),
         ('kept', 'id bigint, part_of bigint, run_id text, migration text, direction text, step integer, kind text,
                   table_schema text, table_name text, key_columns text[], columns text[], kept_as text,
                   made_at timestamp with time zone, keep_until timestamp with time zone, state text,
@@ -95,7 +97,13 @@ WITH RECURSIVE us AS (
     WHERE (p.proname ~ '^(write_kept_[0-9a-f]{16}(_[0-9]+)?|note_moves_[0-9a-f]{16})$'
            AND p.prorettype = 'pg_catalog.trigger'::regtype
            -- Only within the transaction that changes the type of a key back.
-           OR p.proname ~ '^old_kept_[0-9a-f]{16}(_[0-9]+)?$')
+           OR p.proname ~ '^old_kept_[0-9a-f]{16}(_[0-9]+)?$'
+           OR p.proname = 'refuse_ledger_change'
+              AND p.prorettype = 'pg_catalog.trigger'::regtype
+              AND NOT p.prosecdef
+              AND p.proconfig IS NULL
+              AND p.prolang = (SELECT l.oid FROM pg_catalog.pg_language AS l WHERE l.lanname = 'plpgsql')
+              AND p.prosrc = 'BEGIN RAISE EXCEPTION ''rows of pgrunbook.ledger are never changed or deleted''; END')
 ), sequences AS (
     SELECT c.oid,
            c.relnamespace,
@@ -189,6 +197,10 @@ WITH RECURSIVE us AS (
     FROM tables AS t
     JOIN pg_catalog.pg_trigger AS g ON g.tgrelid = t.oid
     WHERE g.tgconstrindid = 0
+      AND (t.relname <> 'ledger'
+           OR g.tgname <> 'append_only'
+           OR g.tgqual IS NOT NULL
+           OR g.tgfoid NOT IN (SELECT f.oid FROM functions AS f WHERE f.proname = 'refuse_ledger_change'))
     UNION ALL
     SELECT 4,
            pg_catalog.pg_describe_object('pg_catalog.pg_rewrite'::regclass, w.oid, 0)
@@ -220,6 +232,9 @@ WITH RECURSIVE us AS (
               ('step', 'transaction_id', 'pg_current_xact_id()'),
               ('restore_point', 'created_at', 'clock_timestamp()'),
               ('batch', 'updated_at', 'clock_timestamp()'),
+              ('ledger', 'session_user_name', 'SESSION_USER'),
+              ('ledger', 'transaction_id', 'pg_current_xact_id()'),
+              ('ledger', 'written_at', 'clock_timestamp()'),
               ('way_back', 'taken_back_by', '''''::text'),
               ('way_back', 'written_at', 'clock_timestamp()'),
               ('kept', 'made_at', 'clock_timestamp()'),
@@ -337,7 +352,8 @@ SELECT EXISTS (SELECT FROM schemas) AS is_there,
               SELECT t.relname::text FROM tables AS t WHERE pg_catalog.starts_with(t.relname::text, 'kept_')
               UNION ALL
               SELECT f.proname::text FROM functions AS f
-              WHERE NOT pg_catalog.starts_with(f.proname::text, 'note_moves_')) AS x (name)) AS captured,
+              WHERE NOT pg_catalog.starts_with(f.proname::text, 'note_moves_')
+                AND f.proname <> 'refuse_ledger_change') AS x (name)) AS captured,
        EXISTS (SELECT FROM tables AS t WHERE t.relname = 'kept') AS has_registry
 
 -- name: unnamed
