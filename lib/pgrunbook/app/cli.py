@@ -13,11 +13,13 @@ from pgrunbook.app import (
     cli_branch,
     cli_doctor,
     cli_drift,
+    cli_key,
     cli_monitor,
     cli_runs,
     cli_server,
     cli_throttle,
     cli_undo_data,
+    cli_verify,
     terminal,
 )
 from pgrunbook.errors import RunbookError, WrongInput
@@ -36,6 +38,9 @@ app.add_typer(cli_server.app, name="server")
 app.add_typer(cli_backup.app, name="backup")
 app.add_typer(cli_branch.app, name="branch")
 app.add_typer(cli_undo_data.app, name="undo-data")
+app.add_typer(cli_key.app, name="key")
+app.command("verify")(cli_verify.verify)
+app.command("seal")(cli_verify.seal)
 app.command("drift")(cli_drift.drift)
 app.command("monitor")(cli_monitor.monitor)
 app.command("doctor")(cli_doctor.doctor)
@@ -121,7 +126,7 @@ def start(
 @app.command()
 def schema(
     file: Annotated[
-        Literal["plan", "rehearsal", "drift", "backup", "branch", "run", "runs", "show", "status", "accept"],
+        Literal["plan", "rehearsal", "drift", "backup", "branch", "run", "runs", "show", "status", "accept", "verify"],
         typer.Argument(help="plan.json, rehearsal.json, or what a command prints with --json."),
     ],
 ) -> None:

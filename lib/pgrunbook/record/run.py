@@ -61,7 +61,10 @@ class Part:
 
 @dataclass
 class Run:
-    """The folder of a run and the contents of its ``run.json``."""
+    """The folder of a run and the contents of its ``run.json``.
+
+    ``about`` is what its operator said of it: change, reason, risk, requested_by.
+    """
 
     folder: Path
     run_id: str
@@ -76,6 +79,7 @@ class Run:
     ended_at: str = ""
     parts: list[Part] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
+    about: dict[str, str] = field(default_factory=dict)
 
     @property
     def journal(self) -> Journal:
@@ -243,12 +247,12 @@ def load(folder: Path) -> Run:
         facts: dict[str, Any] = regular_file.read_json(folder / RUN_FILE, dict)
         parts = [Part(**_texts({**part, "status": Status(part["status"])})) for part in facts.pop("parts")]
         made = Run(folder=folder, parts=parts, **{**facts, "status": Status(facts["status"])})
-        _texts({name: value for name, value in facts.items() if name not in ("parameters", "versions")})
+        _texts({name: value for name, value in facts.items() if name not in ("parameters", "versions", "about")})
         for moment in (made.started_at, *filter(None, (made.ended_at, *(p.started_at for p in parts)))):
             if datetime.fromisoformat(moment).tzinfo is None:
                 raise ValueError(f"{moment} has no time zone")
-        if not all(isinstance(value, dict) for value in (made.parameters, made.versions)):
-            raise TypeError("parameters and versions are no objects")
+        if not all(isinstance(value, dict) for value in (made.parameters, made.versions, made.about)):
+            raise TypeError("parameters, versions and about are no objects")
     except WrongInput as exc:
         raise _unreadable(folder, exc.detail) from exc
     except KeyError as exc:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from hashlib import sha256
 from time import monotonic
@@ -15,10 +16,17 @@ from pgrunbook.record.journal import Journal
 OURS = "of_pgrunbook"  # marks our recorder among the kernel's hooks
 
 
-def record(journal: Journal, procedure: str, on_error: Callable[[BaseException], None]) -> None:
+def record(
+    journal: Journal,
+    procedure: str,
+    on_error: Callable[[BaseException], None],
+    before_cell: Callable[[], None] = lambda: None,
+    after_cell: Callable[[], None] = lambda: None,
+) -> None:
     """Write every cell that runs in this kernel into the journal, also those run twice or changed.
 
-    ``on_error`` is called with the error that ended a cell. Outside of a kernel nothing is recorded.
+    ``on_error`` is called with the error that ended a cell, ``before_cell`` before its first event is written and
+    ``after_cell`` after the last. Outside of a kernel nothing is recorded.
     """
     from IPython import get_ipython
 
@@ -29,6 +37,7 @@ def record(journal: Journal, procedure: str, on_error: Callable[[BaseException],
     now = {"cell": "set-up", "at": monotonic()}
 
     def before(info: Any) -> None:
+        _told(before_cell)
         digest = _digest(str(info.raw_cell))
         # Headless front ends do not send the id of a cell to the kernel; we find it by the source.
         now.update(cell=known.get(digest) or info.cell_id, at=monotonic())
@@ -42,12 +51,21 @@ def record(journal: Journal, procedure: str, on_error: Callable[[BaseException],
         journal.write("cell-ended", procedure=procedure, cell=now["cell"], ok=error is None, ms=took_ms, **failed)
         if error is not None:
             on_error(error)
+        _told(after_cell)
 
     for name, hook in (("pre_run_cell", before), ("post_run_cell", after)):
         for old in [h for h in shell.events.callbacks[name] if getattr(h, OURS, False)]:
             shell.events.unregister(name, old)  # the set-up cell was run again: one recorder is enough
         setattr(hook, OURS, True)
         shell.events.register(name, hook)
+
+
+def _told(call: Callable[[], None]) -> None:
+    """Show an error of the record's seal under the cell: IPython would show a traceback, and go on as well."""
+    try:
+        call()
+    except RunbookError as exc:
+        sys.stderr.write("\n".join(exc.lines()) + "\n")
 
 
 def _ids(procedure: str) -> dict[str, str]:

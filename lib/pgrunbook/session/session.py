@@ -33,6 +33,7 @@ from pgrunbook.errors import (
 from pgrunbook.record import door, table_file
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import RUNNER, Part, Run, Status
+from pgrunbook.seal import anchor, attempt
 from pgrunbook.session import cells, naming, outputs, step_progress
 from pgrunbook.session.facts import CellFacts
 from pgrunbook.session.parameters import Parameters, checked
@@ -151,6 +152,16 @@ class Session:
         _note_part(self.run, self.procedure, _status_of(error), str(error).partition("\n")[0])
         self.run.release()
 
+    def seal_opened(self) -> None:
+        """Open the run in the ledger again where it was sealed and somebody runs a cell; a runner does that itself."""
+        if not is_headless():
+            attempt.reopen(self.run, protected=self.target.protected)
+
+    def seal_ended(self) -> None:
+        """Seal the run where the cell that has just ended was its last, or failed."""
+        if not is_headless():
+            anchor.seal_if_over(self.run, lambda: self.target)
+
     def at_work(self) -> None:
         """Take the run folder again before something is changed: a cell that failed has released it.
 
@@ -159,6 +170,7 @@ class Session:
         self.changing = True
         if not is_headless():
             self.run.hold()
+            self.seal_opened()
             _note_part(self.run, self.procedure, Status.RUNNING)
 
     def show(self, view: object) -> None:
@@ -205,12 +217,13 @@ def begin(procedure: str, model: type[Parameters], given: Mapping[str, object]) 
     run = _find_run(procedure, parameters)
     if not is_headless():
         run.hold()
+        attempt.reopen(run, protected=target.protected)
         _note_part(run, procedure, Status.RUNNING)
     here = Session(procedure, run, target, parameters, CellFacts(procedure))
     _begun.append(here)
     door.guard_logs()
     outputs.guard()
-    cells.record(run.journal, procedure, here.note_error)
+    cells.record(run.journal, procedure, here.note_error, here.seal_opened, here.seal_ended)
     run.journal.write(
         "procedure-started", procedure=procedure, run_id=run.run_id, target=target.name,
         parameters=parameters.model_dump(mode="json"), how=_how(),

@@ -77,6 +77,8 @@ WITH RECURSIVE us AS (
                   keep_until timestamp with time zone'),
         ('swap_range', 'name text, number integer, relation oid, file oid, first_place text[], next_place text[],
                         rows bigint'),
+        ('ledger', 'ledger text, seq bigint, kind text, run_id text, line_sha256 text, lsn pg_lsn, timeline integer,
+                    session_user_name text, transaction_id xid8, written_at timestamp with time zone'),
         ('kept', 'id bigint, part_of bigint, run_id text, migration text, direction text, step integer, kind text,
                   table_schema text, table_name text, key_columns text[], columns text[], kept_as text,
                   made_at timestamp with time zone, keep_until timestamp with time zone, state text,
@@ -114,7 +116,13 @@ WITH RECURSIVE us AS (
            AND p.prorettype = 'pg_catalog.trigger'::regtype
            OR p.proname ~ '^(agrees|forward|backward)_sync_[0-9a-f]{16}$'
            -- Only within the transaction that changes the type of a key back.
-           OR p.proname ~ '^old_kept_[0-9a-f]{16}(_[0-9]+)?$')
+           OR p.proname ~ '^old_kept_[0-9a-f]{16}(_[0-9]+)?$'
+           OR p.proname = 'refuse_ledger_change'
+              AND p.prorettype = 'pg_catalog.trigger'::regtype
+              AND NOT p.prosecdef
+              AND p.proconfig IS NULL
+              AND p.prolang = (SELECT l.oid FROM pg_catalog.pg_language AS l WHERE l.lanname = 'plpgsql')
+              AND p.prosrc = 'BEGIN RAISE EXCEPTION ''rows of pgrunbook.ledger are never changed or deleted''; END')
 ), sequences AS (
     SELECT c.oid,
            c.relnamespace,
@@ -209,6 +217,10 @@ WITH RECURSIVE us AS (
     FROM tables AS t
     JOIN pg_catalog.pg_trigger AS g ON g.tgrelid = t.oid
     WHERE g.tgconstrindid = 0
+      AND (t.relname <> 'ledger'
+           OR g.tgname <> 'append_only'
+           OR g.tgqual IS NOT NULL
+           OR g.tgfoid NOT IN (SELECT f.oid FROM functions AS f WHERE f.proname = 'refuse_ledger_change'))
     UNION ALL
     SELECT 4,
            pg_catalog.pg_describe_object('pg_catalog.pg_rewrite'::regclass, w.oid, 0)
@@ -243,6 +255,9 @@ WITH RECURSIVE us AS (
               ('restore_point', 'created_at', 'clock_timestamp()'),
               ('batch', 'updated_at', 'clock_timestamp()'),
               ('shadow', 'made_at', 'clock_timestamp()'),
+              ('ledger', 'session_user_name', 'SESSION_USER'),
+              ('ledger', 'transaction_id', 'pg_current_xact_id()'),
+              ('ledger', 'written_at', 'clock_timestamp()'),
               ('way_back', 'taken_back_by', '''''::text'),
               ('way_back', 'written_at', 'clock_timestamp()'),
               ('kept', 'made_at', 'clock_timestamp()'),
@@ -361,7 +376,8 @@ SELECT EXISTS (SELECT FROM schemas) AS is_there,
               SELECT t.relname::text FROM tables AS t WHERE pg_catalog.starts_with(t.relname::text, 'kept_')
               UNION ALL
               SELECT f.proname::text FROM functions AS f
-              WHERE f.proname !~ '^(note_(moves|changes)|[a-z]+_sync)_') AS x (name)) AS captured,
+              WHERE f.proname !~ '^(note_(moves|changes)|[a-z]+_sync)_'
+                AND f.proname <> 'refuse_ledger_change') AS x (name)) AS captured,
        EXISTS (SELECT FROM tables AS t WHERE t.relname = 'kept') AS has_registry
 
 -- name: unnamed
