@@ -109,10 +109,11 @@ def runs_(
 def show(run_id: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or its end.")]) -> None:
     """Show one run: its procedures, and the last events of its journal."""
     from pgrunbook.display.show import Table
-    from pgrunbook.record import journal
+    from pgrunbook.record import executed_copy, journal
     from pgrunbook.record import run as records
 
     made = records.find(run_id)
+    sys.stderr.write("".join(f"{text}\n" for text in filter(None, [executed_copy.try_to_refresh(made)])))
     sys.stdout.write(f"{made.run_id}: {made.actual_status()}, {made.runbook} on {made.target} by {made.operator}\n")
     sys.stdout.write(f"{made.folder}\n\n")
     parts = [(p.procedure, status, p.started_at, p.ended_at, p.says) for p, status in _parts(made)]
@@ -292,6 +293,7 @@ def _open_lab(made: Run) -> None:
     import os
 
     from pgrunbook.config import paths
+    from pgrunbook.record import run as runs
 
     environment = {
         **os.environ,
@@ -300,7 +302,7 @@ def _open_lab(made: Run) -> None:
     }
     first = next((p for p in made.parts if p.status != "done"), made.parts[0])
     arguments = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={made.folder}"]
-    arguments.append(str(made.folder / first.notebook))
+    arguments.append(str(made.folder / runs.WORK / first.notebook))
     if os.geteuid() == 0:
         arguments.append("--allow-root")
     os.execve(sys.executable, arguments, environment)
