@@ -246,6 +246,7 @@ def _open_lab(made: Run) -> None:
     import os
 
     from pgrunbook.config import paths
+    from pgrunbook.record import run as runs
 
     environment = {
         **os.environ,
@@ -254,7 +255,7 @@ def _open_lab(made: Run) -> None:
     }
     first = next((p for p in made.parts if p.status != "done"), made.parts[0])
     arguments = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={made.folder}"]
-    arguments.append(str(made.folder / first.notebook))
+    arguments.append(str(made.folder / runs.WORK / first.notebook))
     if os.geteuid() == 0:
         arguments.append("--allow-root")
     os.execve(sys.executable, arguments, environment)

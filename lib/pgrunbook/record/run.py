@@ -30,6 +30,7 @@ JOURNAL_FILE = "journal.jsonl"
 TAKES_BACK = "PGRUNBOOK_TAKES_BACK"
 RUNNER = "PGRUNBOOK_RUNNER"  # set in the kernel by our runner: the id of the run whose folder it has locked
 HELD_FILE = ".held"
+WORK = "work"  # the folder of a run by hand in which its working copies are; the records lie above it
 RUN_ID = re.compile(r"\d{8}T\d{6}Z-[a-z0-9-]+-[0-9a-f]{4}")
 
 _HELD: dict[Path, int] = {}  # the folders that this process has locked: a set-up cell may be run again
@@ -304,6 +305,15 @@ def folders() -> list[Path]:
         return []
     there = (folder for folder in outputs.iterdir() if (folder / RUN_FILE).is_file())
     return sorted(there, key=lambda folder: (folder.name[:16], folder.name[-4:]))
+
+
+def folder_here() -> Path | None:
+    """Return the folder of the run that this process works in, by its working directory; None where it is none."""
+    here = Path.cwd()
+    for folder in (here, *([here.parent] if here.name == WORK else [])):
+        if (folder / RUN_FILE).is_file():
+            return folder
+    return None
 
 
 def again() -> str:
