@@ -135,7 +135,7 @@ KEYS = {
 
 
 @pytest.mark.every_version
-@pytest.mark.parametrize("kind", sample(list(KEYS), 2))
+@pytest.mark.parametrize("kind", sample(list(KEYS), 4))
 def test_every_kind_of_key_is_rolled_out_and_back(scene: Callable[..., Scene], kind: str) -> None:
     """By list, by share and for all; alone and in a key of two columns."""
     type_, value = KEYS[kind]
