@@ -84,7 +84,7 @@ def report(
     verification.folders(found, outputs)
     if files:
         sealed_files.check(found, outputs)
-    anchored = anchor_check.check(found, outputs, target, anchors) if anchors is not None else {}
+    anchored = anchor_check.check(found, target, anchors) if anchors is not None else {}
     runs = tuple(_standings(found, files=files, anchored=anchored, target=target if anchors is not None else ""))
     code = _exit_code(found.problems)
     return VerificationReport(
