@@ -18,7 +18,7 @@ from conftest import do, rows
 from pgrunbook import undo_data
 from pgrunbook.app.main import main
 from pgrunbook.config.targets import Target
-from pgrunbook.database import connection, inverse_log, own_schema, step_log
+from pgrunbook.database import connection, inverse_log, own_schema, shadows, step_log
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.queries import load
 from pgrunbook.errors import Broken, Refused, RunbookError
@@ -276,6 +276,7 @@ ENTRANCES: dict[str, Callable[[Connection], object]] = {
     "step": lambda conn: step_log.history_step(conn, "0001_a"),
     "restore points": step_log.restore_points,
     "inverses": lambda conn: inverse_log.read(conn, "0001_a"),
+    "shadows": shadows.read,
     "entries": undo_data.list_entries,
     "purge": lambda conn: registry.purge(conn, older_than=timedelta(0)),
     "find": lambda conn: registry.find_named(conn, ["kept_0123456789abcdef"]),
@@ -371,7 +372,7 @@ def test_every_entrance_refuses_a_schema_of_somebody_else(target: Target, mallor
         f"cannot use schema pgrunbook of database {target.database}: not all of it is ours\n"
         f"Detail: schema pgrunbook belongs to {mallory}; sequence pgrunbook.kept_id_seq belongs to {mallory};"
         f" table pgrunbook.batch belongs to {mallory}; table pgrunbook.kept belongs to {mallory};"
-        f" table pgrunbook.restore_point belongs to {mallory}; and 3 more.\n"
+        f" table pgrunbook.restore_point belongs to {mallory}; and 4 more.\n"
         "State: Nothing in this schema was read or executed.\n"
         "Hint: Ask who has made it, then drop or REVOKE it. If you trust the role that owns it or has the right, run as"
         " that role, or let a superuser GRANT that role to yours."

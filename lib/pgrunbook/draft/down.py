@@ -23,12 +23,14 @@ from pgrunbook.database.inverse_log import RecordedInverse
 from pgrunbook.draft import missing_rows
 from pgrunbook.draft.build import expanded
 from pgrunbook.draft.expected_differences import DeclaredOf, followed, named
+from pgrunbook.errors import Refused
 from pgrunbook.history import Migration
 from pgrunbook.inverse.inverter import Inverter
 from pgrunbook.plan.declared import Declared
 from pgrunbook.plan.plan import Change, WrittenStatement
 from pgrunbook.plan.step import RANGE, Expansion, Keep, SafeStep
 from pgrunbook.plan.way_back import Back, Undo
+from pgrunbook.safe_forms import rename_column
 from pgrunbook.safe_forms.expander import Expander
 from pgrunbook.sql import runs, statements
 from pgrunbook.sql.classify import Policy, Type
@@ -198,6 +200,8 @@ def _writing(
             writer.end()
     except undo_data.CannotCaptureError as reason:
         raise NoWayError(str(reason)) from reason
+    except Refused as exc:  # a column that it changes waits for contract
+        raise NoWayError(f"{exc.message}. {exc.detail}") from exc
     except psycopg.Error as exc:
         raise NoWayError(f"it fails: {exc.diag.message_primary or ' '.join(str(exc).split())}") from exc
 
@@ -233,7 +237,7 @@ class _Writer:
         self, conn: Connection, target: Target, name: str, file_sha256: str, rows_conn: Connection | None
     ) -> None:
         self.conn, self.target, self.name, self.file_sha256, self.rows_conn = conn, target, name, file_sha256, rows_conn
-        self.planner = Expander(conn, batch_rows=target.batch_rows, rows_conn=rows_conn, applied=True)
+        self.planner = Expander(conn, batch_rows=target.batch_rows, rows_conn=rows_conn, applied=True, is_back=True)
         self.inverter = Inverter(conn)
         self.expansions: list[Expansion] = []
         self.loses: list[CaptureGap] = []
@@ -335,7 +339,11 @@ class _Writer:
             self.loses.append(CaptureGap(self.name, self.number, statement.sql, kept.because, counted))
         self.planner.put(kept.expansion if not kept.because else expansion)
         is_rehearsed = expansion.gate is None or expansion.gate.is_rehearsed
-        if statement.policy is not Policy.ALONE and is_rehearsed:
+        if expansion.form == rename_column.BACK:  # the name that it gives is still taken
+            with self.conn.as_target():
+                for step in expansion.steps:
+                    self.conn.execute(step.sql.encode())
+        elif statement.policy is not Policy.ALONE and is_rehearsed:
             missing_rows.execute(self.conn, statement.sql, statement.policy)
         return [] if kept.because else [k for k in kept.keeps if undo_data.is_changed_type(statement.sql, k)]
 

@@ -34,7 +34,8 @@ _MADE_BY_A_CHECK = object()
 
 @dataclass(frozen=True, eq=False)
 class Permit:
-    """The permission to execute a plan, to purge items of undo data, to restore, to salvage rows or to cut over.
+    """The permission to execute a plan, to purge items of undo data, to restore, to salvage rows, to cut over or to
+    lead a rollout on.
 
     ``of`` is what was checked, as the checks of a notebook name it; each of it is permitted once. ``conn`` is None for
     a restore, which opens its own connections. ``on_conflict`` is what was decided on rows in conflict.
@@ -176,6 +177,14 @@ def of_cutover(here: Session, choice: str, cell: str) -> Permit:
     if about != {choice}:
         raise checks.refusal(cell, "what-to-carry", other=True)
     return _made(here.run.run_id, about, None)
+
+
+def of_rollout(here: Session, choice: str, cell: str, conn: Connection) -> Permit:
+    """Permit a run one move of a rollout, as its check has shown the rollout and what was decided. Raises Refused."""
+    about = checks.passed(here, "rollout", cell)
+    if about != {choice}:
+        raise checks.refusal(cell, "plan-the-stages", other=True)
+    return _made(here.run.run_id, about, conn)
 
 
 def _made(run_id: str, of: Collection[str], conn: Connection | None, on_conflict: OnConflict = "stop") -> Permit:

@@ -30,6 +30,7 @@ JOURNAL_FILE = "journal.jsonl"
 TAKES_BACK = "PGRUNBOOK_TAKES_BACK"
 RUNNER = "PGRUNBOOK_RUNNER"  # set in the kernel by our runner: the id of the run whose folder it has locked
 HELD_FILE = ".held"
+WORK = "work"  # the folder of a run by hand in which its working copies are; the records lie above it
 RUN_ID = re.compile(r"\d{8}T\d{6}Z-[a-z0-9-]+-[0-9a-f]{4}")
 
 _HELD: dict[Path, int] = {}  # the folders that this process has locked: a set-up cell may be run again
@@ -92,6 +93,13 @@ class Run:
         if self.how == "headless":
             return f"pgrunbook run --resume {self.run_id}"
         return "run the cell that refused again"
+
+    @property
+    def took_s(self) -> float | None:
+        """How long it took, in seconds; None where it has not ended."""
+        if not self.ended_at:
+            return None
+        return (datetime.fromisoformat(self.ended_at) - datetime.fromisoformat(self.started_at)).total_seconds()
 
     def has_applied(self, *, whole: bool = False) -> bool:
         """Tell whether it has committed steps of a migration up, or with ``whole`` all of one."""
@@ -193,6 +201,11 @@ class Run:
             return Status.BROKEN_OFF
         return self.status
 
+    def standing(self) -> list[tuple[Part, Status]]:
+        """Return each part with its status as it is: at work only where somebody is."""
+        at_work = self.is_held()
+        return [(p, p.status if at_work or p.status is not Status.RUNNING else Status.BROKEN_OFF) for p in self.parts]
+
 
 def operator() -> str:
     """Return the name of the operating system's user; a container may run under an id that has none."""
@@ -292,6 +305,15 @@ def folders() -> list[Path]:
         return []
     there = (folder for folder in outputs.iterdir() if (folder / RUN_FILE).is_file())
     return sorted(there, key=lambda folder: (folder.name[:16], folder.name[-4:]))
+
+
+def folder_here() -> Path | None:
+    """Return the folder of the run that this process works in, by its working directory; None where it is none."""
+    here = Path.cwd()
+    for folder in (here, *([here.parent] if here.name == WORK else [])):
+        if (folder / RUN_FILE).is_file():
+            return folder
+    return None
 
 
 def again() -> str:

@@ -131,6 +131,15 @@ def left(run: Run, plan: Plan, also: Sequence[str] = ()) -> list[OpenGate]:
     return [gate for gate in plan.gates() if gate.key not in there]
 
 
+def open_gates(run: Run) -> list[str]:
+    """Return the gates of the plan that the run has frozen last, and that nobody has accepted; [] where it has none."""
+    events = journal.read(run.journal.path)
+    if not any(event["event"] in _FILES for event in events):
+        return []
+    path = _frozen_last(run, events)
+    return [gate.key for gate in left(run, plans.read(path))] if regular_file.is_there(path) else []
+
+
 def _frozen_last(made: Run, events: Sequence[Mapping[str, Any]]) -> Path:
     """Return the file of the plan that a run has frozen last: of its release, or of its rollback."""
     frozen = [_FILES[e["event"]] for e in events if e["event"] in _FILES]

@@ -12,6 +12,7 @@ from typing import Any
 from pgrunbook.config import paths
 from pgrunbook.errors import RunbookError, WrongInput
 from pgrunbook.record.journal import Journal
+from pgrunbook.session.recorder import Recorder
 
 OURS = "of_pgrunbook"  # marks our recorder among the kernel's hooks
 
@@ -20,13 +21,14 @@ def record(
     journal: Journal,
     procedure: str,
     on_error: Callable[[BaseException], None],
+    recorder: Recorder | None,
     before_cell: Callable[[], None] = lambda: None,
     after_cell: Callable[[], None] = lambda: None,
 ) -> None:
     """Write every cell that runs in this kernel into the journal, also those run twice or changed.
 
-    ``on_error`` is called with the error that ended a cell, ``before_cell`` before its first event is written and
-    ``after_cell`` after the last. Outside of a kernel nothing is recorded.
+    What it shows is the ``recorder``'s. ``on_error`` is called with the error that ended a cell, ``before_cell`` before
+    its first event is written and ``after_cell`` when all of it is. Outside of a kernel nothing is recorded.
     """
     from IPython import get_ipython
 
@@ -43,6 +45,9 @@ def record(
         now.update(cell=known.get(digest) or info.cell_id, at=monotonic())
         journal.write("cell-started", procedure=procedure, cell=now["cell"], source_sha256=digest,
                       as_in_source=digest in known)  # fmt: skip
+        if recorder is not None:
+            request = str(shell.kernel.get_parent()["header"]["msg_id"])
+            recorder.began(str(info.raw_cell), info.cell_id, count=shell.execution_count - 1, request=request)
 
     def after(result: Any) -> None:
         error = result.error_before_exec or result.error_in_exec
@@ -51,6 +56,8 @@ def record(
         journal.write("cell-ended", procedure=procedure, cell=now["cell"], ok=error is None, ms=took_ms, **failed)
         if error is not None:
             on_error(error)
+        if recorder is not None:
+            recorder.ended(ok=error is None, took_ms=took_ms)
         _told(after_cell)
 
     for name, hook in (("pre_run_cell", before), ("post_run_cell", after)):
