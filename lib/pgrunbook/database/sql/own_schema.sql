@@ -58,6 +58,7 @@ WITH RECURSIVE us AS (
         ('control', 'name text, command text, reason text, asked_by text, asked_at timestamp with time zone,
                      until timestamp with time zone'),
         ('pace', 'run_id text, times double precision, asked_by text, asked_at timestamp with time zone'),
+        ('refused_row', 'loop text, key text[], sqlstate text, said text, refused_at timestamp with time zone'),
         ('salvage', 'run_id text, place integer, table_schema text, table_name text, columns text[],
                      made_at timestamp with time zone'),
         ('salvaged_row', 'run_id text, place integer, number bigint, fate text, state text, row_values text[],
@@ -95,6 +96,7 @@ WITH RECURSIVE us AS (
     JOIN pg_catalog.pg_proc AS p ON o.classid = 'pg_catalog.pg_proc'::regclass AND p.oid = o.objid
     WHERE (p.proname ~ '^(write_kept_[0-9a-f]{16}(_[0-9]+)?|note_moves_[0-9a-f]{16})$'
            AND p.prorettype = 'pg_catalog.trigger'::regtype
+           OR p.proname ~ '^fill_[0-9a-f]{16}(_[0-9]+)?$'
            -- Only within the transaction that changes the type of a key back.
            OR p.proname ~ '^old_kept_[0-9a-f]{16}(_[0-9]+)?$')
 ), sequences AS (
@@ -338,7 +340,8 @@ SELECT EXISTS (SELECT FROM schemas) AS is_there,
               SELECT t.relname::text FROM tables AS t WHERE pg_catalog.starts_with(t.relname::text, 'kept_')
               UNION ALL
               SELECT f.proname::text FROM functions AS f
-              WHERE NOT pg_catalog.starts_with(f.proname::text, 'note_moves_')) AS x (name)) AS captured,
+              WHERE NOT pg_catalog.starts_with(f.proname::text, 'note_moves_')
+                AND NOT pg_catalog.starts_with(f.proname::text, 'fill_')) AS x (name)) AS captured,
        EXISTS (SELECT FROM tables AS t WHERE t.relname = 'kept') AS has_registry
 
 -- name: unnamed
