@@ -13,6 +13,7 @@ from pgrunbook.plan.plan import OpenGate, Plan
 from pgrunbook.record import journal
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import Run
+from pgrunbook.seal import attempt
 from pgrunbook.sql import places
 
 ACCEPTED = "gates-accepted"
@@ -61,7 +62,8 @@ def accept(run_id: str, keys: Sequence[str]) -> tuple[list[str], list[str]]:
     before = accepted(plan, events)
     _refuse_again(made, plan, [key for key in named if key in before], events)
     chosen = named or [key for key in gates if key not in before]
-    note(made, plan, [key for key in chosen if key not in before])
+    with attempt.addition(made):
+        note(made, plan, [key for key in chosen if key not in before])
     return chosen, [key for key in gates if key not in {*before, *chosen}]
 
 
@@ -127,6 +129,15 @@ def left(run: Run, plan: Plan, also: Sequence[str] = ()) -> list[OpenGate]:
     """Return the gates that nobody has accepted; ``also`` are those that a parameter names."""
     there = accepted(plan, journal.read(run.journal.path)) | {*also}
     return [gate for gate in plan.gates() if gate.key not in there]
+
+
+def open_gates(run: Run) -> list[str]:
+    """Return the gates of the plan that the run has frozen last, and that nobody has accepted; [] where it has none."""
+    events = journal.read(run.journal.path)
+    if not any(event["event"] in _FILES for event in events):
+        return []
+    path = _frozen_last(run, events)
+    return [gate.key for gate in left(run, plans.read(path))] if regular_file.is_there(path) else []
 
 
 def _frozen_last(made: Run, events: Sequence[Mapping[str, Any]]) -> Path:

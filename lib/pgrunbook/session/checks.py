@@ -40,6 +40,11 @@ NEEDED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "fence": ("what-to-carry",),
         "cut-over": ("what-to-carry",),
     },
+    "rollout": {
+        "add-the-flag": ("plan-the-stages",),
+        "roll-out": ("plan-the-stages",),
+        "remove-the-flag": ("plan-the-stages", "who-reads-it"),
+    },
 }
 View = TypeVar("View")
 

@@ -240,6 +240,20 @@ class Purge(Parameters):
         return given
 
 
+class Rollout(Parameters):
+    """The parameters of rollout: its ``name``, that of its file in rollouts/, and what a person decides.
+
+    ``accept`` names the stages that a person lets begin, and ``remove`` to let the flag go. ``do`` leads it on, pauses
+    or resumes it, takes the newest stage back, or abandons it: all stages go back. While a stage is held the metric is
+    watched for ``watch_s`` seconds at most; another run goes on where this one ends.
+    """
+
+    name: str = ""
+    accept: Names = ()
+    do: Literal["go-on", "pause", "resume", "step-back", "abandon"] = "go-on"
+    watch_s: float = Field(default=600.0, ge=0, le=604_800)
+
+
 class Monitor(Parameters):
     """The parameters of monitor: for how long to watch, and how often to look, in seconds."""
 
@@ -305,6 +319,7 @@ OF: dict[str, type[Parameters]] = {
     "restore": Restore,
     "drill": Drill,
     "purge": Purge,
+    "rollout": Rollout,
     "monitor": Monitor,
     "troubleshoot": Troubleshoot,
     "backfill": Backfill,

@@ -1014,3 +1014,98 @@ WHERE p.partrelid = ANY (%(oids)s::oid[])
                     AND d.objsubid > 0
                     AND d.refobjsubid = 0
                     AND 'pg_catalog'::pg_catalog.regnamespace::oid <> ANY (ARRAY[t.typnamespace, l.collnamespace])))
+
+-- name: shadow_obstacles
+-- a row is: what keeps a column from having a second one beside it that a trigger keeps equal
+WITH tables AS (
+    SELECT %(oid)s::oid AS oid
+    UNION
+    SELECT p.relid::oid
+    FROM pg_catalog.pg_partition_tree(%(oid)s::oid) AS p
+), columns AS (
+    SELECT a.attrelid,
+           a.attnum
+    FROM tables AS t
+    JOIN pg_catalog.pg_attribute AS a ON a.attrelid = t.oid AND a.attname = %(column)s AND NOT a.attisdropped
+), triggers AS (
+    SELECT g.oid,
+           g.tgname::text AS name,
+           g.tgtype,
+           g.tgattr,
+           g.tgqual,
+           p.prosrc,
+           l.lanname,
+           pg_catalog.encode(g.tgargs, 'escape') AS arguments,
+           c.attnum
+    FROM columns AS c
+    JOIN pg_catalog.pg_trigger AS g ON g.tgrelid = c.attrelid AND g.tgconstrindid = 0 AND g.tgenabled <> 'D'
+    JOIN pg_catalog.pg_proc AS p ON p.oid = g.tgfoid
+    JOIN pg_catalog.pg_language AS l ON l.oid = p.prolang
+    WHERE p.pronamespace IS DISTINCT FROM pg_catalog.to_regnamespace('pgrunbook')::oid
+      AND NOT g.tgisinternal
+)
+SELECT 'partition key' AS kind,
+       c.oid::pg_catalog.regclass::text AS name
+FROM tables AS t
+JOIN pg_catalog.pg_partitioned_table AS p ON p.partrelid = t.oid
+JOIN pg_catalog.pg_class AS c ON c.oid = t.oid
+WHERE EXISTS (SELECT FROM columns AS k WHERE k.attrelid = t.oid AND k.attnum = ANY (p.partattrs::smallint[]))
+   OR p.partexprs IS NOT NULL AND pg_catalog.pg_get_partkeydef(t.oid) ~* %(word)s
+UNION ALL
+SELECT 'inherits',
+       CASE WHEN h.inhparent = %(oid)s::oid THEN h.inhrelid ELSE h.inhparent END::pg_catalog.regclass::text
+FROM pg_catalog.pg_inherits AS h
+JOIN pg_catalog.pg_class AS c ON c.oid = h.inhrelid AND NOT c.relispartition
+WHERE %(oid)s::oid IN (h.inhparent, h.inhrelid)
+UNION ALL
+SELECT 'typed',
+       c.reloftype::pg_catalog.regtype::text
+FROM pg_catalog.pg_class AS c
+WHERE c.oid = %(oid)s::oid
+  AND c.reloftype <> 0
+UNION ALL
+SELECT 'published',
+       p.pubname::text
+FROM pg_catalog.pg_publication_tables AS p
+JOIN pg_catalog.pg_namespace AS n ON n.nspname = p.schemaname
+JOIN pg_catalog.pg_class AS c ON c.relnamespace = n.oid AND c.relname = p.tablename
+WHERE c.oid IN (SELECT t.oid FROM tables AS t)
+  AND (pg_catalog.to_jsonb(p) -> 'attnames' IS NULL OR pg_catalog.to_jsonb(p) -> 'attnames' ? %(column)s)
+UNION ALL
+SELECT 'update of',
+       g.name
+FROM triggers AS g
+WHERE g.attnum = ANY (g.tgattr::smallint[])
+UNION ALL
+SELECT 'reads',
+       g.name
+FROM triggers AS g
+WHERE g.tgtype & 3 = 3  -- BEFORE, for each row
+  AND (g.lanname IN ('c', 'internal') AND g.arguments ~* %(word)s
+       OR g.prosrc ~* %(word)s
+       OR g.prosrc ~* %(other)s
+       OR g.arguments ~* %(word)s
+       OR g.tgqual IS NOT NULL
+          AND EXISTS (SELECT
+                      FROM pg_catalog.pg_depend AS d
+                      WHERE d.classid = 'pg_catalog.pg_trigger'::pg_catalog.regclass
+                        AND d.objid = g.oid
+                        AND d.refobjsubid = g.attnum))
+ORDER BY 1, 2
+
+-- name: column_rights
+-- a row is: a statement that gives a role what it may do with a column beyond the whole table
+SELECT CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(x.grantee)) END AS grantee,
+       pg_catalog.format('GRANT %%s (%%I) ON %%I.%%I TO %%s%%s',
+                         pg_catalog.string_agg(x.privilege_type, ', ' ORDER BY x.privilege_type),
+                         a.attname, n.nspname, c.relname,
+                         CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(x.grantee)) END,
+                         CASE WHEN x.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END) AS sql
+FROM pg_catalog.pg_attribute AS a
+JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+CROSS JOIN LATERAL pg_catalog.aclexplode(a.attacl) AS x
+WHERE a.attrelid = %(oid)s::oid
+  AND a.attname = %(column)s
+GROUP BY x.grantee, x.is_grantable, a.attname, n.nspname, c.relname
+ORDER BY 1, 2
