@@ -287,6 +287,36 @@ class Troubleshoot(Parameters):
     explain_timeout_s: int = Field(default=60, ge=1, le=3_600)
 
 
+class Backfill(Parameters):
+    """The parameters of backfill: the columns of a table to ``fill``, each with the expression over its row.
+
+    ``where`` leaves rows out. With ``keep_in_sync`` a trigger fills what is written meanwhile; ``back`` are columns and
+    expressions for programs that write the filled columns; with ``leave_in_sync`` the trigger stays. ``order`` is that
+    of the batches. Rows that the server refuses ``stop`` it, or up to ``most_bad_rows`` are passed over (``skip``).
+
+    The throttle aims at a latency of others of ``latency_ms``, at batches of ``batch_ms`` and ``most_batch_rows`` at
+    most. It waits while ``wait_while`` (a query) gives more than 0, a standby lags by ``max_lag_s``, or a transaction
+    is older than ``max_transaction_age_s``; for ``patience_s`` at most.
+    """
+
+    table: str = ""
+    fill: Annotated[dict[Word, Word], BeforeValidator(_mapped)] = {}
+    where: str = ""
+    back: Annotated[dict[Word, Word], BeforeValidator(_mapped)] = {}
+    keep_in_sync: bool = True
+    leave_in_sync: bool = False
+    order: Literal["auto", "key", "pages"] = "auto"
+    bad_rows: Literal["stop", "skip"] = "stop"
+    most_bad_rows: int = Field(default=1_000, ge=1, le=100_000)
+    latency_ms: float = Field(default=20.0, gt=0, le=60_000)
+    batch_ms: float = Field(default=50.0, ge=1, le=10_000)
+    most_batch_rows: int = Field(default=20_000, ge=1, le=1_000_000)
+    wait_while: str = ""
+    max_lag_s: float = Field(default=30.0, ge=0, le=86_400)
+    max_transaction_age_s: int = Field(default=600, ge=0, le=86_400)
+    patience_s: int = Field(default=1_800, ge=0, le=604_800)
+
+
 OF: dict[str, type[Parameters]] = {
     "prepare": Prepare,
     "migrate": Migrate,
@@ -299,6 +329,7 @@ OF: dict[str, type[Parameters]] = {
     "rollout": Rollout,
     "monitor": Monitor,
     "troubleshoot": Troubleshoot,
+    "backfill": Backfill,
 }
 
 
