@@ -218,6 +218,16 @@ def test_two_names_of_one_value(server: Server) -> None:
         assert own.values(*range(1, 7)) == both
 
 
+def test_an_insert_without_names_gives_the_new_column_its_value(server: Server) -> None:
+    """Its values are in the order of before the cut-over; a default of the new column gives way to them."""
+    with synced(server, "int to bigint", Leads.NEW) as own:
+        own.conn.execute(
+            "ALTER TABLE t ALTER new SET DEFAULT 99; INSERT INTO t VALUES (1, 7); INSERT INTO t (id) VALUES (2)"
+        )
+        own.conn.execute("PREPARE add AS INSERT INTO t VALUES (3, $1); EXECUTE add (NULL)")
+        assert own.values(1, 2, 3) == [("7", "7"), ("99", "99"), ("99", "99")]
+
+
 def test_a_trigger_that_was_switched_off_is_found(server: Server) -> None:
     """The proof fails while it is off; rows written meanwhile are found once it is on again."""
     with synced(server, "int to bigint") as own:

@@ -4,7 +4,9 @@
    one. Rows that were there before are filled in batches; whoever writes one meanwhile fills it too, so that no notes
    are needed of rows that are inserted or moved.
 2. ``Leads.NEW``, after it: the old column follows, so that going back loses no write. It keeps a value that
-   ``forward`` makes the new one of; any other becomes what ``backward`` makes of it.
+   ``forward`` makes the new one of; any other becomes what ``backward`` makes of it. Nobody names the old column, so
+   an INSERT that gives it a value has none for its columns' names: its values are in the old order, and the value is
+   the new column's.
 3. ``Leads.BOTH``: two names of one value. An INSERT that gives the old name a value fills the new one from it, any
    other one fills the old one. An UPDATE of one changes the other; where both change, the new one counts.
 
@@ -62,6 +64,10 @@ END
 _NEW_LEADS = """
 BEGIN
     IF {agrees}(NEW.{old}, NEW.{new}) THEN
+        RETURN NEW;
+    END IF;
+    IF TG_OP = 'INSERT' AND NEW.{old} IS NOT NULL THEN
+        NEW.{new} := {forward}(NEW.{old});
         RETURN NEW;
     END IF;
     BEGIN

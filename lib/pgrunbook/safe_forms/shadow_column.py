@@ -170,6 +170,7 @@ def _expansion(case: Case, found: TypeChangeParts) -> Expansion:
         cleanup=(sync.cleanup(), *there.cleanup(), probes.drop_column(table, pair.new)),
         differs=_differs(found, on),
         back=_way_back(case, found, back),
+        back_cleanup=tuple(back.cleanup()),
     )
 
 
@@ -220,7 +221,12 @@ def _way_back(case: Case, found: TypeChangeParts, move: ColumnMove) -> tuple[Saf
     drop = alter_table(found.table.identifier, f"DROP COLUMN {name(found.pair.new)}")
     ends = [found.sync.removal(), drop, _registered(case, found).removal()]
     says = f"{found.parked} becomes {found.column.name} again, with all that hangs on it; the new column is dropped."
-    return tuple(move.steps(ends=ends, says=says))
+    tried = SafeStep(
+        found.sync.proof(move.pair),
+        f"Try whether each row has a value that can be {found.column.type} again; reads and writes go on.",
+        quick=False,
+    )
+    return (tried, *move.steps(ends=ends, says=says))
 
 
 def _differs(found: TypeChangeParts, on: ColumnDependents) -> tuple[Declared, ...]:
