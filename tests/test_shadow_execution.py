@@ -100,7 +100,7 @@ def test_rows_that_cannot_be_converted_are_named_before_anything_is_written(plac
     do(target, "UPDATE orders SET code = 'cx' WHERE id IN (7, 8)")
     refused = error_of(lambda: execute(target, safe_plan_of(target)))
     assert isinstance(refused, StatementFailed)
-    assert refused.message.endswith('2 rows of "public"."orders" have a value that cannot be converted')
+    assert refused.message.endswith('values of "public"."orders" cannot be converted, in 2 of its rows')
     assert refused.detail.startswith(
         '7: invalid input syntax for type integer: "x". 8: invalid input syntax for type integer: "x".'
     )
@@ -126,3 +126,38 @@ def test_a_cutover_that_gets_no_lock_is_given_up(place: Place) -> None:
     do(target, "UPDATE orders SET amount = 5 WHERE id = 2")
     execute(target, plan)
     assert rows(target, "SELECT pg_typeof(amount)::text, amount FROM orders WHERE id = 2") == [("bigint", 5)]
+
+
+@pytest.mark.slow
+def test_values_that_the_old_type_cannot_hold_stand_in_the_way_back(project: Project) -> None:
+    """It is refused before anything is changed; once they are gone, it is taken back."""
+    target = project(folder={"0001_a.sql": CHANGE}, batch_rows=100)
+    do(target, TABLES)
+    assert run("release")[1] == 0
+    do(target, "INSERT INTO orders (amount, code) VALUES (3000000000, 'big')")
+    made, code = run("rollback")
+    assert code == 1
+    assert 'values of "public"."orders" cannot be converted, in 1 of its rows' in error(made)
+    assert "Detail: One is 301." in error(made)
+    assert rows(target, "SELECT pg_typeof(amount)::text FROM orders LIMIT 1") == [("bigint",)]
+    assert rows(target, "SELECT conname FROM pg_constraint WHERE conname LIKE 'pgrunbook%'") == []
+    do(target, "DELETE FROM orders WHERE code = 'big'")
+    made, code = run("rollback")
+    assert (code, made.status) == (0, Status.DONE), error(made)
+    assert rows(target, "SELECT pg_typeof(amount)::text FROM orders LIMIT 1") == [("integer",)]
+
+
+@pytest.mark.slow
+def test_what_stopped_half_way_is_removed_by_rollback(project: Project) -> None:
+    """A key that is not unique any more under the new type: one command takes everything of ours away."""
+    target = project(folder={"0001_a.sql": "ALTER TABLE orders ALTER code TYPE integer USING code::integer / 2;"})
+    do(target, TABLES + "CREATE UNIQUE INDEX ON orders (code);")
+    made, code = run("release")
+    assert code == 1
+    assert "these steps are done and stay so: 1, 2, 3;" in error(made)
+    assert rows(target, OURS) == [("pgrunbook_new_code",)]
+    do(target, "UPDATE orders SET code = '1000' WHERE id = 3")
+    made, code = run("rollback")
+    assert (code, made.status) == (0, Status.DONE), error(made)
+    assert rows(target, OURS) == []
+    assert rows(target, "SELECT tgname FROM pg_trigger WHERE NOT tgisinternal") == []

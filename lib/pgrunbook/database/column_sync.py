@@ -111,9 +111,9 @@ BEGIN
         RAISE 'somebody has switched trigger % off', found;
     END IF;
     {begins};
-    SELECT count(*), min(t.ctid::text) INTO rows, found FROM {table} AS t WHERE NOT {agrees}(t.{old}, t.{new});
+    SELECT count(*), min({place}) INTO rows, found FROM {table} AS t WHERE NOT {agrees}(t.{old}, t.{new});
     IF rows > 0 THEN
-        RAISE data_exception USING MESSAGE = format({says}, rows, found);
+        RAISE integrity_constraint_violation USING MESSAGE = format({says}, rows), DETAIL = format('One is %s.', found);
     END IF;
 END
 """
@@ -154,7 +154,7 @@ BEGIN
         END;
     END LOOP;
     IF rows > 0 THEN
-        RAISE data_exception USING MESSAGE = format({says}, rows), DETAIL = ltrim(told);
+        RAISE integrity_constraint_violation USING MESSAGE = format({says}, rows), DETAIL = ltrim(told);
     END IF;
 END
 """
@@ -268,12 +268,9 @@ class ColumnSync:
 
         They read all rows, and leave nothing behind. Locks: AccessShareLock on the table.
         """
-        place: list[sql.Composable] = [sql.SQL("t.{}").format(sql.Identifier(column)) for column in key]
         block = sql.SQL(_TRIAL).format(
             new_type=sql.SQL(pair.new_type), old=sql.Identifier(pair.old), table=self.table,
-            place=sql.SQL("concat_ws(', ', {})").format(sql.SQL(", ").join(place or [sql.SQL("t.ctid")])),
-            forward=self._function("forward"), not_null=sql.Literal(not_null),
-            says=sql.Literal(f"%s rows of {self.table.as_string(None)} have a value that cannot be converted"),
+            place=_place(key), forward=self._function("forward"), not_null=sql.Literal(not_null), says=self._says(),
         )  # fmt: skip
         made = self._convert("forward", "was", pair.old_type, pair.new_type, pair.forward)
         dropped = sql.SQL("DROP FUNCTION {}").format(self._function("forward"))
@@ -291,25 +288,27 @@ class ColumnSync:
         )
         return update.as_string(None)
 
-    def proof(self, pair: ColumnPair) -> str:
+    def proof(self, pair: ColumnPair, key: Sequence[str] = ()) -> str:
         """Return the statement that fails where a row's columns do not agree, or the trigger is switched off.
 
-        It reads all rows. Locks: AccessShareLock on the table.
+        It reads all rows, and names one by its key. Locks: AccessShareLock on the table.
         """
-        return self._proof(pair, _FROM_HERE)
+        return self._proof(pair, key, _FROM_HERE)
 
-    def guard(self, pair: ColumnPair) -> str:
+    def guard(self, pair: ColumnPair, key: Sequence[str] = ()) -> str:
         """Return the statement that fails where the proof would, while nobody writes to the table.
 
         It reads rows only where one could not be converted since the proof, or somebody has had the trigger off.
         """
-        return self._proof(pair, _UNLESS_NOTED)
+        return self._proof(pair, key, _UNLESS_NOTED)
 
-    def _proof(self, pair: ColumnPair, begins: str) -> str:
-        says = f"%s rows of {self.table.as_string(None)} have a value that cannot be converted, such as the one at %s"
+    def _says(self) -> sql.Literal:
+        return sql.Literal(f"values of {self.table.as_string(None)} cannot be converted, in %s of its rows")
+
+    def _proof(self, pair: ColumnPair, key: Sequence[str], begins: str) -> str:
         called = sql.Literal(f"{self._function('write').as_string(None)}()")
         block = sql.SQL(_PROOF).format(
-            called=called, table=self.table, agrees=self._function("agrees"), says=sql.Literal(says),
+            called=called, table=self.table, agrees=self._function("agrees"), says=self._says(), place=_place(key),
             begins=sql.SQL(begins).format(notes=self.notes, called=called),
             old=sql.Identifier(pair.old), new=sql.Identifier(pair.new),
         )  # fmt: skip
@@ -373,6 +372,12 @@ class ColumnSync:
 
 # In the order in which they can be dropped.
 _KINDS = ("write", "agrees", "forward", "backward")
+
+
+def _place(key: Sequence[str]) -> sql.Composed:
+    """Return the text by which a row ``t`` is named: its key, or where it lies."""
+    values = [sql.Identifier("t", column) for column in key] or [sql.Identifier("t", "ctid")]
+    return sql.SQL("concat_ws(', ', {})").format(sql.SQL(", ").join(values))
 
 
 def _settings(pair: ColumnPair) -> sql.SQL:
