@@ -13,11 +13,13 @@ from pgrunbook.app import (
     cli_branch,
     cli_doctor,
     cli_drift,
+    cli_key,
     cli_monitor,
     cli_runs,
     cli_server,
     cli_throttle,
     cli_undo_data,
+    cli_verify,
     terminal,
 )
 from pgrunbook.errors import RunbookError, WrongInput
@@ -36,6 +38,9 @@ app.add_typer(cli_server.app, name="server")
 app.add_typer(cli_backup.app, name="backup")
 app.add_typer(cli_branch.app, name="branch")
 app.add_typer(cli_undo_data.app, name="undo-data")
+app.add_typer(cli_key.app, name="key")
+app.command("verify")(cli_verify.verify)
+app.command("seal")(cli_verify.seal)
 app.command("drift")(cli_drift.drift)
 app.command("monitor")(cli_monitor.monitor)
 app.command("doctor")(cli_doctor.doctor)
@@ -121,7 +126,7 @@ def start(
 @app.command()
 def schema(
     file: Annotated[
-        Literal["plan", "rehearsal", "drift", "backup", "branch", "run", "runs", "show", "status", "accept"],
+        Literal["plan", "rehearsal", "drift", "backup", "branch", "run", "runs", "show", "status", "accept", "verify"],
         typer.Argument(help="plan.json, rehearsal.json, or what a command prints with --json."),
     ],
 ) -> None:
@@ -241,6 +246,7 @@ def _open_lab(made: Run) -> None:
     import os
 
     from pgrunbook.config import paths
+    from pgrunbook.record import run as runs
 
     environment = {
         **os.environ,
@@ -249,7 +255,7 @@ def _open_lab(made: Run) -> None:
     }
     first = next((p for p in made.parts if p.status != "done"), made.parts[0])
     arguments = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={made.folder}"]
-    arguments.append(str(made.folder / first.notebook))
+    arguments.append(str(made.folder / runs.WORK / first.notebook))
     if os.geteuid() == 0:
         arguments.append("--allow-root")
     os.execve(sys.executable, arguments, environment)

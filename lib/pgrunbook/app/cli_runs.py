@@ -50,10 +50,11 @@ def show(
 ) -> None:
     """Show one run: its procedures, and the last events of its journal; with --json all of them."""
     from pgrunbook.display.show import Table
-    from pgrunbook.record import journal
+    from pgrunbook.record import executed_copy, journal
     from pgrunbook.record import run as records
 
     made = records.find(run_id)
+    sys.stderr.write("".join(f"{text}\n" for text in filter(None, [executed_copy.try_to_refresh(made)])))
     if as_json:
         from pgrunbook.app import run_report
 

@@ -23,6 +23,7 @@ from pgrunbook.plan import plan as plans
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import Part, Run, Status
 from pgrunbook.runner import runbook
+from pgrunbook.seal import anchor, attempt
 
 TARGET = "demo"
 HISTORY = 2  # the migrations that the demo database starts with; the rest is pending
@@ -47,6 +48,7 @@ def set_up(rows: int) -> Run:
     _tell(f"The demo: a PostgreSQL of its own, on a socket only; {rows:,} rows in its largest table; a base backup.")
     run = runs.create(permit.SET_UP, target.name, {"rows": rows}, how="headless")
     run.hold()
+    attempt.begin(run)
     server = Server(target.server)
     server.start()
     _create_database(server, target.database)
@@ -58,6 +60,7 @@ def set_up(rows: int) -> Run:
     run.parts = [Part("set-up", "", Status.DONE, run.started_at, runs.stamp(), f"{rows:,} rows in the largest table")]
     run.status, run.ended_at = Status.DONE, runs.stamp()
     run.save()
+    anchor.seal(run, lambda: target)
     run.release()
     return run
 

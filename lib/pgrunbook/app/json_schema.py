@@ -17,8 +17,9 @@ from pgrunbook.branches.branch import BranchReport
 from pgrunbook.plan.plan import Plan
 from pgrunbook.rehearse.drift import Drift
 from pgrunbook.rehearse.trial import Trial
+from pgrunbook.seal.standing import VerificationReport
 
-Name = Literal["plan", "rehearsal", "drift", "backup", "branch", "run", "runs", "show", "status", "accept"]
+Name = Literal["plan", "rehearsal", "drift", "backup", "branch", "run", "runs", "show", "status", "accept", "verify"]
 # What the commands print with --json.
 _PRINTED: dict[str, type[BaseModel]] = {
     "drift": Drift,
@@ -29,6 +30,7 @@ _PRINTED: dict[str, type[BaseModel]] = {
     "show": run_report.ShownRun,
     "status": run_report.StatusReport,
     "accept": run_report.AcceptedGates,
+    "verify": VerificationReport,
 }
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 

@@ -114,6 +114,14 @@ def of_plan(conn: Connection, migrations: Mapping[str, str], direction: str) -> 
     return found
 
 
+def of_run(conn: Connection, run_id: str) -> list[dict[str, Any]]:
+    """Return the steps of a run as the database has them: migration, direction, step, state and kind."""
+    if not exists(conn):
+        return []
+    with conn.cursor(row_factory=dict_row) as cur:
+        return cur.execute(_sql("of_run"), {"run_id": run_id}).fetchall()
+
+
 @dataclass(frozen=True)
 class UnfinishedMigration:
     """A migration that was begun and not completed: by which run, and from which file."""

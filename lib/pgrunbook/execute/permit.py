@@ -2,7 +2,8 @@
 
 1. A check makes it: over the journal of the run and the database as it is now, or over what made the server.
 2. It is bound to the connection that was checked, to the run, and to what was checked: a plan, items, a point.
-3. It is no lock against somebody who writes our journal or calls what is private here.
+3. The line of the ledger that opens the run is anchored in the database with it: nothing is executed without.
+4. It is no lock against somebody who writes our journal or calls what is private here.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pgrunbook.history import places
 from pgrunbook.history.state import leave_out
 from pgrunbook.plan.plan import Direction, Plan
 from pgrunbook.record.run import Run
+from pgrunbook.seal import anchor
 from pgrunbook.session import checks
 from pgrunbook.session.session import Session
 from pgrunbook.undo_data import OnConflict
@@ -108,6 +110,7 @@ def of_run(here: Session, plan: Plan, conn: Connection) -> Permit:
     preconditions.check_base(here.run, plan, conn, history, snapshot(conn, leave_out=leave_out(history)))
     if here.target.restore_points and plan.changes:
         preconditions.check_restore_point(here.run, plan, conn)
+    anchor.opening(conn, here.run)
     return _made(here.run.run_id, about, conn, here.parameters.on_conflict if plan.direction == "down" else "stop")
 
 
@@ -131,6 +134,7 @@ def of_set_up(run: Run, plan: Plan, conn: Connection) -> Permit:
             detail="It sets up an empty database on an embedded server, and nothing else.",
             hint="Use prepare and migrate.",
         )
+    anchor.opening(conn, run)
     return _made(run.run_id, {plan.digest}, conn)
 
 
@@ -146,6 +150,7 @@ def of_purge(here: Session, ids: Collection[int], conn: Connection) -> Permit:
     now = {purge.subject(item) for item in found if item.id in ids}
     if not now <= shown:
         raise checks.refusal("purge-it", "what-is-captured", other=True)
+    anchor.opening(conn, here.run)
     return _made(here.run.run_id, now, conn)
 
 
@@ -162,6 +167,7 @@ def of_salvage(here: Session, choice: str, conn: Connection) -> Permit:
     about = checks.passed(here, "restore", "salvage-rows")
     if about != {choice}:
         raise checks.refusal("salvage-rows", "what-to-salvage", other=True)
+    anchor.opening(conn, here.run)
     return _made(here.run.run_id, about, conn)
 
 

@@ -25,6 +25,7 @@ from pgrunbook.history import History
 from pgrunbook.plan import plan as plans
 from pgrunbook.plan.plan import Direction, Plan
 from pgrunbook.record import journal
+from pgrunbook.seal import anchor
 from pgrunbook.session import checks
 from pgrunbook.session.live_display import LiveDisplay
 from pgrunbook.session.session import Session
@@ -97,6 +98,7 @@ def take_restore_point(here: Session, direction: Direction) -> Card:
         return Card("Restore point", [("taken", Cell("no: there is nothing to do", QUIET))])
     _check_base_backup(here)
     step_log.create(here.conn)
+    anchor.opening(here.conn, here.run)
     name, lsn, before = _restore_point(here, POINTS[direction], plan.base.version)
     with progress.doing("waiting for the archive to hold the restore point"):
         waited_s = archive.wait_archived(here.conn, lsn, ARCHIVED_WITHIN_S)

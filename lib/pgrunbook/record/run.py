@@ -30,6 +30,7 @@ JOURNAL_FILE = "journal.jsonl"
 TAKES_BACK = "PGRUNBOOK_TAKES_BACK"
 RUNNER = "PGRUNBOOK_RUNNER"  # set in the kernel by our runner: the id of the run whose folder it has locked
 HELD_FILE = ".held"
+WORK = "work"  # the folder of a run by hand in which its working copies are; the records lie above it
 RUN_ID = re.compile(r"\d{8}T\d{6}Z-[a-z0-9-]+-[0-9a-f]{4}")
 
 _HELD: dict[Path, int] = {}  # the folders that this process has locked: a set-up cell may be run again
@@ -61,7 +62,10 @@ class Part:
 
 @dataclass
 class Run:
-    """The folder of a run and the contents of its ``run.json``."""
+    """The folder of a run and the contents of its ``run.json``.
+
+    ``about`` is what its operator said of it: change, reason, risk, requested_by.
+    """
 
     folder: Path
     run_id: str
@@ -76,6 +80,7 @@ class Run:
     ended_at: str = ""
     parts: list[Part] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
+    about: dict[str, str] = field(default_factory=dict)
 
     @property
     def journal(self) -> Journal:
@@ -243,12 +248,12 @@ def load(folder: Path) -> Run:
         facts: dict[str, Any] = regular_file.read_json(folder / RUN_FILE, dict)
         parts = [Part(**_texts({**part, "status": Status(part["status"])})) for part in facts.pop("parts")]
         made = Run(folder=folder, parts=parts, **{**facts, "status": Status(facts["status"])})
-        _texts({name: value for name, value in facts.items() if name not in ("parameters", "versions")})
+        _texts({name: value for name, value in facts.items() if name not in ("parameters", "versions", "about")})
         for moment in (made.started_at, *filter(None, (made.ended_at, *(p.started_at for p in parts)))):
             if datetime.fromisoformat(moment).tzinfo is None:
                 raise ValueError(f"{moment} has no time zone")
-        if not all(isinstance(value, dict) for value in (made.parameters, made.versions)):
-            raise TypeError("parameters and versions are no objects")
+        if not all(isinstance(value, dict) for value in (made.parameters, made.versions, made.about)):
+            raise TypeError("parameters, versions and about are no objects")
     except WrongInput as exc:
         raise _unreadable(folder, exc.detail) from exc
     except KeyError as exc:
@@ -300,6 +305,15 @@ def folders() -> list[Path]:
         return []
     there = (folder for folder in outputs.iterdir() if (folder / RUN_FILE).is_file())
     return sorted(there, key=lambda folder: (folder.name[:16], folder.name[-4:]))
+
+
+def folder_here() -> Path | None:
+    """Return the folder of the run that this process works in, by its working directory; None where it is none."""
+    here = Path.cwd()
+    for folder in (here, *([here.parent] if here.name == WORK else [])):
+        if (folder / RUN_FILE).is_file():
+            return folder
+    return None
 
 
 def again() -> str:

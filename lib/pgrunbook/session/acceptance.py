@@ -13,6 +13,7 @@ from pgrunbook.plan.plan import OpenGate, Plan
 from pgrunbook.record import journal
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import Run
+from pgrunbook.seal import attempt
 from pgrunbook.sql import places
 
 ACCEPTED = "gates-accepted"
@@ -61,7 +62,8 @@ def accept(run_id: str, keys: Sequence[str]) -> tuple[list[str], list[str]]:
     before = accepted(plan, events)
     _refuse_again(made, plan, [key for key in named if key in before], events)
     chosen = named or [key for key in gates if key not in before]
-    note(made, plan, [key for key in chosen if key not in before])
+    with attempt.addition(made):
+        note(made, plan, [key for key in chosen if key not in before])
     return chosen, [key for key in gates if key not in {*before, *chosen}]
 
 

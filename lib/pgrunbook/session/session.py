@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
 from html import escape
-from pathlib import Path
 from typing import Any, TypeVar
 
 import psycopg
@@ -33,9 +32,11 @@ from pgrunbook.errors import (
 from pgrunbook.record import door, table_file
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import RUNNER, Part, Run, Status
-from pgrunbook.session import cells, naming, outputs, step_progress
+from pgrunbook.seal import anchor, attempt
+from pgrunbook.session import cells, naming, outputs, recorder, step_progress
 from pgrunbook.session.facts import CellFacts
 from pgrunbook.session.parameters import Parameters, checked
+from pgrunbook.session.recorder import Recorder
 
 ENGINE = "PGRUNBOOK_ENGINE"  # set where our engine runs the notebook
 CHANGES = ("prepare", "migrate", "rollback", "purge", "rollout")  # the procedures that work for a change of the target
@@ -58,6 +59,7 @@ class Session:
     facts: CellFacts = field(default_factory=CellFacts)
     subject: frozenset[str] = frozenset()
     changing: bool = False
+    recorder: Recorder | None = None
     _conn: Connection | None = None
     _identity: Identity | None = None
 
@@ -151,14 +153,27 @@ class Session:
         _note_part(self.run, self.procedure, _status_of(error), str(error).partition("\n")[0])
         self.run.release()
 
+    def seal_opened(self) -> None:
+        """Open the run in the ledger again where it was sealed and somebody runs a cell; a runner does that itself."""
+        if not is_headless():
+            attempt.reopen(self.run, protected=self.target.protected)
+
+    def seal_ended(self) -> None:
+        """Seal the run where the cell that has just ended was its last, or failed."""
+        if not is_headless():
+            anchor.seal_if_over(self.run, lambda: self.target)
+
     def at_work(self) -> None:
         """Take the run folder again before something is changed: a cell that failed has released it.
 
-        Raises Blocked when another process holds the run folder now.
+        Raises Blocked when another process holds the run folder now, RecordFailed when the last cell was not recorded.
         """
+        if self.recorder is not None and self.recorder.log.broken is not None:
+            raise self.recorder.log.broken
         self.changing = True
         if not is_headless():
             self.run.hold()
+            self.seal_opened()
             _note_part(self.run, self.procedure, Status.RUNNING)
 
     def show(self, view: object) -> None:
@@ -205,12 +220,14 @@ def begin(procedure: str, model: type[Parameters], given: Mapping[str, object]) 
     run = _find_run(procedure, parameters)
     if not is_headless():
         run.hold()
+        attempt.reopen(run, protected=target.protected)
         _note_part(run, procedure, Status.RUNNING)
     here = Session(procedure, run, target, parameters, CellFacts(procedure))
     _begun.append(here)
     door.guard_logs()
     outputs.guard()
-    cells.record(run.journal, procedure, here.note_error)
+    here.recorder = None if is_headless() else recorder.start(run, procedure, how=_how())
+    cells.record(run.journal, procedure, here.note_error, here.recorder, here.seal_opened, here.seal_ended)
     run.journal.write(
         "procedure-started", procedure=procedure, run_id=run.run_id, target=target.name,
         parameters=parameters.model_dump(mode="json"), how=_how(),
@@ -250,8 +267,8 @@ def _mended(here: Session) -> str:
 
 
 def _find_run(procedure: str, parameters: Parameters) -> Run:
-    folder = Path.cwd()
-    if (folder / runs.RUN_FILE).is_file():
+    folder = runs.folder_here()
+    if folder is not None:
         run = runs.load(folder)
         run.refuse_changed()
         if run.target != parameters.target:
@@ -343,6 +360,7 @@ def _status_of_all(parts: list[Status]) -> Status:
 
 def _end_earlier() -> None:
     """End the session that this kernel began before: the set-up cell is run again."""
+    recorder.stop()
     while _begun:
         earlier = _begun.pop()
         earlier.close()

@@ -125,6 +125,18 @@ WHERE s.direction = %(direction)s
   AND s.state IN ('intended', 'done')
 ORDER BY s.started_at, s.step
 
+-- name: of_run
+-- a row is: a step that a run has executed, was about to, or has taken back
+SELECT
+    s.migration,
+    s.direction,
+    s.step,
+    s.state,
+    s.kind
+FROM pgrunbook.step s
+WHERE s.run_id = %(run_id)s
+ORDER BY s.migration, s.direction, s.step
+
 -- name: unfinished
 -- a row is: a migration that was begun in a direction and not completed, newest first
 SELECT
