@@ -20,7 +20,8 @@ GATES = [
     ("cluster", "CLUSTER t USING t_pkey"),
     ("rewrite", "ALTER TABLE t SET UNLOGGED"),
     ("rename", "ALTER TABLE t RENAME TO tt"),
-    ("rename", "ALTER TABLE t RENAME COLUMN a TO aa"),
+    ("rename", "ALTER TABLE child RENAME COLUMN c TO cc"),
+    ("rename", "ALTER VIEW mv RENAME COLUMN n TO number"),
     ("drop", "DROP TABLE t"),
     ("drop", "ALTER TABLE t DROP COLUMN a"),
     ("truncate", "TRUNCATE t"),
@@ -221,7 +222,7 @@ CREATE VIEW app.shows AS SELECT a, id FROM t; CREATE VIEW app.shows_c AS SELECT 
 def test_the_gate_of_a_rename_names_whose_text_has_the_name(stage: Stage, sql: str, named: list[str]) -> None:
     """Functions whose text a rename does not change, and views that go on under the old name."""
     stage.conn.execute(f"SET check_function_bodies = off; {USES}")
-    (expansion,) = plan(stage.conn, sql)
+    (expansion,) = plan(stage.conn, sql, off={"m.sql:1": "both names need not live"})
     assert expansion.gate is not None
     told = expansion.gate.says.partition("commits")[2]
     every = ["app.calls()", "app.fires()", "app.moods()", "app.other()", "app.reads()", "app.shows", "app.shows_c"]
