@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import pytest
 
 from acting import error, run
-from conftest import do, rows
+from conftest import connect, do, rows
 from pgrunbook.config.targets import Target
+from pgrunbook.database.schema import snapshot
+from pgrunbook.database.schema_diff import diff
 from pgrunbook.errors import Blocked, StatementFailed
 from pgrunbook.plan.plan import Change, Step
 from pgrunbook.record.run import Status
@@ -137,8 +139,8 @@ def test_values_that_the_old_type_cannot_hold_stand_in_the_way_back(project: Pro
     do(target, "INSERT INTO orders (amount, code) VALUES (3000000000, 'big')")
     made, code = run("rollback")
     assert code == 1
-    assert 'values of "public"."orders" cannot be converted, in 1 of its rows' in error(made)
-    assert "Detail: One is 301." in error(made)
+    assert 'two columns of "public"."orders" do not agree, in 1 of its rows' in error(made)
+    assert "Detail: One is 301. What the other type cannot hold is NULL there." in error(made)
     assert rows(target, "SELECT pg_typeof(amount)::text FROM orders LIMIT 1") == [("bigint",)]
     assert rows(target, "SELECT conname FROM pg_constraint WHERE conname LIKE 'pgrunbook%'") == []
     do(target, "DELETE FROM orders WHERE code = 'big'")
@@ -160,4 +162,26 @@ def test_what_stopped_half_way_is_removed_by_rollback(project: Project) -> None:
     made, code = run("rollback")
     assert (code, made.status) == (0, Status.DONE), error(made)
     assert rows(target, OURS) == []
-    assert rows(target, "SELECT tgname FROM pg_trigger WHERE NOT tgisinternal") == []
+    assert rows(target, "SELECT tgname FROM pg_trigger WHERE NOT tgisinternal AND tgrelid = 'orders'::regclass") == []
+
+
+@pytest.mark.slow
+def test_contract_drops_the_old_column(project: Project) -> None:
+    """Then the schema is that of the plain change, and rollback says that nothing leads back."""
+    target = project(folder={"0001_a.sql": CHANGE}, batch_rows=100)
+    do(target, TABLES)
+    assert run("release")[1] == 0
+    assert rows(target, OURS) == [("pgrunbook_old_amount",)]
+    made, code = run("contract", accept="all")
+    assert (code, made.status) == (0, Status.DONE), error(made)
+    assert rows(target, OURS) == []
+    assert rows(target, "SELECT tgname FROM pg_trigger WHERE NOT tgisinternal AND tgrelid = 'orders'::regclass") == []
+    other = project(folder={"0001_a.sql": "SELECT 1"}, name="other")
+    do(other, TABLES + CHANGE)
+    with connect(target) as one, connect(other) as two:
+        left = ["pgrunbook", "public.schema_migrations"]
+        found = diff(snapshot(two, leave_out=left), snapshot(one, leave_out=left))
+    assert [(each.change, each.name) for each in found] == [("moved", "public.orders")]
+    made, code = run("rollback")
+    assert (code, made.status) == (3, Status.REFUSED)
+    assert "has dropped public.orders.pgrunbook_old_amount, from which it would come back" in error(made)

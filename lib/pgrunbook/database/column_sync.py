@@ -113,7 +113,7 @@ BEGIN
     {begins};
     SELECT count(*), min({place}) INTO rows, found FROM {table} AS t WHERE NOT {agrees}(t.{old}, t.{new});
     IF rows > 0 THEN
-        RAISE integrity_constraint_violation USING MESSAGE = format({says}, rows), DETAIL = format('One is %s.', found);
+        RAISE integrity_constraint_violation USING MESSAGE = format({says}, rows), DETAIL = format({more}, found);
     END IF;
 END
 """
@@ -270,7 +270,8 @@ class ColumnSync:
         """
         block = sql.SQL(_TRIAL).format(
             new_type=sql.SQL(pair.new_type), old=sql.Identifier(pair.old), table=self.table,
-            place=_place(key), forward=self._function("forward"), not_null=sql.Literal(not_null), says=self._says(),
+            place=_place(key), forward=self._function("forward"), not_null=sql.Literal(not_null),
+            says=sql.Literal(f"values of {self.table.as_string(None)} cannot be converted, in %s of its rows"),
         )  # fmt: skip
         made = self._convert("forward", "was", pair.old_type, pair.new_type, pair.forward)
         dropped = sql.SQL("DROP FUNCTION {}").format(self._function("forward"))
@@ -302,13 +303,12 @@ class ColumnSync:
         """
         return self._proof(pair, key, _UNLESS_NOTED)
 
-    def _says(self) -> sql.Literal:
-        return sql.Literal(f"values of {self.table.as_string(None)} cannot be converted, in %s of its rows")
-
     def _proof(self, pair: ColumnPair, key: Sequence[str], begins: str) -> str:
         called = sql.Literal(f"{self._function('write').as_string(None)}()")
         block = sql.SQL(_PROOF).format(
-            called=called, table=self.table, agrees=self._function("agrees"), says=self._says(), place=_place(key),
+            called=called, table=self.table, agrees=self._function("agrees"), place=_place(key),
+            says=sql.Literal(f"two columns of {self.table.as_string(None)} do not agree, in %s of its rows"),
+            more=sql.Literal("One is %s. What the other type cannot hold is NULL there."),
             begins=sql.SQL(begins).format(notes=self.notes, called=called),
             old=sql.Identifier(pair.old), new=sql.Identifier(pair.new),
         )  # fmt: skip
