@@ -32,6 +32,7 @@ CHANGES_STATE = {
     "take_restore_point", "execute_plan", "take_back", "restore_to_branch", "salvage_rows", "fence", "cut_over",
     "remove_the_server", "purge_it", "statistics_at_hand", "end_session", "repair_history", "remove_leftovers",
     "analyze_tables", "reindex_indexes", "explain_queries",
+    "make_and_fill", "settle", "end_it",
 }  # fmt: skip
 LONGEST_CELL = 8
 

@@ -35,6 +35,7 @@ NEEDED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "fence": ("what-to-carry",),
         "cut-over": ("what-to-carry",),
     },
+    "swap": dict.fromkeys(("make-and-fill", "cut-over", "settle", "end-it"), ("what-hangs", "try-the-shape")),
 }
 View = TypeVar("View")
 

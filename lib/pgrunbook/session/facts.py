@@ -35,6 +35,7 @@ CELLS: dict[str, dict[str, str]] = {
         "point": "choose-the-point", **dict.fromkeys(("restored", "restored_target"), "restore-to-branch"),
         "salvage": "what-to-salvage",
     },
+    "swap": {"work": "what-hangs"},
     "drill": {"alive": "meet-the-target", "restored": "what-was-restored"},
 }  # fmt: skip
 

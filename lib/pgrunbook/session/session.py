@@ -38,7 +38,7 @@ from pgrunbook.session.facts import CellFacts
 from pgrunbook.session.parameters import Parameters, checked
 
 ENGINE = "PGRUNBOOK_ENGINE"  # set where our engine runs the notebook
-CHANGES = ("prepare", "migrate", "rollback", "purge")  # the procedures that work for a change of the target
+CHANGES = ("prepare", "migrate", "rollback", "purge", "swap")  # the procedures that work for a change of the target
 CHANGING = "The history table and schema pgrunbook say what is done; an open transaction was aborted."
 View = TypeVar("View")
 _begun: list[Session] = []  # the session of this kernel: one at a time
