@@ -125,7 +125,8 @@ def _begin(conn: Connection, target: Target, choice: SwapChoice, table: SwappedT
         swap = TableSwap(name, choice.table, run_id, SwapState.COPYING, plan, table.oid)
         log = ChangeLog(swap.changes, swap.table, plan.key, plan.old)
         log.create(conn)
-        log.watch(conn)
+        for statement in log.watch(is_partitioned=table.is_partitioned):
+            conn.execute(statement)
         swap_store.begin(conn, swap)
     return swap
 
