@@ -29,25 +29,23 @@ def _check_run(found: Verification, folder: Path, run_id: str, lines: Sequence[S
         _check_last(found, folder, run_id, last)
     there = {subjects.digest(folder / name) for name in subjects.files(folder) if name.endswith(".ipynb")}
     for line in lines[:-1]:
-        for one in line.subjects:
-            if not line.is_open and one["name"].endswith(".ipynb") and one["digest"]["sha256"] not in there:
-                says = f"{one['name']} of the attempt that line {line.seq} seals is not there as it was"
+        for name, digest in line.subjects.items():
+            if not line.is_open and name.endswith(".ipynb") and digest not in there:
+                says = f"{name} of the attempt that line {line.seq} seals is not there as it was"
                 found.note("files", "altered", says, run_id, line.seq)
 
 
 def _check_last(found: Verification, folder: Path, run_id: str, line: SealedLine) -> None:
     """Compare every file with the last seal, but for the journal, which may have grown by what opens an attempt."""
-    sealed = {str(one["name"]): str(one["digest"]["sha256"]) for one in line.subjects}
-    for name, digest in sealed.items():
+    for name, digest in line.subjects.items():
         if name == JOURNAL_FILE:
             continue
         if not os.path.lexists(folder / name):
             found.note("files", "missing", f"{name} is not there", run_id, line.seq)
         elif subjects.digest(folder / name) != digest:
             found.note("files", "altered", f"{name} is not as it was sealed", run_id, line.seq)
-    outside = set(line.predicate.get("outside") or ())
     for name in subjects.files(folder):
-        if name not in sealed and name not in outside:
+        if name not in line.subjects:
             found.note("files", "added", f"{name} was not there when it was sealed", run_id, line.seq)
 
 
