@@ -22,6 +22,7 @@ https://www.postgresql.org/docs/current/sql-createfunction.html
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -103,9 +104,51 @@ BEGIN
     IF found IS NOT NULL THEN
         RAISE 'somebody has switched trigger % off', found;
     END IF;
+    {begins};
     SELECT count(*), min(t.ctid::text) INTO rows, found FROM {table} AS t WHERE NOT {agrees}(t.{old}, t.{new});
     IF rows > 0 THEN
         RAISE data_exception USING MESSAGE = format({says}, rows, found);
+    END IF;
+END
+"""
+# What was noted before the rows are read is among what is read; what is noted later is found by the guard.
+_FROM_HERE = "DELETE FROM {notes}"
+_UNLESS_NOTED = """
+    IF NOT EXISTS (SELECT FROM {notes})
+       AND NOT EXISTS (SELECT
+                       FROM pg_trigger AS g
+                       WHERE g.tgfoid = {called}::regprocedure
+                         AND NOT EXISTS (SELECT
+                                         FROM pg_depend AS d
+                                         WHERE d.classid = 'pg_trigger'::regclass
+                                           AND d.objid = g.oid
+                                           AND d.refobjid = g.tgfoid
+                                           AND d.xmin = g.xmin)) THEN
+        RETURN;
+    END IF
+"""
+_TRIAL = """
+DECLARE
+    one record;
+    made {new_type};
+    rows bigint := 0;
+    told text := '';
+BEGIN
+    FOR one IN SELECT {place} AS place, t.{old} AS was FROM {table} AS t LOOP
+        BEGIN
+            made := {forward}(one.was);
+            IF {not_null} AND made IS NULL THEN
+                RAISE 'it would be NULL';
+            END IF;
+        EXCEPTION WHEN OTHERS THEN
+            rows := rows + 1;
+            IF rows <= 5 THEN
+                told := told || format(' %s: %s.', one.place, sqlerrm);
+            END IF;
+        END;
+    END LOOP;
+    IF rows > 0 THEN
+        RAISE data_exception USING MESSAGE = format({says}, rows), DETAIL = ltrim(told);
     END IF;
 END
 """
@@ -179,7 +222,7 @@ class ColumnSync:
         Locks: ShareRowExclusiveLock on the table and its partitions.
         """
         trigger, convert = sql.Identifier(self.trigger_name), self._convert
-        statements = [
+        statements: list[sql.Composable] = [
             sql.SQL(self._clearance()),
             sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(self.table),
             sql.SQL("CREATE TABLE {} (id pg_catalog.int8 GENERATED ALWAYS AS IDENTITY PRIMARY KEY)").format(self.notes),
@@ -214,15 +257,54 @@ class ColumnSync:
         ).format(self._function("write"), _settings(pair), self._literal(body, pair))
         return made.as_string(None)
 
+    def trial(self, pair: ColumnPair, key: Sequence[str], *, not_null: bool) -> str:
+        """Return the statements that fail where a row's value cannot be converted, and name rows by their key.
+
+        They read all rows, and leave nothing behind. Locks: AccessShareLock on the table.
+        """
+        place: list[sql.Composable] = [sql.SQL("t.{}").format(sql.Identifier(column)) for column in key]
+        block = sql.SQL(_TRIAL).format(
+            new_type=sql.SQL(pair.new_type), old=sql.Identifier(pair.old), table=self.table,
+            place=sql.SQL("concat_ws(', ', {})").format(sql.SQL(", ").join(place or [sql.SQL("t.ctid")])),
+            forward=self._function("forward"), not_null=sql.Literal(not_null),
+            says=sql.Literal(f"%s rows of {self.table.as_string(None)} have a value that cannot be converted"),
+        )  # fmt: skip
+        made = self._convert("forward", "was", pair.old_type, pair.new_type, pair.forward)
+        dropped = sql.SQL("DROP FUNCTION {}").format(self._function("forward"))
+        statements = (sql.SQL(self._clearance()), made, do(block), dropped)
+        return ";\n".join(statement.as_string(None) for statement in statements)
+
+    def filled(self, pair: ColumnPair, rows: str) -> str:
+        """Return the UPDATE that fills the new column in rows that nobody has written meanwhile.
+
+        ``rows`` is the condition of those rows of ``t``, "" for all.
+        """
+        converted = sql.SQL("{}(t.{})").format(self._function("forward"), sql.Identifier(pair.old))
+        update = sql.SQL("UPDATE {} AS t SET {new} = {} WHERE {}t.{new} IS NULL AND {} IS NOT NULL").format(
+            self.table, converted, sql.SQL(rows and f"{rows} AND "), converted, new=sql.Identifier(pair.new)
+        )
+        return update.as_string(None)
+
     def proof(self, pair: ColumnPair) -> str:
         """Return the statement that fails where a row's columns do not agree, or the trigger is switched off.
 
         It reads all rows. Locks: AccessShareLock on the table.
         """
+        return self._proof(pair, _FROM_HERE)
+
+    def guard(self, pair: ColumnPair) -> str:
+        """Return the statement that fails where the proof would, while nobody writes to the table.
+
+        It reads rows only where one could not be converted since the proof, or somebody has had the trigger off.
+        """
+        return self._proof(pair, _UNLESS_NOTED)
+
+    def _proof(self, pair: ColumnPair, begins: str) -> str:
         says = f"%s rows of {self.table.as_string(None)} have a value that cannot be converted, such as the one at %s"
+        called = sql.Literal(f"{self._function('write').as_string(None)}()")
         block = sql.SQL(_PROOF).format(
-            called=sql.Literal(f"{self._function('write').as_string(None)}()"), table=self.table,
-            agrees=self._function("agrees"), says=sql.Literal(says),
+            called=called, table=self.table, agrees=self._function("agrees"), says=sql.Literal(says),
+            begins=sql.SQL(begins).format(notes=self.notes, called=called),
             old=sql.Identifier(pair.old), new=sql.Identifier(pair.new),
         )  # fmt: skip
         return do(block).as_string(None)

@@ -34,7 +34,7 @@ from pgrunbook.safe_forms import rename_column
 from pgrunbook.safe_forms.expander import Expander
 from pgrunbook.sql import runs, statements
 from pgrunbook.sql.classify import Policy, Type
-from pgrunbook.sql.deparse import parsed
+from pgrunbook.sql.deparse import changed, parsed, printed
 from pgrunbook.sql.places import Place
 from pgrunbook.sql.statements import Statement
 from pgrunbook.sql.tree import subcommand, text, tree, trees
@@ -42,6 +42,7 @@ from pgrunbook.undo_data import Site
 from pgrunbook.undo_data.row_notes import told_apart
 
 GIVES_ROWS = "GIVE ROWS BACK"
+OWN_WAY = "own-way-back"
 SHOWN_LINES, SHOWN_WIDTH = 20, 200  # of a statement whose rows are reverted
 
 
@@ -209,7 +210,9 @@ def _writing(
 def _runs(takes: Sequence[DownStatement]) -> Iterator[tuple[DownStatement, ...]]:
     """Yield statements together of which nothing but rows is to be reverted, any other one alone."""
     some = [one for one in takes if one.back.differs or not one.back.is_nothing or _parked(one.back)]
-    for only_rows, found in itertools.groupby(some, lambda one: not (one.back.steps or _parked(one.back))):
+    for only_rows, found in itertools.groupby(
+        some, lambda one: not (one.back.steps or one.back.own or _parked(one.back))
+    ):
         group = tuple(found)
         size = runs.MOST_STATEMENTS if only_rows else 1
         yield from (group[start : start + size] for start in range(0, len(group), size))
@@ -264,6 +267,7 @@ class _Writer:
         The rows of the statements ``before`` it, of which only rows are to be reverted, follow in the same loop.
         """
         back, file = one.back, f"way back of {one.file}"
+        self._take_own(back, file, one.line)
         for keep in _parked(back):
             steps = undo_data.unpark(self.conn, keep)
             self.also(_pseudo(file, one.line, "ALTER TABLE", steps[0].sql), steps, execute=True)
@@ -301,6 +305,20 @@ class _Writer:
             self.also(_pseudo(file, one.line, "DO", watched[0].sql), watched, execute=True)
         self._revert_rows((one, *before), file)
         self.differs += [each for taken in (one, *before) for each in followed(self.conn, taken.back.differs)]
+
+    def _take_own(self, back: Back, file: str, line: int) -> None:
+        """Plan the own way back of a safe form; here an index is built within the transaction."""
+        if not back.own:
+            return
+        says = back.own[-1].says
+        self.number += 1
+        written = _pseudo(file, line, "ALTER TABLE", back.own[-1].sql)
+        self.planner.put(Expansion(written, OWN_WAY, says, back.own), new=True)
+        with self.conn.as_target():
+            for step in back.own:
+                self.conn.execute(
+                    printed(changed(parsed(step.sql), concurrent=False)) if step.policy is Policy.ALONE else step.sql
+                )
 
     def _revert_rows(self, taken: Sequence[DownStatement], file: str) -> None:
         both = [each for each in taken if each.back.of_rows and each.steps]

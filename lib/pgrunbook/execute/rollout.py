@@ -23,9 +23,12 @@ def begin(conn: Connection, target: Target, table: RolloutTable, permit: Permit,
     Locks: AccessExclusiveLock on the table for a moment, where the flag is missing; no row is rewritten.
     """
     permit.check(subject, conn)
-    declared, names = table.rollout, (table.schema, table.name)
+    declared = table.rollout
+    table = rollout_table.find(conn, declared)  # since the check somebody else may have added it
+    names = table.schema, table.name
     rollout_state.create(conn)
     if table.has_flag:
+        rollout_table.refuse_default(conn, table)
         with conn.transaction():
             rollout_state.begin(conn, declared, names, permit.run_id)
         return table

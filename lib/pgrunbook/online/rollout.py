@@ -39,7 +39,12 @@ from pgrunbook.sql.lock_modes import CONFLICTS
 COUNT_MS = 600_000  # a count reads the whole table, and holds nobody up
 MOST_PASSES = 5
 MODE = "AccessExclusiveLock"
-_RETRIED = (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)
+# Somebody holds a row, or has moved it to another partition.
+_RETRIED = (
+    psycopg.errors.LockNotAvailable,
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.SerializationFailure,
+)
 
 log = logging.getLogger(__name__)
 
@@ -95,21 +100,14 @@ def unknown_keys(conn: Connection, table: RolloutTable, stage: RolloutStage, mos
     missing: list[str] = []
     for keys in _chunks(stage.texts, 1_000):
         try:
-            found = conn.execute(
-                sql.SQL("SELECT {} FROM {} AS t WHERE {}").format(
-                    sql.SQL(", ").join(sql.Identifier("t", column) for column in table.key),
-                    table.identifier,
-                    table.member(stage, keys),
-                )
-            ).fetchall()
+            found = conn.execute(table.missing(keys)).fetchall()
         except psycopg.DataError as exc:
             raise Refused(
                 f'stage "{stage.name}" names a key that is none of {table.label}',
                 detail=f"{exc.diag.message_primary}; the key is {', '.join(table.key)} ({', '.join(table.key_types)}).",
                 hint=f"Correct its keys in rollouts/{table.rollout.name}.yaml.",
             ) from exc
-        there = {tuple(map(str, row)) for row in found}
-        missing += [", ".join(key) for key in keys if key not in there]
+        missing += [", ".join(keys[int(str(place))]) for (place,) in found]
         if len(missing) >= most:
             break
     return missing[:most]
@@ -187,28 +185,22 @@ def take_back(
 
     A row that does not have the flag any more, or another value, was changed by somebody: it is left and noted so.
 
-    Raises psycopg's errors, and those of ``database.control``, as they come: the same call goes on.
+    Nobody pauses it. Raises psycopg's errors as they come: the same call goes on.
     Locks: RowExclusiveLock on the table, and the rows of one batch; behind a stage of all AccessExclusiveLock, briefly.
     """
-    rollout, stage, attempt, done = table.rollout, table.rollout.stages[number - 1], 1, 0
+    rollout, stage, done = table.rollout, table.rollout.stages[number - 1], 0
     if stage.all:
         set_default(conn, target, table, table.off)
+
+    def batch() -> int:
+        keys = rollout_state.next_back(conn, rollout, number, target.batch_rows)
+        if keys:
+            _back(conn, table, keys)
+        return len(keys)
+
     with progress.doing(f"taking stage {stage.name} back") as told:
-        while True:
-            try:
-                with transaction(conn, lock_timeout_ms=target.lock_timeout_ms,
-                                 statement_timeout_ms=target.statement_timeout_ms):  # fmt: skip
-                    keys = rollout_state.next_back(conn, rollout, number, target.batch_rows)
-                    if not keys:
-                        break
-                    _back(conn, table, keys)
-            except _RETRIED as exc:
-                if attempt >= target.attempts:
-                    raise
-                log.info("attempt %s of %s to take rows back: %s", attempt, target.attempts, exc)
-                attempt += 1
-                continue
-            attempt, done = 1, done + len(keys)
+        while rows := _transaction(conn, target, batch):
+            done += rows
             told.how_far(f"{done:,} rows")
             on_batch(done)
     with conn.transaction():
@@ -292,10 +284,27 @@ def _write_list(
     for keys in _chunks(stage.texts, target.batch_rows):
         obedience.now()
         text = table.write(stage, begun.number, keys).as_string(conn).encode()
-        with transaction(conn, lock_timeout_ms=target.lock_timeout_ms,
-                         statement_timeout_ms=target.statement_timeout_ms), conn.as_target():  # fmt: skip
-            rows += conn.execute(text).rowcount
+
+        def batch(text: bytes = text) -> int:
+            with conn.as_target():
+                return conn.execute(text).rowcount
+
+        rows += _transaction(conn, target, batch)
         note(rows)
+
+
+def _transaction(conn: Connection, target: Target, batch: Callable[[], int]) -> int:
+    """Execute a batch in a transaction, and again where somebody was in its way, in a bounded number of attempts."""
+    for attempt in range(1, target.attempts + 1):
+        try:
+            with transaction(conn, lock_timeout_ms=target.lock_timeout_ms,
+                             statement_timeout_ms=target.statement_timeout_ms):  # fmt: skip
+                return batch()
+        except _RETRIED as exc:
+            log.info("attempt %s of %s at a batch: %s", attempt, target.attempts, exc)
+            if attempt == target.attempts:
+                raise
+    return 0
 
 
 def _chunks(keys: Sequence[tuple[str, ...]], most: int) -> Iterator[Sequence[tuple[str, ...]]]:

@@ -10,6 +10,7 @@ the names of the target, for the triggers of the application.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,10 +27,9 @@ from pgrunbook.plan.rollout import DeclaredRollout, RolloutStage
 from pgrunbook.plan.step import RANGE
 
 ROWS = sql.Identifier("pgrunbook", "rollout_row")
-# Types whose values have one text in every session, by the beginning of their names.
-KEY_TYPES = ("smallint", "integer", "bigint", "uuid", "text", "character varying", "character(")
-FLAG_TYPES = ("boolean", "smallint", "integer", "bigint", "text", "character varying")
-_T = sql.Identifier("t")
+# Types whose values have one text in every session.
+KEY_TYPES = re.compile(r"smallint|integer|bigint|uuid|text|character varying(\([0-9]+\))?|character\([0-9]+\)")
+FLAG_TYPES = re.compile(r"boolean|smallint|integer|bigint|text|character varying(\([0-9]+\))?")
 
 
 @dataclass(frozen=True)
@@ -173,6 +173,24 @@ class RolloutTable:
             self.row_key, self.identifier, self._named(keys), self._matches
         )
 
+    def missing(self, keys: Sequence[Sequence[str]]) -> sql.Composable:
+        """The query for the places, from 0, of those keys that no row has."""
+        rows = sql.SQL(", ").join(
+            sql.SQL("({}, {})").format(
+                sql.Literal(place),
+                sql.SQL(", ").join(
+                    sql.SQL("CAST({} AS {})").format(sql.Literal(part), sql.SQL(type_))
+                    for part, type_ in zip(key, self.key_types, strict=True)
+                ),
+            )
+            for place, key in enumerate(keys)
+        )
+        names = sql.SQL(", ").join(sql.Identifier(f"k{place}") for place in range(len(self.key)))
+        return sql.SQL(
+            "SELECT d.place FROM (VALUES {}) AS d (place, {}) WHERE NOT EXISTS (SELECT FROM {} AS t WHERE {})"
+            " ORDER BY d.place"
+        ).format(rows, names, self.identifier, self._matches)
+
     def _named(self, keys: Sequence[str]) -> sql.Composable:
         parts = [
             sql.SQL("CAST(CAST(k.row_key AS pg_catalog.json) OPERATOR(pg_catalog.->>) {} AS {}) AS {}").format(
@@ -219,6 +237,7 @@ def find(conn: Connection, rollout: DeclaredRollout) -> RolloutTable:
         _type(facts, rollout, flag_type), column is not None, column.default if column is not None else None,
     )  # fmt: skip
     _refuse_values(conn, table)
+    _refuse_keys(table)
     return table
 
 
@@ -236,6 +255,17 @@ def has_default(conn: Connection, table: RolloutTable, value: sql.Composable) ->
         if meaning(exc) is not Meaning.REFUSED:
             raise
         return False
+
+
+def refuse_default(conn: Connection, table: RolloutTable) -> None:
+    """Raise Refused where the flag is there before its rollout, and new rows would not be off."""
+    if table.has_flag and not has_default(conn, table, table.off):
+        column = f'column "{table.rollout.column}" of {table.label}'
+        raise Refused(
+            f"the default of {column} is {table.default or 'missing'}, not {table.rollout.off}",
+            detail="Rows that are inserted meanwhile are off until a stage reaches them.",
+            hint=f"ALTER TABLE {table.label} ALTER COLUMN {table.rollout.column} SET DEFAULT '{table.rollout.off}'",
+        )
 
 
 def _refuse_odd(conn: Connection, relation: Relation) -> None:
@@ -260,7 +290,7 @@ def _key(facts: Facts, relation: Relation) -> UniqueKey:
             f"cannot roll out a flag of {relation.label}: no key tells its rows apart",
             hint="Add a primary key, or a unique index on columns that are NOT NULL.",
         )
-    odd = [type_ for type_ in key.types if not type_.startswith(KEY_TYPES)]
+    odd = [type_ for type_ in key.types if not KEY_TYPES.fullmatch(type_)]
     if odd:
         raise Refused(
             f"cannot roll out a flag of {relation.label}: its key is of type {', '.join(odd)}",
@@ -282,14 +312,32 @@ def _refuse_column(relation: Relation, column: Column) -> None:
 
 
 def _type(facts: Facts, rollout: DeclaredRollout, name: str) -> str:
-    found = facts.type(name)
-    is_enum = found is not None and found.kind == "e"
-    if not is_enum and not name.startswith(FLAG_TYPES):
+    """Return the type of the flag as SQL needs it; one that is declared may be spelt in another way."""
+    try:
+        oid, found = facts.type_oid(name), facts.type(name)
+    except psycopg.Error as exc:
+        if meaning(exc) is not Meaning.REFUSED:
+            raise
+        oid, found = None, None
+    spelt = facts.conn.execute("SELECT pg_catalog.format_type(%s, NULL)", [oid]).fetchone() or ("",)
+    length = re.fullmatch(r"(?i)(?:character varying|varchar) *(\([0-9]+\))", name)
+    full = f"{spelt[0]}{length[1] if length else ''}"
+    if found is None or (found.kind != "e" and not FLAG_TYPES.fullmatch(full)):
         raise Refused(
             f'column "{rollout.column}" cannot be a flag: it is of type {name}',
             hint="A flag is a boolean, an integer, a text or an enum.",
         )
-    return name
+    return full
+
+
+def _refuse_keys(table: RolloutTable) -> None:
+    for stage in table.rollout.stages:
+        for key in stage.texts:
+            if len(key) != len(table.key):
+                raise WrongInput(
+                    f'stage "{stage.name}" names {", ".join(key)}; the key of {table.label} is {", ".join(table.key)}',
+                    hint="A key of several columns is a list: keys: [[1, eu], [2, us]]",
+                )
 
 
 def _refuse_values(conn: Connection, table: RolloutTable) -> None:

@@ -127,7 +127,8 @@ class Expansion:
 
     ``form`` is "" where the statement is executed as it is written; ``explains`` says why in both cases.
     Each row of each query of ``cleanup`` is a statement that drops a helper object, or a half-made object, when
-    the steps are abandoned. ``differs`` lists where the result differs from that of the statement as written.
+    the steps are abandoned. ``differs`` lists where the result differs from that of the statement as written. ``back``
+    is the form's own way back, () where the inverse of the statement is the way.
     """
 
     statement: Statement
@@ -138,3 +139,4 @@ class Expansion:
     differs: tuple[Declared, ...] = ()
     gate: Gate | None = None
     off: str = ""
+    back: tuple[SafeStep, ...] = ()

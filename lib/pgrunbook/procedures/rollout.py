@@ -44,6 +44,8 @@ def plan_the_stages(here: Session) -> Table:
     rollout_course.refuse_unknown(declared, given.accept)
     table = here.facts["table"] = rollout_table.find(here.conn, declared)
     state = rollout_steps.state(here, table)
+    if state.standing is RolloutStanding.NEW:
+        rollout_table.refuse_default(here.conn, table)
     text = json.dumps([declared.digest, table.schema, table.name, given.do, sorted(given.accept)])
     subject = f"rollout {declared.name} {hashlib.sha256(text.encode()).hexdigest()[:12]}"
     here.subject = frozenset({subject})
@@ -64,7 +66,7 @@ def add_the_flag(here: Session) -> Card:
     column = f"{table.label}.{table.rollout.column}"
     move = rollout_course.next_move(table.rollout, state, here.parameters.accept, here.run.run_id)
     if state.standing is not RolloutStanding.NEW:
-        return Card("Flag", [("column", Cell(f"{column}, in this rollout since it began", QUIET))])
+        return Card("Flag", [("column", Cell(f"{column}; rollout {table.rollout.name} has begun", QUIET))])
     if here.parameters.do != "go-on" or move.move is not Move.BEGIN:
         return Card("Flag", [("column", Cell("nothing to do: no stage is let begin", QUIET))])
     here.at_work()
@@ -78,7 +80,7 @@ def add_the_flag(here: Session) -> Card:
     return Card("Flag", [("column", was), ("default", table.rollout.off), ("rows rewritten", "none")], tone=GOOD)
 
 
-@heres.live_step
+@heres.step
 def roll_out(here: Session) -> Table:
     """Lead the rollout on as far as it goes now; or pause it, or take stages back, as ``do`` says.
 

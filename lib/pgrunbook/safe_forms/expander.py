@@ -30,6 +30,7 @@ from pgrunbook.safe_forms import (
     refresh,
     rename_column,
     row_security,
+    shadow_column,
     transaction_bond,
     unfinished,
     update_delete,
@@ -52,7 +53,7 @@ SEES_ALL = "Let a role run it that the policies do not filter."
 _OF_ROWS = (ast.SelectStmt, *DML)
 FORMS: tuple[Form, ...] = (
     indexes.create, indexes.drop, indexes.reindex, refresh.concurrently, partitions.attach, partitions.create,
-    partitions.detach, alter_table.in_parts, update_delete.in_batches,
+    partitions.detach, shadow_column.change, alter_table.in_parts, update_delete.in_batches,
     rename_column.back, rename_column.beside,
 )  # fmt: skip
 
@@ -147,6 +148,7 @@ class Expander:
         if gone is not None and found.form == rename_column.BACK:
             self._shadows.remove(gone)
         made = rename_column.shadow(case) if found.form == rename_column.FORM else None
+        made = shadow_column.shadow(case) if found.form == shadow_column.FORM else made
         self._shadows += [made] if made is not None else []
         return found
 

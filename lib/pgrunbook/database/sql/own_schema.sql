@@ -111,8 +111,8 @@ WITH RECURSIVE us AS (
            p.proacl
     FROM objects AS o
     JOIN pg_catalog.pg_proc AS p ON o.classid = 'pg_catalog.pg_proc'::regclass AND p.oid = o.objid
-    WHERE (p.proname ~ '^(write_kept_[0-9a-f]{16}(_[0-9]+)?|note_moves_[0-9a-f]{16}|write_sync_[0-9a-f]{16})$'
-           OR p.proname ~ '^note_changes_[0-9a-f]{16}(_back)?$')
+    WHERE ((p.proname ~ '^(write_kept_[0-9a-f]{16}(_[0-9]+)?|note_moves_[0-9a-f]{16}|write_sync_[0-9a-f]{16})$'
+               OR p.proname ~ '^note_changes_[0-9a-f]{16}(_back)?$')
            AND p.prorettype = 'pg_catalog.trigger'::regtype
            OR p.proname ~ '^(agrees|forward|backward)_sync_[0-9a-f]{16}$'
            -- Only within the transaction that changes the type of a key back.
