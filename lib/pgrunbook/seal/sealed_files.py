@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 from pgrunbook.errors import WrongInput
 from pgrunbook.record import journal
 from pgrunbook.record import run as runs
+from pgrunbook.record.cell_log import SUFFIX
 from pgrunbook.record.run import JOURNAL_FILE
 from pgrunbook.seal import subjects
 from pgrunbook.seal.verification import SealedLine, Verification
@@ -29,10 +30,22 @@ def _check_run(found: Verification, folder: Path, run_id: str, lines: Sequence[S
         _check_last(found, folder, run_id, last)
     there = {subjects.digest(folder / name) for name in subjects.files(folder) if name.endswith(".ipynb")}
     for line in lines[:-1]:
-        for name, digest in line.subjects.items():
-            if not line.is_open and name.endswith(".ipynb") and digest not in there:
-                says = f"{name} of the attempt that line {line.seq} seals is not there as it was"
-                found.note("files", "altered", says, run_id, line.seq)
+        if not line.is_open:
+            _check_earlier(found, folder, line, there)
+
+
+def _check_earlier(found: Verification, folder: Path, line: SealedLine, there: Set[str]) -> None:
+    """See that what an earlier attempt left is there as it was, under whatever name.
+
+    A notebook that somebody stepped through is made anew from the log of its cells, which only grows.
+    """
+    for name, digest in line.subjects.items():
+        log = f"{name.removesuffix('.ipynb')}{SUFFIX}"
+        is_log = name.endswith(SUFFIX) and subjects.digest(folder / name, line.sizes[name]) != digest
+        is_notebook = name.endswith(".ipynb") and log not in line.subjects and digest not in there
+        if is_log or is_notebook:
+            says = f"{name} of the attempt that line {line.seq} seals is not there as it was"
+            found.note("files", "altered", says, line.run_id, line.seq)
 
 
 def _check_last(found: Verification, folder: Path, run_id: str, line: SealedLine) -> None:

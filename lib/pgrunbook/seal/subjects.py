@@ -69,4 +69,6 @@ def _subject(folder: Path, name: str) -> dict[str, Any]:
     found = digest(folder / name)
     if not found and (folder / name).exists():
         raise OSError(5, "cannot be read, or is no file", str(folder / name))
-    return {"name": name, "digest": {"sha256": found or hashlib.sha256(b"").hexdigest()}}
+    size = (folder / name).stat().st_size if found else 0
+    sha256 = found or hashlib.sha256(b"").hexdigest()
+    return {"name": name, "digest": {"sha256": sha256}, "annotations": {"bytes": size}}

@@ -45,13 +45,14 @@ class Problem:
 class SealedLine:
     """A line of the ledger as it lies in the file: what it says, and what its signature is worth.
 
-    ``subjects`` are the files that it is over, each with its sha256.
+    ``subjects`` are the files that it is over, each with its sha256; ``sizes`` are their bytes.
     """
 
     number: int
     envelope: Envelope
     predicate: dict[str, Any]
     subjects: dict[str, str]
+    sizes: dict[str, int]
     signer: str = ""
     sha256: str = ""
 
@@ -142,9 +143,10 @@ def _line(number: int, text: bytes) -> SealedLine | None:
         statement = wrapped.statement()
         predicate = ledger.checked(statement)
         subjects = {str(one["name"]): str(one["digest"]["sha256"]) for one in statement["subject"]}
-    except (Broken, KeyError, TypeError, ValueError):
+        sizes = {str(one["name"]): int(one.get("annotations", {}).get("bytes", 0)) for one in statement["subject"]}
+    except (Broken, KeyError, TypeError, ValueError, AttributeError):
         return None
-    return SealedLine(number, wrapped, predicate, subjects, sha256=sha256(text).hexdigest())
+    return SealedLine(number, wrapped, predicate, subjects, sizes, sha256=sha256(text).hexdigest())
 
 
 def _check_pieces(found: Verification, line: SealedLine, pieces: Sequence[bytes]) -> None:
