@@ -116,18 +116,19 @@ def test_a_jupyter_server_has_it_all_without_being_told(project: Project, tmp_pa
 
 
 @pytest.mark.slow
-def test_the_wheel_tells_a_jupyter_server_of_it(tmp_path: Path) -> None:
-    """Also the one of an editable install, which `make setup` makes."""
-    for how in ("build_wheel", "build_editable"):
-        build = f"from setuptools import build_meta; print(build_meta.{how}({str(tmp_path)!r}))"
-        copy = tmp_path / how
-        subprocess.run(["git", "clone", "-q", str(ROOT), str(copy)], check=True)
-        done = subprocess.run([sys.executable, "-c", build], cwd=copy, capture_output=True, text=True, check=True)
-        with zipfile.ZipFile(tmp_path / done.stdout.split()[-1]) as wheel:
-            (name,) = [one for one in wheel.namelist() if one.endswith("jupyter_server_config.d/pgrunbook.json")
-                       and ".data/data/etc/jupyter/" in one]  # fmt: skip
-            extensions = json.loads(wheel.read(name))["ServerApp"]["jpserver_extensions"]
-            assert extensions == {"pgrunbook.app.lab": True}
+def test_a_jupyter_server_is_told_of_it_by_what_is_installed(tmp_path: Path) -> None:
+    """By the wheel; and by `make setup`, whose editable install has no files for the environment."""
+    told = "etc/jupyter/jupyter_server_config.d/pgrunbook.json"
+    subprocess.run(["git", "clone", "-q", str(ROOT), str(tmp_path / "copy")], check=True)
+    build = f"from setuptools import build_meta; print(build_meta.build_wheel({str(tmp_path)!r}))"
+    subprocess.run([sys.executable, "-c", build], cwd=tmp_path / "copy", capture_output=True, check=True)
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        (name,) = [one for one in wheel.namelist() if one.endswith(f".data/data/{told}")]
+        assert json.loads(wheel.read(name)) == {"ServerApp": {"jpserver_extensions": {"pgrunbook.app.lab": True}}}
+    recipe = subprocess.run(["make", "-B", "-n", "setup"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    (line,) = [line for line in recipe.splitlines() if "etc/jupyter" in line]
+    subprocess.run(["sh", "-c", line], cwd=tmp_path / "copy", check=True)
+    assert (tmp_path / "copy" / ".venv" / told).is_file()
 
 
 @contextmanager
