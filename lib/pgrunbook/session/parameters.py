@@ -343,7 +343,8 @@ class Backfill(Parameters):
 
 
 _MODELS = (
-    Prepare, Migrate, Validate, Rollback, Restore, Drill, Purge, Contract, Rollout, Swap, Monitor, Troubleshoot, Backfill,
+    Prepare, Migrate, Validate, Rollback, Restore, Drill, Purge, Contract, Rollout, Swap, Monitor, Troubleshoot,
+    Backfill,
 )  # fmt: skip
 OF: dict[str, type[Parameters]] = {model.__name__.lower(): model for model in _MODELS}
 
