@@ -213,7 +213,7 @@ def demo(
 def _standing(target: Target) -> TargetStanding:
     from pgrunbook import history as histories
     from pgrunbook.app.run_report import TargetStanding
-    from pgrunbook.database import activity, locks
+    from pgrunbook.database import activity, locks, shadows
     from pgrunbook.database.connection import connect
 
     try:
@@ -227,6 +227,7 @@ def _standing(target: Target) -> TargetStanding:
             return TargetStanding(
                 target=target.name, server=server, version=history.version() or None, at_work=now or None,
                 pending=len(history.pending()), problems=len(history.problems()),
+                for_contract=tuple(one.label for one in shadows.read(conn)),
             )  # fmt: skip
     except RunbookError as exc:
         return TargetStanding(target=target.name, error=exc.message)

@@ -13,6 +13,8 @@ from pgrunbook.online.brakes import Brake
 from pgrunbook.online.throttle import Throttle, ThrottleGoals, throttled
 from pgrunbook.plan.plan import Change, Step
 
+LEAST_ROWS = 100  # a release tries a batch again by itself, and says how far it has come in batches of its plan
+
 
 @contextmanager
 def of_step(
@@ -33,7 +35,7 @@ def of_step(
 
     with throttled(
         target, conn, loop.schema, loop.table, rows=loop.rows, run_id=run_id,
-        goals=ThrottleGoals(least_rows=min(10, loop.rows), most_rows=loop.rows), on_wait=on_wait,
+        goals=ThrottleGoals(least_rows=min(LEAST_ROWS, loop.rows), most_rows=loop.rows, halves=False), on_wait=on_wait,
         on_pause=lambda order: account.paused(change, step, order),
     ) as found:  # fmt: skip
         yield found

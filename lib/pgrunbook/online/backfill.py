@@ -27,7 +27,7 @@ from pgrunbook.database.relations import Relation
 from pgrunbook.database.sqlstate import said
 from pgrunbook.display.prose import listed
 from pgrunbook.errors import Broken, Refused, WrongInput
-from pgrunbook.plan.step import RANGE, Batches
+from pgrunbook.plan.step import GUARD, RANGE, Batches
 from pgrunbook.sql.tree import functions_in
 
 _OTHER_CLAUSES = (
@@ -83,7 +83,9 @@ class ColumnBackfill:
 
     def batches(self, *, rows: int, by_pages: bool) -> Batches:
         """Return the loop that fills."""
-        where = sql.SQL("WHERE {} AND {}").format(sql.SQL(RANGE), sql.SQL(self.differs))
+        where = sql.SQL("WHERE {} AND CASE WHEN {} THEN {} ELSE false END").format(
+            sql.SQL(RANGE), sql.SQL(GUARD), sql.SQL(self.differs)
+        )
         return Batches(
             schema=self.table.schema, table=self.table.name, alias=self.table.name, rows=rows, by_pages=by_pages,
             statement=f"{self.update(self.values)} {where.as_string(None)}", key=self.key, key_types=self.key_types,
@@ -328,7 +330,7 @@ def _refuse_volatile(conn: Connection, made: ColumnBackfill) -> None:
 
 def _ask_the_server(conn: Connection, made: ColumnBackfill) -> None:
     """Let the server plan a batch: whatever it cannot assign is told before anything changes."""
-    statement = made.batches(rows=1, by_pages=False).statement.replace(RANGE, "true", 1)
+    statement = made.batches(rows=1, by_pages=False).statement.replace(RANGE, "true", 1).replace(GUARD, "true", 1)
     for one in [statement, *([made.update(made.back)] if made.back else [])]:
         try:
             with connection.transaction(conn, **LIMITS), conn.as_target():

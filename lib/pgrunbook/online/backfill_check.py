@@ -133,7 +133,7 @@ class _Scan:
         made, alias = self.made, sql.Identifier(self.made.table.name)
         values = [sql.SQL(f"({text})") for text in made.values.values()]
         others = [sql.SQL("{}.{}").format(alias, sql.Identifier(name)) for name in self._others]
-        where = f" AND ({made.where})" if made.where else ""
+        where = f" AND CASE WHEN {window} THEN ({made.where}) ELSE false END" if made.where else ""
         query = sql.SQL("INSERT INTO {} SELECT {} FROM {} AS {} WHERE {}").format(
             TRY, sql.SQL(", ").join([*values, *others]), made.table.identifier, alias, sql.SQL(f"{window}{where}")
         )

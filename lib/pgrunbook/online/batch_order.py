@@ -73,6 +73,8 @@ def decided(made: ColumnBackfill, found: OrderFacts, asked: Asked) -> BatchOrder
                 hint="Let them be immutable, or give the table a key.",
             )
         return BatchOrder(False, "its expressions are not immutable: each row has its turn once, by its key")
+    if made.table.is_partitioned and made.key and asked == "auto":
+        return BatchOrder(False, "the table is partitioned")
     if not made.key:
         if asked == "key":
             raise Refused(

@@ -9,8 +9,8 @@
    each row that was there at the start is changed once, and no other.
 4. A row that moved to another partition while a batch waited for it makes the batch fail (SQLSTATE 40001): it is
    aborted and executed again. With a throttle, a batch whose lock or statement times out is halved.
-5. A batch that the server refuses for a row is halved until that row stands alone: it stops the loop, or is recorded
-   and passed over (``online.bad_rows``).
+5. A batch that the server refuses for a row stops the loop, and a note names the row; or it is halved until that row
+   stands alone, is recorded and passed over (``online.bad_rows``).
 6. Between two batches the loop obeys the control row (``database.control``), or its throttle (``online.throttle``).
 """
 
@@ -37,8 +37,9 @@ from pgrunbook.online import batch_progress
 from pgrunbook.online.bad_rows import OF_A_ROW, STOP, BadRows
 from pgrunbook.online.batch_progress import BatchProgress
 from pgrunbook.online.ranges import Key, KeyRanges, PageRanges, ranges_of, texts
+from pgrunbook.online.single_rows import are_at, key_at, rows_of, told
 from pgrunbook.online.throttle import Throttle
-from pgrunbook.plan.step import RANGE, Batches
+from pgrunbook.plan.step import GUARD, RANGE, Batches
 
 LOCK_TIMEOUT_MS = 2_000
 STATEMENT_TIMEOUT_MS = 30_000
@@ -142,15 +143,19 @@ class _Loop:
             except pg.SerializationFailure as exc:
                 self._again(exc, _MOVED_ATTEMPTS)
             except _TIMEOUTS as exc:
-                if self.throttle is None or self.throttle.rows <= self.throttle.goals.least_rows:
+                if self.throttle is None or not self.throttle.can_halve:
                     raise
                 self._again(exc, _TIMEOUT_ATTEMPTS)
                 self.throttle.failed()
                 self.throttle.turn()
             except OF_A_ROW as exc:
+                if self.bad_rows.policy == "stop":
+                    self._name(exc)
+                    raise
                 if self.batches.by_pages:
                     return self._apart(exc)
-                self._halve(exc)
+                self._halve()
+                self.refused = (self.reached, exc) if self.asked == 1 else None
 
     def _again(self, exc: psycopg.Error, most: int) -> None:
         attempt = self.attempts[type(exc)] = self.attempts.get(type(exc), 0) + 1
@@ -246,21 +251,56 @@ class _Loop:
         self.conn.execute("SELECT pg_catalog.set_config('pgrunbook.started_at', %s, true)", [before.started_at])
         if not self.batches.fires_triggers:
             self.conn.execute("SET LOCAL session_replication_role = replica")
-        statement = self.batches.statement.replace(RANGE, condition.as_string(self.conn), 1)
+        text = condition.as_string(self.conn)
+        statement = self.batches.statement.replace(RANGE, text, 1).replace(GUARD, text, 1)
         with self.conn.as_target():
             return self.conn.execute(statement.encode()).rowcount
 
     # -- rows that the server refuses
 
-    def _halve(self, exc: psycopg.Error) -> None:
-        """Halve the batch that was refused; a single row that is refused stops the loop, or is passed over next."""
+    def _halve(self) -> None:
+        """Halve the batch that was refused; a single row that is refused is passed over next."""
         if self.asked > 1:
-            self.most, self.refused = self.asked // 2, None
+            self.most = self.asked // 2
+
+    def _name(self, exc: psycopg.Error) -> None:
+        """Note the row that a batch was refused for: its halves are executed and aborted, down to that row."""
+        try:
+            found = self._place_of_refused()
+        except psycopg.Error as other:  # a lock that somebody has now; what is told is the first error
+            log.info("the row that was refused was not found: %s", other)
             return
-        if self.bad_rows.policy == "stop":
-            exc.add_note(f"It is the row {self._told(self.reached)}.")
-            raise exc
-        self.refused = (self.reached, exc)
+        if found:
+            exc.add_note(f"It is the row {told(self.batches, found)}.")
+
+    def _place_of_refused(self) -> Key:
+        before = self._progress_now()
+        ranges = ranges_of(self.batches, before.number)
+        if isinstance(ranges, PageRanges):
+            rows = rows_of(self.conn, self.batches, ranges.condition(None, self.reached))
+            while len(rows) > 1:
+                half = rows[: len(rows) // 2]
+                rows = half if self._is_refused(before, are_at(self.batches, half)) else rows[len(half) :]
+            return key_at(self.conn, self.batches, rows[0]) if rows else ()
+        if before.number == _MOVED or before.end_key is None:
+            return self.reached if self.asked == 1 else ()
+        last, left = before.last_key, self.asked
+        while left > 1:
+            upper = ranges.upper(self.conn, last, before.end_key, left // 2)
+            if self._is_refused(before, ranges.condition(last, upper)):
+                left //= 2
+            else:
+                last, left = upper, left - left // 2
+        return ranges.upper(self.conn, last, before.end_key, 1)
+
+    def _is_refused(self, before: BatchProgress, condition: sql.Composable) -> bool:
+        try:
+            with self.conn.transaction(force_rollback=True):
+                self._open()
+                self._execute(before, condition)
+        except OF_A_ROW:
+            return True
+        return False
 
     def _passes_over(self) -> bool:
         """Record the row that the last attempt was refused for, where this batch is of that row."""
@@ -272,13 +312,9 @@ class _Loop:
 
     def _apart(self, exc: psycopg.Error) -> tuple[BatchProgress, BatchProgress]:
         """Execute a batch by pages that was refused in parts, down to single rows; return the progress around it."""
+        log.info("a batch is executed in parts: %s", exc)
         reached, first = self.reached, self._progress_now()
-        ranges = ranges_of(self.batches, first.number)
-        rows = sql.SQL("SELECT {0}::text FROM {1} AS {2} WHERE {3}").format(
-            sql.Identifier(self.batches.alias, "ctid"), sql.Identifier(self.batches.schema, self.batches.table),
-            sql.Identifier(self.batches.alias), ranges.condition(None, reached),
-        )  # fmt: skip
-        left = [[str(row[0]) for row in self.conn.execute(rows)]]
+        left = [rows_of(self.conn, self.batches, ranges_of(self.batches, first.number).condition(None, reached))]
         while left:
             part = left.pop()
             try:
@@ -287,9 +323,6 @@ class _Loop:
                 half = len(part) // 2
                 if half:
                     left += [part[half:], part[:half]]
-                elif self.bad_rows.policy == "stop":
-                    error.add_note(f"It is the row {self._told(self._key_at(part[0]))}.")
-                    raise error from exc
                 else:
                     self._part(part, error)
         with self.conn.transaction():
@@ -300,17 +333,14 @@ class _Loop:
 
     def _part(self, rows: list[str], refused: psycopg.Error | None) -> None:
         """Execute the statement for rows by their ctid, or record a single one as refused."""
-        ctid = sql.Identifier(self.batches.alias, "ctid")
         with self.conn.transaction():
             now = self._open()
             if now is None or not rows:
                 return
             if refused is not None:
-                refusals.record(self.conn, self.name, self._key_at(rows[0]), refused, self.bad_rows)
+                refusals.record(self.conn, self.name, key_at(self.conn, self.batches, rows[0]), refused, self.bad_rows)
                 return
-            listed = sql.Literal(f"{{{','.join(chr(34) + row + chr(34) for row in rows)}}}")
-            condition = sql.SQL("({} OPERATOR(pg_catalog.=) ANY ({}::pg_catalog.tid[]))").format(ctid, listed)
-            done = self._execute(now, condition)
+            done = self._execute(now, are_at(self.batches, rows))
             batch_progress.write(self.conn, replace(now, rows=now.rows + done))
 
     def _progress_now(self) -> BatchProgress:
@@ -318,21 +348,6 @@ class _Loop:
             found = self._open()
         assert found is not None  # noqa: S101 - a batch of it was refused
         return found
-
-    def _key_at(self, ctid: str) -> Key:
-        """Return the key of a row, or its ctid where it has none or is gone."""
-        if self.batches.key:
-            names = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(name)) for name in self.batches.key)
-            table = sql.Identifier(self.batches.schema, self.batches.table)
-            query = sql.SQL("SELECT {} FROM {} WHERE ctid OPERATOR(pg_catalog.=) {}::pg_catalog.tid LIMIT 1")
-            found = texts(self.conn.execute(query.format(names, table, sql.Literal(ctid))).fetchone())
-            if found is not None:
-                return found
-        return (ctid,)
-
-    def _told(self, key: Key) -> str:
-        names = self.batches.key or ("ctid",)
-        return ", ".join(f"{name} = {value}" for name, value in zip(names, key, strict=False))
 
     # -- the tracker
 

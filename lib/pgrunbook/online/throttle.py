@@ -41,13 +41,17 @@ MOST_SAMPLES = 4_000
 
 @dataclass(frozen=True)
 class ThrottleGoals:
-    """What a throttle aims at: the latency of others, the time and the rows of a batch; how long it waits at most."""
+    """What a throttle aims at: the latency of others, the time and the rows of a batch; how long it waits at most.
+
+    With ``halves`` a batch whose lock or statement times out is halved; else that ends the loop.
+    """
 
     latency_ms: float = 20.0
     batch_ms: float = 50.0
     least_rows: int = 10
     most_rows: int = 20_000
     patience_s: float = 1_800.0
+    halves: bool = True
     brakes: BrakeLimits = field(default_factory=BrakeLimits)
 
 
@@ -130,6 +134,11 @@ class Throttle:
             self._resize(took_s)
         if time.monotonic() - self._steered_at >= STEER_S:
             self._steer()
+
+    @property
+    def can_halve(self) -> bool:
+        """Whether a batch that timed out may be tried again with fewer rows."""
+        return self.goals.halves and self.rows > self.goals.least_rows
 
     def failed(self) -> None:
         """Halve the next batch: a lock or the statement timed out."""

@@ -12,6 +12,8 @@ from pgrunbook.sql.tree import quoted
 
 # The word in a batch's statement that is replaced by the batch's range of the key.
 RANGE = "pgrunbook_range"
+# And a second one, for a CASE around what may fail for rows of other ranges: only that decides what is evaluated first.
+GUARD = "pgrunbook_guard"
 
 Procedure = Literal["swap", "backfill", "expand and contract", "restore", "rollback", "troubleshoot", "by hand"]
 

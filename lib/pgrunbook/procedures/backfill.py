@@ -55,6 +55,12 @@ def plan_the_batches(here: Session) -> Table:
     made = mechanism.resolve(here.conn, given.table, given.fill, where=given.where, back=given.back)
     found = batch_order.facts(here.conn, made)
     order = batch_order.decided(made, found, given.order)
+    if made.table.is_partitioned and order is not None and order.by_pages and given.bad_rows == "skip":
+        raise Refused(
+            f"cannot pass over rows of {made.table.label} by its pages",
+            detail="Rows of its partitions have the same places, and would be passed over together.",
+            hint="Let order be key, which asks for a key; or backfill each partition by its own name.",
+        )
     here.facts.update(made=made, order=order)
     here.subject = frozenset({made.subject})
     behind = mechanism.behind_ours(here.conn, made)

@@ -40,6 +40,7 @@ NEEDED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "fence": ("what-to-carry",),
         "cut-over": ("what-to-carry",),
     },
+    "contract": {"drop-it": ("what-is-still-double", "who-uses-it", "do-they-agree")},
     "rollout": {
         "add-the-flag": ("plan-the-stages",),
         "roll-out": ("plan-the-stages",),

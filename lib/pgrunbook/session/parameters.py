@@ -240,6 +240,12 @@ class Purge(Parameters):
         return given
 
 
+class Contract(Parameters):
+    """The parameters of contract: the columns that a person lets go, as schema.table.column, or all."""
+
+    accept: Names = ()
+
+
 class Rollout(Parameters):
     """The parameters of rollout: its ``name``, that of its file in rollouts/, and what a person decides.
 
@@ -319,6 +325,7 @@ OF: dict[str, type[Parameters]] = {
     "restore": Restore,
     "drill": Drill,
     "purge": Purge,
+    "contract": Contract,
     "rollout": Rollout,
     "monitor": Monitor,
     "troubleshoot": Troubleshoot,

@@ -40,7 +40,7 @@ from pgrunbook.session.recorder import Recorder
 
 ENGINE = "PGRUNBOOK_ENGINE"  # set where our engine runs the notebook
 # The procedures that work for a change of the target.
-CHANGES = ("prepare", "migrate", "rollback", "purge", "rollout", "backfill")
+CHANGES = ("prepare", "migrate", "rollback", "purge", "contract", "rollout", "backfill")
 CHANGING = "The history table and schema pgrunbook say what is done; an open transaction was aborted."
 View = TypeVar("View")
 _begun: list[Session] = []  # the session of this kernel: one at a time
