@@ -34,6 +34,7 @@ CHANGES_STATE = {
     "remove_the_server", "purge_it", "statistics_at_hand", "end_session", "repair_history", "remove_leftovers",
     "drop_it", "analyze_tables", "reindex_indexes", "explain_queries", "keep_in_sync", "fill_the_rows", "let_go",
     "add_the_flag", "roll_out", "remove_the_flag",
+    "make_and_fill", "settle", "end_it",
 }  # fmt: skip
 LONGEST_CELL = 8
 

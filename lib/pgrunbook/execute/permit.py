@@ -211,5 +211,13 @@ def of_rollout(here: Session, choice: str, cell: str, conn: Connection) -> Permi
     return _made(here.run.run_id, about, conn)
 
 
+def of_swap(here: Session, choice: str, cell: str, conn: Connection) -> Permit:
+    """Permit a run a cell of swap, for what its checks have shown and tried. Raises Refused when that was another."""
+    about = checks.passed(here, "swap", cell)
+    if about != {choice}:
+        raise checks.refusal(cell, "what-hangs", other=True)
+    return _made(here.run.run_id, about, conn)
+
+
 def _made(run_id: str, of: Collection[str], conn: Connection | None, on_conflict: OnConflict = "stop") -> Permit:
     return Permit(run_id, frozenset(of), conn, _MADE_BY_A_CHECK, on_conflict)

@@ -46,6 +46,7 @@ NEEDED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "roll-out": ("plan-the-stages",),
         "remove-the-flag": ("plan-the-stages", "who-reads-it"),
     },
+    "swap": dict.fromkeys(("make-and-fill", "cut-over", "settle", "end-it"), ("what-hangs", "try-the-shape")),
 }
 View = TypeVar("View")
 

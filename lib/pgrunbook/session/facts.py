@@ -41,6 +41,7 @@ CELLS: dict[str, dict[str, str]] = {
         **dict.fromkeys(("filled", "throttle"), "fill-the-rows"), "in_sync": "keep-in-sync", "proven": "prove-it",
     },
     "rollout": dict.fromkeys(("rollout", "table"), "plan-the-stages"),
+    "swap": {"work": "what-hangs"},
     "drill": {"alive": "meet-the-target", "restored": "what-was-restored"},
 }  # fmt: skip
 

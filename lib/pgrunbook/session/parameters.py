@@ -260,6 +260,31 @@ class Rollout(Parameters):
     watch_s: float = Field(default=600.0, ge=0, le=604_800)
 
 
+class Swap(Parameters):
+    """The parameters of swap: the table, and the SQL of its new ``shape``: {table} is the new one, {old} that of today.
+
+    Without a shape the table is written anew as it is, laid out by ``order_by`` where that is given. ``values`` fills
+    columns of the new table by expressions over the old one, ``back`` the other way; ``leave`` names indexes and
+    statistics that the new table does not get. ``do`` says what is done: swap, back, finish (drop the old table) or
+    abandon. ``cutover`` is "now", "postponed" or a time with zone; the old table is kept for ``keep_hours`` at least,
+    unless ``force`` finishes before. The copy spares others above ``latency_ms``.
+    """
+
+    table: str = ""
+    shape: str = ""
+    do: Literal["swap", "back", "finish", "abandon"] = "swap"
+    cutover: str = "now"
+    order_by: Names = ()
+    values: Annotated[dict[Word, Word], BeforeValidator(_mapped)] = {}
+    back: Annotated[dict[Word, Word], BeforeValidator(_mapped)] = {}
+    leave: Names = ()
+    keep_hours: int = Field(default=24, ge=0, le=8_760)
+    attempts: int = Field(default=10, ge=1, le=1_000)
+    latency_ms: float = Field(default=20.0, gt=0, le=60_000)
+    workers: int = Field(default=2, ge=1, le=16)
+    force: bool = False
+
+
 class Monitor(Parameters):
     """The parameters of monitor: for how long to watch, and how often to look, in seconds."""
 
@@ -327,6 +352,7 @@ OF: dict[str, type[Parameters]] = {
     "purge": Purge,
     "contract": Contract,
     "rollout": Rollout,
+    "swap": Swap,
     "monitor": Monitor,
     "troubleshoot": Troubleshoot,
     "backfill": Backfill,
