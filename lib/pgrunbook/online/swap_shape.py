@@ -226,7 +226,7 @@ def _without_key(table: TableName, found: Sequence[Sequence[str]]) -> Refused:
         f"cannot swap table {table.label}: it has no key",
         detail="A row of both tables is matched by a unique index over NOT NULL columns, which is neither partial nor"
         " deferrable; without one nobody can tell which row was changed.",
-        hint="Add one first: ADD COLUMN id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY (it rewrites the table), or a"
+        hint="Add one first: ADD COLUMN id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY (it rewrites), or a"
         " UNIQUE constraint over columns that are NOT NULL.",
     )
 
