@@ -19,7 +19,7 @@ from conftest import ROOT, connect, do
 from pgrunbook import __version__, undo_data
 from pgrunbook.config.targets import Target
 from pgrunbook.record import run as runs
-from pgrunbook.record.run import Status
+from pgrunbook.record.run import WORK, Status
 from scenes import meanwhile
 
 Project = Callable[..., Target]
@@ -290,7 +290,7 @@ def test_a_run_by_hand_is_opened_again_and_not_resumed(project: Project, command
     assert (made.status, [p.notebook for p in made.parts]) == (
         Status.WAITING, ["01-prepare.ipynb", "02-migrate.ipynb", "03-validate.ipynb"]
     )  # fmt: skip
-    copies = [nbformat.read(made.folder / part.notebook, as_version=4) for part in made.parts]
+    copies = [nbformat.read(made.folder / WORK / part.notebook, as_version=4) for part in made.parts]
     shown = [(c.outputs, c.execution_count) for copy in copies for c in copy.cells if c.cell_type == "code"]
     assert shown == [([], None)] * len(shown)  # nothing of another database
     assert command("start", "--resume", made.run_id, "--no-lab") == (0, out, "")

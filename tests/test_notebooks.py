@@ -62,7 +62,7 @@ def test_a_notebook_opened_straight_from_its_folder_makes_a_run_of_its_own(
     nbclient.NotebookClient(notebook, timeout=100, resources={"metadata": {"path": str(path.parent)}}).execute()
     made = newest_run()
     assert made is not None
-    assert (made.runbook, made.status, made.parts[0].notebook) == ("prepare", Status.DONE, "")
+    assert (made.runbook, made.status, made.parts[0].notebook) == ("prepare", Status.DONE, "01-prepare.ipynb")
     assert {e["cell"] for e in events(made, "cell-ended")} >= {"set-up", "freeze-the-plan", "verdict"}
     assert (made.folder / "plan.json").is_file()
     assert path.read_bytes() == source

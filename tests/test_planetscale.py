@@ -23,7 +23,7 @@ from pgrunbook.database.schema import snapshot
 from pgrunbook.database.schema_diff import diff
 from pgrunbook.record import journal
 from pgrunbook.record import run as runs
-from pgrunbook.record.run import Status
+from pgrunbook.record.run import WORK, Status
 from pgrunbook.runner import runbook
 from pgrunbook.session import naming
 from planetscale_api.service import Service
@@ -170,8 +170,8 @@ def test_a_token_that_is_revoked_in_a_run(shop: Target, planetscale: Service) ->
 def test_a_notebook_by_hand_has_a_login_until_its_kernel_ends(shop: Target, planetscale: Service) -> None:
     """The kernel finds its run by the folder; when it is shut down, its role goes."""
     made = runbook.start("prepare", "shop", {"rehearse": "false"})
-    notebook = nbformat.read(made.folder / "01-prepare.ipynb", as_version=4)
-    client = NotebookClient(notebook, resources={"metadata": {"path": str(made.folder)}})
+    notebook = nbformat.read(made.folder / WORK / "01-prepare.ipynb", as_version=4)
+    client = NotebookClient(notebook, resources={"metadata": {"path": str(made.folder / WORK)}})
     with client.setup_kernel():
         for number, cell in enumerate(notebook.cells[:7]):
             client.execute_cell(cell, number)

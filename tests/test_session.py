@@ -19,7 +19,7 @@ from pgrunbook.display.show import Cell, Table
 from pgrunbook.errors import Blocked, Refused, RunbookError, WrongInput
 from pgrunbook.procedures import migrate, prepare, validate
 from pgrunbook.record import run as runs
-from pgrunbook.record.run import Run, Status
+from pgrunbook.record.run import WORK, Run, Status
 from pgrunbook.runner import runbook
 from pgrunbook.session import session as heres
 from pgrunbook.session.session import Session
@@ -203,8 +203,9 @@ def steps_of(module: Any) -> list[Callable[[Session], object]]:
 
 def execute(made: Run, name: str) -> None:
     """Execute a working copy as JupyterLab would: in a kernel of its own, in the run's folder."""
-    notebook = nbformat.read(made.folder / name, as_version=4)
-    nbclient.NotebookClient(notebook, timeout=100, resources={"metadata": {"path": str(made.folder)}}).execute()
+    notebook = nbformat.read(made.folder / WORK / name, as_version=4)
+    place = {"metadata": {"path": str(made.folder / WORK)}}
+    nbclient.NotebookClient(notebook, timeout=100, resources=place).execute()
 
 
 class in_kernel:  # noqa: N801 - it reads as what it does

@@ -30,6 +30,7 @@ JOURNAL_FILE = "journal.jsonl"
 TAKES_BACK = "PGRUNBOOK_TAKES_BACK"
 RUNNER = "PGRUNBOOK_RUNNER"  # set in the kernel by our runner: the id of the run whose folder it has locked
 HELD_FILE = ".held"
+WORK = "work"  # the folder of a run by hand in which its working copies are; the records lie above it
 RUN_ID = re.compile(r"\d{8}T\d{6}Z-[a-z0-9-]+-[0-9a-f]{4}")
 
 _HELD: dict[Path, int] = {}  # the folders that this process has locked: a set-up cell may be run again
@@ -61,7 +62,10 @@ class Part:
 
 @dataclass
 class Run:
-    """The folder of a run and the contents of its ``run.json``."""
+    """The folder of a run and the contents of its ``run.json``.
+
+    ``about`` is what its operator said of it: change, reason, risk, requested_by.
+    """
 
     folder: Path
     run_id: str
@@ -76,6 +80,7 @@ class Run:
     ended_at: str = ""
     parts: list[Part] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
+    about: dict[str, str] = field(default_factory=dict)
 
     @property
     def journal(self) -> Journal:
@@ -89,6 +94,13 @@ class Run:
             return f"pgrunbook run --resume {self.run_id}"
         return "run the cell that refused again"
 
+    @property
+    def took_s(self) -> float | None:
+        """How long it took, in seconds; None where it has not ended."""
+        if not self.ended_at:
+            return None
+        return (datetime.fromisoformat(self.ended_at) - datetime.fromisoformat(self.started_at)).total_seconds()
+
     def has_applied(self, *, whole: bool = False) -> bool:
         """Tell whether it has committed steps of a migration up, or with ``whole`` all of one."""
         done = (event for event in journal.read(self.journal.path) if event["event"] == "committed")
@@ -101,9 +113,15 @@ class Run:
         text = json.dumps(facts, indent=1, ensure_ascii=False)
         write_atomically(self.folder / RUN_FILE, door.masked_json(text + "\n"))
 
-    def keep(self, name: str, text: str) -> Path:
-        """Write a piece of evidence (a table as CSV) into the run folder, without secrets; return its path."""
+    def keep(self, name: str, text: str, *, keep_earlier: bool = False) -> Path:
+        """Write a piece of evidence (a table as CSV) into the run folder, without secrets; return its path.
+
+        With ``keep_earlier`` one of that name that says something else is kept, with a number.
+        """
         masked = door.masked_json(text) if name.endswith(".json") else door.masked(text)
+        path = self.folder / name
+        if keep_earlier and path.is_file() and path.read_bytes() != masked.encode():
+            keep_attempt(path)
         return self.keep_masked(name, masked)
 
     def keep_masked(self, name: str, parts: str | Iterable[str]) -> Path:
@@ -189,6 +207,19 @@ class Run:
             return Status.BROKEN_OFF
         return self.status
 
+    def standing(self) -> list[tuple[Part, Status]]:
+        """Return each part with its status as it is: at work only where somebody is."""
+        at_work = self.is_held()
+        return [(p, p.status if at_work or p.status is not Status.RUNNING else Status.BROKEN_OFF) for p in self.parts]
+
+
+def keep_attempt(path: Path) -> None:
+    """Rename a file of an earlier attempt, with a number: a record is never overwritten."""
+    number = 1
+    while (kept := path.with_name(f"{path.stem}.attempt-{number}{path.suffix}")).exists():
+        number += 1
+    path.rename(kept)
+
 
 def operator() -> str:
     """Return the name of the operating system's user; a container may run under an id that has none."""
@@ -231,12 +262,12 @@ def load(folder: Path) -> Run:
         facts: dict[str, Any] = regular_file.read_json(folder / RUN_FILE, dict)
         parts = [Part(**_texts({**part, "status": Status(part["status"])})) for part in facts.pop("parts")]
         made = Run(folder=folder, parts=parts, **{**facts, "status": Status(facts["status"])})
-        _texts({name: value for name, value in facts.items() if name not in ("parameters", "versions")})
+        _texts({name: value for name, value in facts.items() if name not in ("parameters", "versions", "about")})
         for moment in (made.started_at, *filter(None, (made.ended_at, *(p.started_at for p in parts)))):
             if datetime.fromisoformat(moment).tzinfo is None:
                 raise ValueError(f"{moment} has no time zone")
-        if not all(isinstance(value, dict) for value in (made.parameters, made.versions)):
-            raise TypeError("parameters and versions are no objects")
+        if not all(isinstance(value, dict) for value in (made.parameters, made.versions, made.about)):
+            raise TypeError("parameters, versions and about are no objects")
     except WrongInput as exc:
         raise _unreadable(folder, exc.detail) from exc
     except KeyError as exc:
@@ -288,6 +319,15 @@ def folders() -> list[Path]:
         return []
     there = (folder for folder in outputs.iterdir() if (folder / RUN_FILE).is_file())
     return sorted(there, key=lambda folder: (folder.name[:16], folder.name[-4:]))
+
+
+def folder_here() -> Path | None:
+    """Return the folder of the run that this process works in, by its working directory; None where it is none."""
+    here = Path.cwd()
+    for folder in (here, *([here.parent] if here.name == WORK else [])):
+        if (folder / RUN_FILE).is_file():
+            return folder
+    return None
 
 
 def again() -> str:

@@ -14,11 +14,13 @@ from pgrunbook.config import paths, regular_file, targets
 from pgrunbook.config.secret_patterns import SECRET_NAME
 from pgrunbook.config.targets import OF_BRANCH
 from pgrunbook.errors import Refused, RunbookError, WrongInput
+from pgrunbook.record import cell_log, executed_copy
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import Part, Run, Status
 from pgrunbook.runner import headless, stops
 from pgrunbook.runner.kernel import EarlyKernel
-from pgrunbook.session import naming
+from pgrunbook.seal import attempt
+from pgrunbook.session import naming, recorder
 from pgrunbook.session import parameters as parameters_of
 
 
@@ -106,12 +108,14 @@ def run(name: str, target: str, given: Mapping[str, str], early: EarlyKernel | N
     chosen = naming.target(target)
     if book.observe:
         chosen.webhook()
+    attempt.refuse_unsigned(target, protected=chosen.protected)
     with stops.held():
         made = runs.create(name, target, parameters, how="headless")
         made.parts = [Part(p, f"{n:02}-{p}.ipynb") for n, p in enumerate(book.procedures, 1)]
         made.hold()
         made.save()
         made.journal.write("run-started", run_id=made.run_id, runbook=name, target=target, operator=made.operator)
+        attempt.begin(made, protected=chosen.protected)
         return made, headless.go_on(made, book.on_failure, early, observe=book.observe)
 
 
@@ -129,6 +133,7 @@ def resume(run_id: str, early: EarlyKernel | None = None) -> tuple[Run, int]:
         try:
             book = load(broken.runbook)
             _refuse_to_go_on(broken, book)
+            attempt.begin(broken, protected=naming.target(broken.target).protected)
             broken.status, broken.ended_at = Status.RUNNING, ""
             broken.save()
             broken.journal.write("run-resumed", run_id=broken.run_id)
@@ -203,6 +208,7 @@ def reopen(run_id: str) -> Run:
         )
     _refuse_other_version(made)
     _refuse_other_target(made)
+    executed_copy.refresh(made)
     return made
 
 
@@ -219,19 +225,27 @@ def start(name: str, target: str, given: Mapping[str, str]) -> Run:
 
     book = load(name)
     parameters = typed(book, target, given)
-    naming.target(target)
+    chosen = naming.target(target)
+    attempt.refuse_unsigned(target, protected=chosen.protected)
     made = runs.create(name, target, parameters, how="by hand")
     made.status = Status.WAITING
+    (made.folder / runs.WORK).mkdir(mode=0o700)
     for number, procedure in enumerate(book.procedures, 1):
         notebook = load_notebook_node(str(headless.source(procedure)))
         for cell in notebook.cells:
             if cell.cell_type == "code":  # what it showed is of another database
                 cell.outputs, cell.execution_count = [], None
         filled = parameterize_notebook(notebook, parameters[procedure], engine_name="pgrunbook")
+        for cell in filled.cells:
+            if "injected-parameters" in cell.metadata.get("tags", []):
+                cell.id = "injected-parameters"
         made.parts.append(Part(procedure, f"{number:02}-{procedure}.ipynb"))
-        made.keep(made.parts[-1].notebook, nbformat.writes(filled) + "\n")
+        made.keep(f"{runs.WORK}/{made.parts[-1].notebook}", nbformat.writes(filled) + "\n")
+        cell_log.give(executed_copy.log_of(made, made.parts[-1].notebook), recorder.given(filled))
+    executed_copy.refresh(made)
     made.save()
     made.journal.write("run-started", run_id=made.run_id, runbook=name, target=target, operator=made.operator)
+    attempt.begin(made, protected=chosen.protected)
     return made
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from pgrunbook.record import door
@@ -10,6 +11,17 @@ SHOWN = frozenset(
     ("stream", "display_data", "update_display_data", "execute_result", "error", "execute_reply", "execute_input")
 )
 GUARDED = "masks_secrets"  # marks our way of sending
+RECORDED = frozenset(
+    ("stream", "display_data", "update_display_data", "execute_result", "error", "clear_output")
+)  # what a notebook shows of it
+
+Listener = Callable[[str, Any, str], None]
+_listeners: list[Listener] = []  # one: the recorder of this kernel
+
+
+def listen(listener: Listener | None) -> None:
+    """Call ``listener`` with kind, masked content and request of all that is shown from now on, instead of another."""
+    _listeners[:] = [listener] if listener is not None else []
 
 
 def guard() -> None:
@@ -23,10 +35,21 @@ def guard() -> None:
 
     def masked_send(stream: Any, message: Any, content: Any = None, *given: Any, **options: Any) -> Any:
         if isinstance(message, str):
-            content = door.masked_output(content) if message in SHOWN else content
-        elif message["header"]["msg_type"] in SHOWN:
-            message = {**message, "content": door.masked_output(message["content"])}
+            kind, parent = message, given[0] if given else options.get("parent")
+            content = shown = door.masked_output(content) if kind in SHOWN else content
+        else:
+            kind, parent = message["header"]["msg_type"], message["parent_header"]
+            shown = door.masked_output(message["content"]) if kind in SHOWN else message["content"]
+            message = {**message, "content": shown}
+        for listener in _listeners if kind in RECORDED else ():
+            listener(kind, shown, _request(parent))
         return send(stream, message, content, *given, **options)
 
     setattr(masked_send, GUARDED, True)
     session.send = masked_send
+
+
+def _request(parent: Any) -> str:
+    """Return the id of the request that a message answers: parents come as messages and as headers."""
+    header = (parent or {}).get("header", parent) or {}
+    return str(header.get("msg_id", ""))

@@ -175,8 +175,8 @@ def clear_leftovers(api: Api) -> None:
 
 def _key() -> str:
     """Return whose login it is: the run's, or this process's."""
-    folder = Path.cwd()
-    of_folder = folder.name if (folder / runs.RUN_FILE).is_file() else ""
+    folder = runs.folder_here()
+    of_folder = folder.name if folder is not None else ""
     return next(reversed(_runs), "") or os.environ.get(runs.RUNNER) or of_folder or f"process-{os.getpid()}-{_OWN}"
 
 
