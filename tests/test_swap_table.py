@@ -214,6 +214,11 @@ SHAPES: dict[str, tuple[SwapChoice, str, list[tuple[object, ...]]]] = {
         "SELECT amount, day::text, more FROM events WHERE id = 5",
         [(Decimal("0.05"), "2026-01-01", "x")],
     ),
+    "not logged": (
+        SwapChoice(EVENTS_TABLE, "ALTER TABLE {table} SET UNLOGGED"),
+        "SELECT relpersistence::text FROM pg_class WHERE oid = 'events'::regclass",
+        [("u",)],
+    ),
     "room on the pages": (
         SwapChoice(EVENTS_TABLE, "ALTER TABLE {table} SET (fillfactor = 50)"),
         "SELECT reloptions FROM pg_class WHERE oid = 'events'::regclass",
