@@ -142,7 +142,10 @@ LEFT JOIN pg_catalog.pg_class AS toast ON toast.oid = c.reltoastrelid
 LEFT JOIN pg_catalog.pg_tablespace AS s ON s.oid = c.reltablespace
 LEFT JOIN pg_catalog.pg_am AS m ON m.oid = c.relam
 CROSS JOIN LATERAL (
-    SELECT 1 AS place, 'SET (' || pg_catalog.array_to_string(c.reloptions, ', ') || ')' AS sql
+    SELECT 0 AS place, 'SET UNLOGGED' AS sql
+    WHERE c.relpersistence = 'u'
+    UNION ALL
+    SELECT 1, 'SET (' || pg_catalog.array_to_string(c.reloptions, ', ') || ')'
     UNION ALL
     SELECT 2, 'SET (' || (SELECT pg_catalog.string_agg('toast.' || o, ', ') FROM pg_catalog.unnest(toast.reloptions) AS o)
               || ')'
