@@ -84,6 +84,15 @@ CREATE TABLE app.t (a integer PRIMARY KEY, n integer REFERENCES app.t (a), k int
                     FOREIGN KEY (k) REFERENCES app.t ON DELETE SET NULL (k));
 INSERT INTO app.t SELECT i, nullif(i - 1, 0), nullif(i / 2, 0) FROM generate_series(1, 60) AS i;
 """
+SEVERAL = """
+CREATE TABLE app.t (a integer DEFAULT 1 PRIMARY KEY, n text NOT NULL DEFAULT 'red', k integer DEFAULT 3);
+CREATE INDEX ON app.t (a, n, k);
+INSERT INTO app.t (a) SELECT generate_series(1, 60);
+"""
+SEVERAL_TYPES = (
+    "ALTER TABLE app.t ALTER a TYPE bigint, ALTER n DROP DEFAULT, ALTER n TYPE app.color USING n::app.color,"
+    " ALTER n SET DEFAULT 'green', ALTER k TYPE numeric(9, 1), ALTER k DROP DEFAULT"
+)
 # Tables, and the changes of type of their columns.
 CASES = {
     "key with identity": (EVERYTHING, "ALTER TABLE app.t ALTER a TYPE bigint"),
@@ -93,6 +102,7 @@ CASES = {
         EVERYTHING, "ALTER TABLE app.t ALTER a TYPE bigint; ALTER TABLE app.child ALTER of TYPE bigint",
     ),
     "serial": (SERIAL, "ALTER TABLE app.t ALTER a TYPE bigint; ALTER TABLE app.child ALTER a TYPE bigint"),
+    "columns and defaults": (SEVERAL, SEVERAL_TYPES),
     "of the table itself": (
         SELF,
         "; ".join(f"ALTER TABLE app.t ALTER {column} TYPE bigint" for column in "ank"),
@@ -141,7 +151,7 @@ def planned(conn: Conn, statements: str) -> list[Expansion]:
 
 
 def undone(conn: Conn, expansions: list[Expansion]) -> None:
-    """Take changes back by their own ways."""
+    """Take changes back by their own ways, each step in a transaction of its own."""
     for expansion in reversed(expansions):
         for step in expansion.back:
             if step.policy is Policy.ALONE:
