@@ -219,7 +219,7 @@ WRITES = (
     "INSERT INTO {table} (id, a) VALUES ({id}, {value}) ON CONFLICT (id) DO UPDATE SET a = EXCLUDED.a",
     "DELETE FROM {table} WHERE id = {id}",
     "UPDATE {table} SET a = NULL WHERE id = {id}",
-    "UPDATE {table} SET a = {value}, n = n + 1 WHERE id BETWEEN {id} AND {id} + 5",
+    "UPDATE {table} SET a = {value}, n = n + 1 WHERE id BETWEEN {id} AND {id} + 9 AND id % 3 = {id} % 3",
     "UPDATE {table} AS t SET id = {new} WHERE id = {id}",
     "MERGE INTO {table} AS t USING (SELECT {id} AS id) AS s ON t.id = s.id WHEN MATCHED THEN UPDATE SET a = {value}",
     (
@@ -227,8 +227,9 @@ WRITES = (
         " VALUES ({new}, {value})"
     ),
     (
-        "INSERT INTO {table} (id, n) SELECT i, 0 FROM generate_series({first}, {first} + 500) AS i"
-        " ON CONFLICT DO NOTHING; UPDATE {table} SET a = {value} WHERE id BETWEEN {first} AND {first} + 500"
+        "INSERT INTO {table} (id, n) SELECT i, 0 FROM generate_series({first}, {first} + 1500, 3) AS i"
+        " ON CONFLICT DO NOTHING;"
+        " UPDATE {table} SET a = {value} WHERE id BETWEEN {first} AND {first} + 1500 AND id % 3 = {first} % 3"
     ),
 )
 
@@ -253,7 +254,12 @@ class Writers:
 
     def _write(self, conn: Conn, luck: random.Random, done: int, seed: int) -> None:
         value = self.value.format(luck.randrange(1000))  # of no type, as clients send it
-        texts = {"id": luck.randrange(400), "new": 1_000 + done * 8 + seed, "first": luck.randrange(10**6, 10**9)}
+        own = seed % 3  # each has rows of its own: between two statements nobody else changes one of them
+        numbers = {
+            "id": luck.randrange(130) * 3 + own,
+            "new": 900 + done * 3 + own,
+            "first": luck.randrange(10**6, 10**8) * 3 + own,
+        }
         kinds = WRITES[: -1 if done % 10 < 9 else None]
         if done % 60 == 59:
             # Without it, TRUNCATE has a snapshot for which CREATE INDEX CONCURRENTLY waits, which TRUNCATE waits for.
@@ -261,7 +267,7 @@ class Writers:
             conn.execute("TRUNCATE app.t, twin")
         statement = luck.choice(kinds)
         for table in ("app.t", "twin"):
-            conn.execute(statement.format(table=table, value=value, **texts))
+            conn.execute(statement.format(table=table, value=value, **numbers))
 
 
 @contextmanager
