@@ -246,20 +246,15 @@ def _refuse_without(runbook: str, target: str, command: str) -> None:
 def _open_lab(made: Run) -> None:
     import os
 
-    from pgrunbook.config import paths
+    from pgrunbook.app import lab
     from pgrunbook.record import run as runs
 
-    environment = {
-        **os.environ,
-        "PGRUNBOOK_HOME": str(paths.project_dir()),
-        "PGRUNBOOK_OUTPUTS": str(paths.outputs_dir()),
-    }
     first = next((p for p in made.parts if p.status != "done"), made.parts[0])
     arguments = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={made.folder}"]
     arguments.append(str(made.folder / runs.WORK / first.notebook))
     if os.geteuid() == 0:
         arguments.append("--allow-root")
-    os.execve(sys.executable, arguments, environment)
+    os.execve(sys.executable, arguments, lab.environment())
 
 
 def _pairs(given: list[str]) -> dict[str, str]:

@@ -27,7 +27,8 @@ from pgrunbook.database.control import Obedience
 from pgrunbook.display import progress
 from pgrunbook.errors import Broken, Refused
 from pgrunbook.online import alteration, rollout_state
-from pgrunbook.online.batches import BatchProgress, run_batches
+from pgrunbook.online.batch_progress import BatchProgress
+from pgrunbook.online.batches import run_batches
 from pgrunbook.online.rollout_state import BegunStage, StageStanding
 from pgrunbook.online.rollout_table import ROWS, RolloutTable, has_default
 from pgrunbook.plan.rollout import RolloutStage
