@@ -223,7 +223,7 @@ def demo(
 def _standing(target: Target) -> TargetStanding:
     from pgrunbook import history as histories
     from pgrunbook.app.run_report import TargetStanding
-    from pgrunbook.database import activity, locks
+    from pgrunbook.database import activity, locks, shadows
     from pgrunbook.database.connection import connect
 
     try:
@@ -237,6 +237,7 @@ def _standing(target: Target) -> TargetStanding:
             return TargetStanding(
                 target=target.name, server=server, version=history.version() or None, at_work=now or None,
                 pending=len(history.pending()), problems=len(history.problems()),
+                for_contract=tuple(one.label for one in shadows.read(conn)),
             )  # fmt: skip
     except RunbookError as exc:
         return TargetStanding(target=target.name, error=exc.message)
@@ -255,20 +256,15 @@ def _refuse_without(runbook: str, target: str, command: str) -> None:
 def _open_lab(made: Run) -> None:
     import os
 
-    from pgrunbook.config import paths
+    from pgrunbook.app import lab
     from pgrunbook.record import run as runs
 
-    environment = {
-        **os.environ,
-        "PGRUNBOOK_HOME": str(paths.project_dir()),
-        "PGRUNBOOK_OUTPUTS": str(paths.outputs_dir()),
-    }
     first = next((p for p in made.parts if p.status != "done"), made.parts[0])
     arguments = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={made.folder}"]
     arguments.append(str(made.folder / runs.WORK / first.notebook))
     if os.geteuid() == 0:
         arguments.append("--allow-root")
-    os.execve(sys.executable, arguments, environment)
+    os.execve(sys.executable, arguments, lab.environment())
 
 
 def _about(why: list[str]) -> dict[str, str]:

@@ -21,24 +21,21 @@ import psycopg
 from psycopg import sql
 
 from pgrunbook.config.targets import Target
-from pgrunbook.database import lock_wait, queries
+from pgrunbook.database import queries
 from pgrunbook.database.connection import Connection, transaction
 from pgrunbook.database.control import Obedience
-from pgrunbook.database.lock_wait import LockRequest
 from pgrunbook.display import progress
-from pgrunbook.errors import Blocked, Broken, Refused
-from pgrunbook.online import rollout_state
-from pgrunbook.online.batches import BatchProgress, run_batches
+from pgrunbook.errors import Broken, Refused
+from pgrunbook.online import alteration, rollout_state
+from pgrunbook.online.batch_progress import BatchProgress
+from pgrunbook.online.batches import run_batches
 from pgrunbook.online.rollout_state import BegunStage, StageStanding
 from pgrunbook.online.rollout_table import ROWS, RolloutTable, has_default
 from pgrunbook.plan.rollout import RolloutStage
 from pgrunbook.plan.step import Batches
-from pgrunbook.record.run import again
-from pgrunbook.sql.lock_modes import CONFLICTS
 
 COUNT_MS = 600_000  # a count reads the whole table, and holds nobody up
 MOST_PASSES = 5
-MODE = "AccessExclusiveLock"
 # Somebody holds a row, or has moved it to another partition.
 _RETRIED = (
     psycopg.errors.LockNotAvailable,
@@ -226,25 +223,7 @@ def alter(conn: Connection, target: Target, table: RolloutTable, change: Callabl
     Raises Blocked where somebody is in the way to the end.
     Locks: AccessExclusiveLock on the table, for a moment.
     """
-    wanted = [LockRequest(str(table.identifier.as_string(conn)), MODE, CONFLICTS[MODE])]
-    patience_ms, met = float(target.lock_patience_ms), ""
-    for attempt in range(1, target.attempts + 1):
-        seen = lock_wait.until_free(conn, wanted, patience_ms=patience_ms)
-        met = "; ".join(map(str, seen.holders[:3])) or met
-        try:
-            with transaction(conn, lock_timeout_ms=target.lock_timeout_ms,
-                             statement_timeout_ms=target.statement_timeout_ms):  # fmt: skip
-                change()
-            return
-        except _RETRIED as exc:
-            log.info("attempt %s of %s to change %s: %s", attempt, target.attempts, table.label, exc)
-            met = met or str(exc).partition("\n")[0]
-            patience_ms = lock_wait.LAST_PATIENCE_MS
-    raise Blocked(
-        f"could not lock {table.label} in {target.attempts} attempts (lock_timeout {target.lock_timeout_ms} ms)",
-        detail=f"{met}.",
-        hint=f"Wait until these sessions have ended, or end them; then {again()}.",
-    )
+    alteration.alter(conn, target, table.identifier, table.label, change)
 
 
 def _write(

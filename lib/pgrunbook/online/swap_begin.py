@@ -16,10 +16,10 @@ from pgrunbook.database.connection import Connection, transaction
 from pgrunbook.database.queries import rows
 from pgrunbook.display.prose import listed
 from pgrunbook.errors import Blocked, Refused, WrongInput
-from pgrunbook.online import carried, swap_copy, swap_shape, swap_store
+from pgrunbook.online import carried, swap_build, swap_copy, swap_shape, swap_store
 from pgrunbook.online.carried import NOT_CARRIED, Hanging
 from pgrunbook.online.change_log import ChangeLog
-from pgrunbook.online.swap_shape import SwapChoice
+from pgrunbook.online.swap_shape import ShapeColumn, SwapChoice
 from pgrunbook.online.swap_store import SCHEMA, SwapPlan, SwapState, TableSwap
 
 ATTEMPTS = 10
@@ -88,8 +88,18 @@ def begin(conn: Connection, target: Target, choice: SwapChoice, table: SwappedTa
     )
 
 
-def trial(conn: Connection, choice: SwapChoice, table: SwappedTable) -> tuple[SwapPlan, list[str]]:
-    """Make the new table in a transaction that is aborted; return what a swap would do, and what it would not carry.
+@dataclass(frozen=True)
+class SwapTrial:
+    """What a swap would do: its plan, both tables' columns, and what of the old table the new one does not get."""
+
+    plan: SwapPlan
+    before: tuple[ShapeColumn, ...]
+    after: tuple[ShapeColumn, ...]
+    not_carried: tuple[tuple[str, str], ...]
+
+
+def trial(conn: Connection, choice: SwapChoice, table: SwappedTable) -> SwapTrial:
+    """Make the new table in a transaction that is aborted; return what a swap would do.
 
     So a shape is refused before anything is written: one that loses a column which must have a value, that a view
     needs, or that has another type there. Locks: AccessShareLock on the table.
@@ -100,8 +110,12 @@ def trial(conn: Connection, choice: SwapChoice, table: SwappedTable) -> tuple[Sw
     with conn.transaction(force_rollback=True):
         conn.execute("SET LOCAL lock_timeout = 2000")
         plan = _made(conn, choice, table, new)
-        told = _lost(conn, choice, table, new)
-    return plan, told
+        _refuse_lost(conn, choice, table, new)
+        oid = conn.oid_of("regclass", str(new)) or 0
+        swap = TableSwap(name, choice.table, "", SwapState.COPYING, plan, table.oid)
+        left = [(row["name"], why) for row, why in swap_build.not_carried(conn, swap, oid)]
+        before, after = swap_shape.columns(conn, table.oid), swap_shape.columns(conn, oid)
+    return SwapTrial(plan, tuple(before), tuple(after), tuple(left))
 
 
 def _begin(conn: Connection, target: Target, choice: SwapChoice, table: SwappedTable, run_id: str) -> TableSwap:
@@ -111,7 +125,8 @@ def _begin(conn: Connection, target: Target, choice: SwapChoice, table: SwappedT
         swap = TableSwap(name, choice.table, run_id, SwapState.COPYING, plan, table.oid)
         log = ChangeLog(swap.changes, swap.table, plan.key, plan.old)
         log.create(conn)
-        log.watch(conn)
+        for statement in log.watch(is_partitioned=table.is_partitioned):
+            conn.execute(statement)
         swap_store.begin(conn, swap)
     return swap
 
@@ -169,8 +184,8 @@ def _refuse_statistics(conn: Connection, choice: SwapChoice, oid: int) -> None:
         )
 
 
-def _lost(conn: Connection, choice: SwapChoice, table: SwappedTable, new: TableName) -> list[str]:
-    """Return the columns that the new table does not have; Raises Refused where something that hangs needs one."""
+def _refuse_lost(conn: Connection, choice: SwapChoice, table: SwappedTable, new: TableName) -> None:
+    """Raise Refused where something that hangs needs a column that the new table does not have, or has otherwise."""
     after = {one.name: one.type for one in swap_shape.columns(conn, conn.oid_of("regclass", str(new)) or 0)}
     before = {one.name: one.type for one in swap_shape.columns(conn, table.oid)}
     gone = [name for name in before if name not in after]
@@ -190,4 +205,3 @@ def _lost(conn: Connection, choice: SwapChoice, table: SwappedTable, new: TableN
             detail="; ".join(wrong),
             hint="Change or drop these first, or name an index or statistics in left (-p left=...).",
         )
-    return gone

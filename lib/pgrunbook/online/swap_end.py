@@ -105,7 +105,8 @@ def abandon(conn: Connection, target: Target, swap: TableSwap) -> TableSwap:
 def _ended(conn: Connection, target: Target, swap: TableSwap, state: SwapState) -> TableSwap:
     with transaction(conn, lock_timeout_ms=target.lock_timeout_ms, statement_timeout_ms=target.statement_timeout_ms):
         for name in (f"changes_{swap.name}", f"changes_{swap.name}_back"):
-            ChangeLog(name, swap.table, swap.plan.key, swap.live_side).drop(conn)
+            for statement in ChangeLog(name, swap.table, swap.plan.key, swap.live_side).drop():
+                conn.execute(statement)
         conn.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(swap.other.identifier()))
         if swap.plan.has_own_index and swap.is_new_live:
             index = sql.Identifier(swap.table.schema, f"swap_{swap.name}_key")

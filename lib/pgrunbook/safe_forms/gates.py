@@ -73,7 +73,8 @@ def _rename(case: Case) -> Gate | None:
     beside = _BESIDE.get(node.renameType, "a view")
     found = rename_column.of_rename(case)
     because = rename_column.obstacle(case, *found) if found else ""
-    if found and not case.is_off and (not because or rename_column.taken_back(case)):
+    has_form = not (because or case.is_off or case.is_back) or rename_column.taken_back(case) is not None
+    if found and has_form:
         return None
     kept = f"; both names cannot live side by side: {because}" if because else ""
     return Gate(

@@ -20,7 +20,7 @@ from pglast import ast, enums
 from pgrunbook.database import column_dependents
 from pgrunbook.database.column_dependents import ColumnDependents
 from pgrunbook.database.column_sync import ColumnPair, ColumnSync, Leads, sync_name
-from pgrunbook.database.relations import Column, Relation
+from pgrunbook.database.relations import Column, Relation, UniqueKey
 from pgrunbook.database.row_tracker import LAST
 from pgrunbook.database.shadows import Shadow
 from pgrunbook.plan.declared import Declared
@@ -156,9 +156,10 @@ def _is_accepted(case: Case, value: str) -> bool:
 def _expansion(case: Case, found: TypeChangeParts) -> Expansion:
     table, column, pair, sync = found.table, found.column, found.pair, found.sync
     on = column_dependents.read(case.facts.conn, table, column)
-    there = ColumnMove(table, on, pair.new, found.parked, sync, pair, case.facts.version, is_new_type=True)
+    key, version = _key(case, table), case.facts.version
+    there = ColumnMove(table, on, pair.new, found.parked, sync, pair, version, key.columns, is_new_type=True)
     after = pair.renamed(found.parked, column.name)
-    back = ColumnMove(table, on, found.parked, pair.new, sync, after, case.facts.version)
+    back = ColumnMove(table, on, found.parked, pair.new, sync, after, version, key.columns)
     ends = [sync.turn(after, Leads.NEW), _registered(case, found).entry()]
     says = f"{pair.new} becomes {column.name} with all that hangs on it; {column.name} goes on as {found.parked}."
     return Expansion(
@@ -170,15 +171,21 @@ def _expansion(case: Case, found: TypeChangeParts) -> Expansion:
         cleanup=(sync.cleanup(), *there.cleanup(), probes.drop_column(table, pair.new)),
         differs=_differs(found, on),
         back=_way_back(case, found, back),
+        back_cleanup=tuple(back.cleanup()),
     )
+
+
+def _key(case: Case, table: Relation) -> UniqueKey:
+    key = case.facts.loop_key(table)
+    if key is None:
+        raise AssertionError("the form does not apply")
+    return key
 
 
 def _beside(case: Case, found: TypeChangeParts) -> list[SafeStep]:
     """Return the steps that try all rows, add the column, and fill it."""
     table, column, pair, sync = found.table, found.column, found.pair, found.sync
-    key = case.facts.loop_key(table)
-    if key is None:
-        raise AssertionError("the form does not apply")
+    key = _key(case, table)
     tried = SafeStep(
         sync.trial(pair, key.columns, not_null=column.not_null),
         f"Try whether each value of {column.name} can be converted; reads and writes go on.",
@@ -220,7 +227,12 @@ def _way_back(case: Case, found: TypeChangeParts, move: ColumnMove) -> tuple[Saf
     drop = alter_table(found.table.identifier, f"DROP COLUMN {name(found.pair.new)}")
     ends = [found.sync.removal(), drop, _registered(case, found).removal()]
     says = f"{found.parked} becomes {found.column.name} again, with all that hangs on it; the new column is dropped."
-    return tuple(move.steps(ends=ends, says=says))
+    tried = SafeStep(
+        found.sync.proof(move.pair, move.key),
+        f"Try whether each row has a value that can be {found.column.type} again; reads and writes go on.",
+        quick=False,
+    )
+    return (tried, *move.steps(ends=ends, says=says))
 
 
 def _differs(found: TypeChangeParts, on: ColumnDependents) -> tuple[Declared, ...]:

@@ -495,3 +495,17 @@ FROM pg_catalog.pg_constraint AS k
 WHERE k.conrelid = %(oid)s
   AND k.contype = 'c'
   AND NOT k.convalidated
+
+-- name: seen
+-- a row is: the rights on a table, and all that depends on it, as a digest
+SELECT pg_catalog.md5(pg_catalog.concat_ws('|', c.relacl::text, c.relowner,
+                                           (SELECT pg_catalog.string_agg(a.attname || a.attacl::text, ',' ORDER BY a.attnum)
+                                            FROM pg_catalog.pg_attribute AS a
+                                            WHERE a.attrelid = c.oid AND a.attacl IS NOT NULL),
+                                           (SELECT pg_catalog.string_agg(d.classid || '.' || d.objid || '.' || d.refobjsubid, ','
+                                                                         ORDER BY d.classid, d.objid, d.objsubid, d.refobjsubid)
+                                            FROM pg_catalog.pg_depend AS d
+                                            WHERE d.refclassid IN ('pg_catalog.pg_class'::regclass, 'pg_catalog.pg_type'::regclass)
+                                              AND d.refobjid IN (c.oid, c.reltype)))) AS digest
+FROM pg_catalog.pg_class AS c
+WHERE c.oid = %(oid)s
