@@ -90,6 +90,7 @@ def runs_(
     most: Annotated[int, typer.Option(help="How many, the newest.")] = 20,
 ) -> None:
     """List the runs: when, what, on which target, and the status of each."""
+    from pgrunbook.record import executed_copy
     from pgrunbook.record import run as records
 
     rows, unreadable = [], []
@@ -101,6 +102,7 @@ def runs_(
             continue
         if not target or made.target == target:
             rows.append(made)
+    unreadable += filter(None, map(executed_copy.try_to_refresh, rows[-most:]))
     _print_runs(rows[-most:])
     sys.stderr.write("".join(f"{text}\n" for text in unreadable))
 
