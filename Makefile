@@ -13,6 +13,7 @@ setup-dev: .venv/.ready-dev
 
 .venv/.ready: requirements.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "pgrunbook needs Python 3.11 or newer; name one: make PYTHON=python3.12")'
+	@echo "Installing what requirements.txt names into .venv: a minute or two, once."
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet -r requirements.txt
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
@@ -21,6 +22,7 @@ setup-dev: .venv/.ready-dev
 	@touch $@
 
 .venv/.ready-dev: .venv/.ready requirements-dev.txt
+	@echo "Installing what tests and lint need: another minute, once."
 	$(BIN)/pip install --quiet -r requirements-dev.txt
 	@touch $@
 
@@ -51,6 +53,7 @@ bench: setup-dev  ## writes BENCHMARKS.md
 
 notebooks: setup-dev  ## refresh the stored outputs that nbval compares, and the JSON Schemas
 	$(BIN)/python tests/refresh_schemas.py
+	$(BIN)/python tests/refresh_architecture.py
 	$(BIN)/python tests/refresh_notebooks.py
 
 clean:  ## take away what setup made; servers and runs stay (pgrunbook server destroy, outputs/)

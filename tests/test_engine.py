@@ -165,6 +165,22 @@ def test_the_papermill_command_tells_sys_exit_by_its_exit_code(out: Path, engine
     assert record(out) == TRUE
 
 
+def test_the_papermill_command_tells_nothing_but_the_run(out: Path) -> None:
+    """No warning of a kernel that listens on TCP: its sockets lie in a private folder, which is gone afterwards."""
+    source = notebook(
+        out.with_name("in.ipynb"), "import ipykernel.kernelapp as k", "k.IPKernelApp.instance().transport"
+    )
+    own = out.parent / "t"
+    own.mkdir()
+    command = [sys.executable, "-m", "papermill", "--engine", "pgrunbook", "--no-progress-bar", str(source), str(out)]
+    env = {**os.environ, "TMPDIR": str(own)}
+    ended = subprocess.run(command, capture_output=True, check=True, text=True, env=env)
+    assert "WARNING" not in ended.stderr, ended.stderr
+    (shown,) = nbformat.read(out, as_version=4).cells[1].outputs
+    assert shown.data["text/plain"] == "'ipc'"
+    assert [*own.iterdir()] == []
+
+
 @pytest.mark.first_case
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_statement_in_the_server(

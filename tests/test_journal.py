@@ -6,11 +6,13 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
-from pgrunbook.errors import RecordFailed
+from pgrunbook.errors import RecordFailed, WrongInput
 from pgrunbook.record import journal
 from pgrunbook.record.journal import Journal
 
@@ -117,3 +119,64 @@ def test_a_note_stands_in_order_with_what_is_written_after_it(tmp_path: Path) ->
     assert [e["event"] for e in journal.read(kept.path)] == ["migration-started"]
     kept.write("step-started", step=1)
     assert [(e["seq"], e["event"]) for e in journal.read(kept.path)] == [(1, "migration-started"), (2, "step-started")]
+
+
+def test_each_event_names_the_line_before_it(path: Path) -> None:
+    """The first names nothing; a line that was cut off is a line like any other."""
+    Journal(path).write("begun")
+    with path.open("ab") as file:
+        file.write(b'{"seq":2,"at":"20')
+    Journal(path).write("resumed", text="x" * 10_000)
+    Journal(path).write("ended")
+    first, torn, second, third = path.read_bytes().splitlines()
+    told = [event["prev"] for event in journal.read(path) if event["event"] != "torn"]
+    assert told == ["", sha256(torn).hexdigest(), sha256(second).hexdigest()]
+    assert (json.loads(first)["prev"], json.loads(third)["event"]) == ("", "ended")
+
+
+def as_text(lines: list[bytes]) -> bytes:
+    return b"".join(line + b"\n" for line in lines)
+
+
+def renumbered(lines: list[bytes]) -> list[bytes]:
+    """What somebody does who deletes a line and knows of the numbers."""
+    return [json.dumps({**json.loads(line), "seq": number}).encode() for number, line in enumerate(lines, 1)]
+
+
+TAMPERED: dict[str, Callable[[list[bytes]], list[bytes]]] = {
+    "a word is changed": lambda lines: [line.replace(b'"eve"', b'"bob"') for line in lines],
+    "a line is deleted, the others numbered anew": lambda lines: renumbered(lines[:1] + lines[2:]),
+    "two lines are swapped": lambda lines: renumbered([lines[1], lines[0], *lines[2:]]),
+    "a line is put in": lambda lines: renumbered([lines[0], b'{"seq":2,"event":"step-ran"}', *lines[1:]]),
+    "a line is written twice": lambda lines: renumbered([lines[0], lines[0], *lines[1:]]),
+    "blanks are added": lambda lines: [lines[0].replace(b",", b", "), *lines[1:]],
+    "the first is deleted": lambda lines: renumbered(lines[1:]),
+    "rubbish is put in": lambda lines: [lines[0], b"rubbish", *lines[1:]],
+    "the name of the line before is taken out": lambda lines: [
+        *lines[:2], json.dumps({k: v for k, v in json.loads(lines[2]).items() if k != "prev"}).encode(), *lines[3:]
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", TAMPERED)
+def test_a_journal_that_was_changed_is_refused(path: Path, how: str) -> None:
+    """Also where the numbers of its events are right."""
+    for number in range(5):
+        Journal(path).write("beat", by="eve" if number == 1 else "adam")
+    path.write_bytes(as_text(TAMPERED[how](path.read_bytes().splitlines())))
+    with pytest.raises(WrongInput, match="is not as we wrote it"):
+        journal.read(path)
+
+
+def test_a_journal_of_before_the_chain_is_read_and_said_to_be_unchained(path: Path) -> None:
+    """What is written to it from now on is chained, and what stands before that is held by the first of these."""
+    path.write_bytes(b'{"seq":1,"event":"begun"}\n{"seq":2,"event":"ended"}\n')
+    assert not journal.is_chained(journal.read(path))
+    Journal(path).write("next")
+    assert [event["event"] for event in journal.read(path)] == ["begun", "ended", "next"]
+    assert not journal.is_chained(journal.read(path))
+    path.write_bytes(path.read_bytes().replace(b"begun", b"began"))
+    assert next(e["event"] for e in journal.read(path)) == "began"  # nothing names the first line
+    path.write_bytes(path.read_bytes().replace(b"ended", b"END"))
+    with pytest.raises(WrongInput, match="was changed"):
+        journal.read(path)

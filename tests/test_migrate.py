@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -26,7 +27,7 @@ from acting import (
     wait_until,
 )
 from budget import sample
-from conftest import do, rows
+from conftest import ROOT, connect, do, rows
 from pgrunbook.config.targets import Target
 from pgrunbook.database import locks
 from pgrunbook.errors import Refused
@@ -39,6 +40,7 @@ from pgrunbook.session import session as heres
 from scenes import error_of, meanwhile
 
 Project = Callable[..., Target]
+Command = Callable[..., tuple[int, str, str]]
 
 TWO = {
     "0001_a.sql": "CREATE TABLE a (id int PRIMARY KEY);",
@@ -174,6 +176,23 @@ def test_a_lock_that_is_not_to_be_had_is_told_with_its_holder(project: Project) 
     assert rows(target, "SELECT count(*) FROM schema_migrations") == [(3,)]
     assert len(events(made, "restore-point-created")) == 1
     assert "taken before" in outputs(made, "take-restore-point")
+
+
+@pytest.mark.slow
+def test_the_error_in_the_readme_is_what_a_person_gets(project: Project, command: Command) -> None:
+    """Word by word, but for the process, the time and the run."""
+    varies = r"Process \d+|for [\d.]+ s\)|--resume \S+"
+    block = next(text for text in (ROOT / "README.md").read_text().split("```\n") if text.startswith("could not lock"))
+    target = project(
+        folder={"0007_price.sql": "ALTER TABLE orders ADD COLUMN price numeric"}, name="shop", attempts=2,
+        lock_patience_ms=1000,
+    )  # fmt: skip
+    do(target, "CREATE TABLE orders (id int PRIMARY KEY)")
+    with connect(target, purpose="nightly report") as conn, conn.transaction():
+        conn.execute("SELECT count(*) FROM orders")
+        code, _, err = command("run", "migrate", "--target", "shop", "--quiet")
+    assert code == 1
+    assert re.sub(varies, "*", err).startswith(re.sub(varies, "*", block))
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ import pytest
 import typer
 
 import pgrunbook
+import refresh_architecture
 from conftest import ROOT
 from pgrunbook.app import cli
 from pgrunbook.config.targets import Target
@@ -31,7 +32,9 @@ FORBIDDEN = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda, as
 CHANGES_STATE = {
     "take_restore_point", "execute_plan", "take_back", "restore_to_branch", "salvage_rows", "fence", "cut_over",
     "remove_the_server", "purge_it", "statistics_at_hand", "end_session", "repair_history", "remove_leftovers",
-    "analyze_tables", "reindex_indexes", "explain_queries",
+    "drop_it", "analyze_tables", "reindex_indexes", "explain_queries", "keep_in_sync", "fill_the_rows", "let_go",
+    "add_the_flag", "roll_out", "remove_the_flag",
+    "make_and_fill", "settle", "end_it",
 }  # fmt: skip
 LONGEST_CELL = 8
 
@@ -276,3 +279,8 @@ def commands() -> Iterator[str]:
     for name, command in group.commands.items():  # type: ignore[attr-defined]
         inner = getattr(command, "commands", None)
         yield from (f"{name} {one}" for one in inner) if inner else [name]
+
+
+def test_the_drawing_of_the_house_has_its_rooms() -> None:
+    """docs/architecture.svg is drawn from the contract of the imports: refresh it with ``make notebooks``."""
+    assert (ROOT / "docs" / "architecture.svg").read_text() == refresh_architecture.drawn()

@@ -18,7 +18,7 @@ from conftest import do, rows
 from pgrunbook import undo_data
 from pgrunbook.app.main import main
 from pgrunbook.config.targets import Target
-from pgrunbook.database import connection, inverse_log, own_schema, step_log
+from pgrunbook.database import connection, inverse_log, own_schema, shadows, step_log
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.queries import load
 from pgrunbook.errors import Broken, Refused, RunbookError
@@ -28,7 +28,14 @@ from scenes import error_of
 from servers import Server
 
 Project = Callable[..., Target]
-CREATE = (load("step_log")["create_schema"], load("step_log")["create"], load("undo_data")["create"])
+CREATE = (
+    load("step_log")["create_schema"], load("step_log")["create"], load("undo_data")["create"],
+    load("anchors")["create"],
+    "REVOKE ALL ON FUNCTION pgrunbook.refuse_ledger_change() FROM PUBLIC",
+)  # fmt: skip
+ON_LEDGER = "ON pgrunbook.ledger FOR EACH STATEMENT EXECUTE FUNCTION"
+GUARD = "CREATE OR REPLACE FUNCTION pgrunbook.refuse_ledger_change() RETURNS trigger LANGUAGE"
+REFUSES = "BEGIN RAISE EXCEPTION ''rows of pgrunbook.ledger are never changed or deleted''; END"
 
 # What writes into public.canary with the rights of whoever calls it; the sequence counts it over an abort, too.
 CANARY = """
@@ -76,6 +83,15 @@ ALTER_BATCH = "ALTER TABLE pgrunbook.batch "
 
 # What may be on a table of ours, or in our schema: the statement, and the name by which it is refused.
 PLANTED = {
+    f"CREATE TRIGGER t BEFORE INSERT {ON_LEDGER} public.sing_at_rows()": "trigger t on table pgrunbook.ledger",
+    f"CREATE OR REPLACE TRIGGER append_only BEFORE INSERT {ON_LEDGER} public.sing_at_rows()": "trigger append_only on",
+    f"CREATE TRIGGER t BEFORE INSERT {ON_LEDGER} pgrunbook.refuse_ledger_change()": "trigger t on table",
+    f"{GUARD} plpgsql AS 'BEGIN PERFORM public.sing(); RETURN NULL; END'": "function pgrunbook.refuse_ledger_change()",
+    f"{GUARD} plpgsql SECURITY DEFINER AS '{REFUSES}'": "function pgrunbook.refuse_ledger_change()",
+    f"{GUARD} plpgsql SET search_path = public AS '{REFUSES}'": "function pgrunbook.refuse_ledger_change()",
+    "ALTER FUNCTION pgrunbook.refuse_ledger_change() OWNER TO app": "refuse_ledger_change() belongs to",
+    "ALTER TABLE pgrunbook.ledger ALTER COLUMN kind SET DEFAULT public.sing()::text": "default of column kind",
+    f"{LET_IN}; GRANT INSERT ON pgrunbook.ledger TO app": "INSERT on table pgrunbook.ledger granted to app",
     TRIGGER: "trigger t on table pgrunbook.step",
     f"{TRIGGER}; {ALTER_STEP} DISABLE TRIGGER t": "trigger t on table pgrunbook.step",
     TRIGGER.replace("CREATE TRIGGER t BEFORE", "CREATE CONSTRAINT TRIGGER t AFTER"): "trigger t on table",
@@ -260,6 +276,7 @@ ENTRANCES: dict[str, Callable[[Connection], object]] = {
     "step": lambda conn: step_log.history_step(conn, "0001_a"),
     "restore points": step_log.restore_points,
     "inverses": lambda conn: inverse_log.read(conn, "0001_a"),
+    "shadows": shadows.read,
     "entries": undo_data.list_entries,
     "purge": lambda conn: registry.purge(conn, older_than=timedelta(0)),
     "find": lambda conn: registry.find_named(conn, ["kept_0123456789abcdef"]),
@@ -355,7 +372,7 @@ def test_every_entrance_refuses_a_schema_of_somebody_else(target: Target, mallor
         f"cannot use schema pgrunbook of database {target.database}: not all of it is ours\n"
         f"Detail: schema pgrunbook belongs to {mallory}; sequence pgrunbook.kept_id_seq belongs to {mallory};"
         f" table pgrunbook.batch belongs to {mallory}; table pgrunbook.kept belongs to {mallory};"
-        f" table pgrunbook.restore_point belongs to {mallory}; and 3 more.\n"
+        f" table pgrunbook.restore_point belongs to {mallory}; and 4 more.\n"
         "State: Nothing in this schema was read or executed.\n"
         "Hint: Ask who has made it, then drop or REVOKE it. If you trust the role that owns it or has the right, run as"
         " that role, or let a superuser GRANT that role to yours."

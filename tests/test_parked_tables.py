@@ -327,7 +327,7 @@ def test_names_collide_with_nothing(conn: Conn, together: bool) -> None:
         ways[-1].there()
     own_schema.refuse_foreign(conn)
     assert not [d for d in diff(schema.snapshot(conn), before) if "pgrunbook" in d.name]
-    foreign = "SELECT string_agg(relname, ' ') FROM pg_class WHERE relnamespace = 'pgrunbook'::regnamespace AND relname !~ '^(parked_[0-9a-f]{16}(_part[0-9]+)?|kept|step|batch|way_back|restore_point)(_pkey|_id_seq|_kept_as_key)?$'"
+    foreign = "SELECT string_agg(relname, ' ') FROM pg_class WHERE relnamespace = 'pgrunbook'::regnamespace AND relname !~ '^(parked_[0-9a-f]{16}(_part[0-9]+)?|kept|step|batch|way_back|shadow|restore_point)(_pkey|_id_seq|_kept_as_key)?$'"
     assert value(conn, foreign) is None
     for way in reversed(ways):
         way.back()

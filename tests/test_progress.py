@@ -15,14 +15,14 @@ from nbformat import NotebookNode
 from pgrunbook.record.journal import Journal
 from pgrunbook.record.run import Part, Status
 from pgrunbook.runner import progress
-from pgrunbook.runner.progress import ProgressDisplay
+from pgrunbook.runner.progress import ProgressDisplay, Telling, telling
 
 SAYS = ('could not apply "0001_[/red]"', "Detail: array [1:2] of [bold]", "Hint: Mend it.")
 
 SHOW = f"""
 from pathlib import Path
 from nbformat import NotebookNode
-from pgrunbook.runner.progress import ProgressDisplay
+from pgrunbook.runner.progress import ProgressDisplay, Telling, telling
 from pgrunbook.record.run import Part, Status
 with ProgressDisplay("release on demo", Path("journal.jsonl")) as progress:
     progress.procedure("migrate")
@@ -98,3 +98,21 @@ def _read(handle: int) -> list[bytes]:
     except OSError:  # how Linux says that the other end of a terminal is closed
         pass
     return parts
+
+
+@pytest.mark.parametrize("much", Telling)
+def test_a_run_tells_as_much_as_it_is_asked_for(
+    much: Telling, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Only errors, a line for each cell, or each event; the error is told in any case."""
+    journal = Journal(tmp_path / "journal.jsonl")
+    with telling(much), ProgressDisplay("release on demo", journal.path) as shown:
+        shown.procedure("migrate")
+        shown.cell(NotebookNode(id="execute-plan", metadata={}))
+        journal.write("step-started", procedure="migrate", step=3)
+        shown.ended(Part("migrate", "01-migrate.ipynb", Status.FAILED, says=SAYS[0]), SAYS)
+    told = capsys.readouterr().err
+    assert told.rstrip().endswith("\n".join(SAYS)) or much is Telling.EVENTS
+    assert "\n".join(SAYS) in told
+    assert ("execute-plan" in told) is (much is not Telling.ERRORS)
+    assert ("step-started  step 3" in told) is (much is Telling.EVENTS)

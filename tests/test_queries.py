@@ -62,7 +62,12 @@ def test_a_query_for_older_servers_stands_for_the_one_of_its_name() -> None:
 def ours(server: Server) -> str:
     """A database with our own tables."""
     steps = queries.load("step_log")
-    made = [queries.load(name)["create"] for name in ("undo_data", "control", "salvage")]
+    made = [
+        text
+        for module in ("undo_data", "control", "salvage", "rollout", "swap", "anchors", "relations")
+        for name, text in queries.load(module).items()
+        if name in ("create", "create_pace", "create_refused_row")
+    ]
     copies = queries.load("history_table")["create_copy"]
     return server.database("our_own_tables", steps["create_schema"], steps["create"], *made, copies)
 

@@ -1,236 +1,567 @@
-"""Base backups and archived WAL that somebody has damaged: each kind is named, and never restored."""
+"""Verify: whatever somebody does to the records of runs, it says what, and where."""
 
 from __future__ import annotations
 
-import os
+import json
+import resource
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from own_state import need, own_source
-from pgrunbook.branches import backup as backups
-from pgrunbook.branches import frames, verification, wal_segments
-from pgrunbook.branches.archive import archived, create_restore_point, timelines, wait_archived
-from pgrunbook.branches.backup import BaseBackup, take_base_backup
-from pgrunbook.branches.recovery import restore
-from pgrunbook.branches.recovery_target import Point, lsn_number
-from pgrunbook.branches.server import Server
-from pgrunbook.branches.server_status import ServerState
-from pgrunbook.errors import Broken
+from pgrunbook.errors import RecordFailed, Refused, WrongInput
+from pgrunbook.record import run as runs
+from pgrunbook.record.run import Part, Run, Status
+from pgrunbook.seal import attempt, envelope, ledger, signers, signing_key, standing
+from pgrunbook.seal.envelope import Envelope
+from pgrunbook.seal.signing_key import SigningKey
+from pgrunbook.seal.standing import VerificationReport
 
-pytestmark = pytest.mark.newest
+Command = Callable[..., tuple[int, str, str]]
 
 
-@dataclass(frozen=True)
-class Ground:
-    """A server with a base backup, and four archived segments with rows and a restore point in each."""
+@dataclass
+class Records:
+    """Sealed runs: ``one`` and ``three`` in an attempt each, ``two`` in two; ``open`` was killed."""
 
-    source: Server
-    backup: BaseBackup
-    heap: str
-    points: list[Point]
+    outputs: Path
+    runs: dict[str, Run]
+    key: SigningKey
 
+    @property
+    def ledger(self) -> Path:
+        """Where the ledger lies."""
+        return ledger.path(self.outputs)
 
-@pytest.fixture(scope="module")
-def ground(version: int) -> Iterator[Ground]:
-    with own_source(version) as source:
-        points = []
-        with source.connect() as conn, conn.as_target():
-            conn.execute("CREATE TABLE t (n int)")
-            conn.execute("INSERT INTO t SELECT generate_series(1, 1000)")
-            conn.execute("ALTER SYSTEM SET work_mem = '5MB'")
-            row = conn.execute("SELECT pg_relation_filepath('t')").fetchone()
-            assert row
-            taken = take_base_backup(source)
-            for number in range(4):
-                conn.execute("INSERT INTO t SELECT generate_series(1, 20000)")
-                lsn = create_restore_point(conn, f"point-{number}")
-                points.append(Point(name=f"point-{number}", at_lsn=lsn))
-                wait_archived(conn, lsn)
-        yield Ground(source, taken, str(row[0]), points)
+    @property
+    def lines(self) -> list[bytes]:
+        """Its lines."""
+        return self.ledger.read_bytes().splitlines()
 
+    def write(self, lines: list[bytes]) -> None:
+        """Write the ledger anew."""
+        self.ledger.write_bytes(b"".join(line + b"\n" for line in lines))
 
-@contextmanager
-def kept(path: Path) -> Iterator[Path]:
-    """Put a file back as it was afterwards."""
-    octets, facts = path.read_bytes(), path.stat()
-    try:
-        yield path
-    finally:
-        path.write_bytes(octets)
-        path.chmod(facts.st_mode & 0o777)
-        shutil.chown(path, facts.st_uid, facts.st_gid)
-        os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    def folder(self, name: str) -> Path:
+        """The folder of a run."""
+        return self.runs[name].folder
+
+    def verify(self, *, files: bool = True) -> VerificationReport:
+        """Verify them."""
+        return standing.report(self.outputs, files=files)
 
 
-def flip(path: Path, offset: int) -> None:
-    """Flip one bit of a file."""
-    octets = bytearray(path.read_bytes())
-    octets[offset] ^= 1
-    path.write_bytes(octets)
+@pytest.fixture
+def records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Records:
+    """Records that are true."""
+    for name in ("outputs", "state", "signers"):
+        monkeypatch.setenv(f"PGRUNBOOK_{name.upper()}", str(tmp_path / name))
+    monkeypatch.delenv("PGRUNBOOK_KEY", raising=False)
+    key = signing_key.make("ann@example.org")
+    made = {}
+    for name in ("one", "two", "three", "open"):
+        made[name] = begun(name)
+        if name != "open":
+            ended(made[name])
+        if name == "two":
+            attempt.begin(made[name])
+            (made[name].folder / "01-prepare.ipynb").rename(made[name].folder / "01-prepare.attempt-1.ipynb")
+            ended(made[name])
+    return Records(tmp_path / "outputs", made, key)
 
 
-def frame_of_another(path: Path) -> None:
-    """Put something else that was compressed well in the place of a file."""
-    octets = b"".join(frames.pieces(path))
-    path.write_bytes(frames.compressed(octets[:-1] + bytes([octets[-1] ^ 1])))
+def begun(name: str) -> Run:
+    """A run that has begun, as a runner does."""
+    made = runs.create(name, "demo", {}, how="headless")
+    made.journal.write("run-started", run_id=made.run_id, operator=made.operator)
+    attempt.begin(made)
+    return made
 
 
-TORN = "cannot be decompressed"
-# kind, which file of the backup, what is done to it, what the error says of it
-DAMAGES: list[tuple[str, Callable[[Ground], str], Callable[[Path], None], str]] = [
-    ("rows", lambda g: g.heap, lambda path: flip(path, path.stat().st_size // 2), TORN),
-    ("a frame's header", lambda g: g.heap, lambda path: flip(path, 1), TORN),
-    ("a frame's length", lambda g: g.heap, lambda path: flip(path, 6), TORN),
-    ("a frame's checksum", lambda g: g.heap, lambda path: flip(path, -1), TORN),
-    ("a row, compressed anew", lambda g: g.heap, frame_of_another, "checksum mismatch"),
-    ("a file's end", lambda g: g.heap, lambda path: path.write_bytes(path.read_bytes()[:-1]), TORN),
-    ("a file without a frame", lambda g: g.heap, lambda path: path.write_bytes(b""), "has size 0 instead of"),
-    ("a file that is gone", lambda g: g.heap, Path.unlink, "not on disk"),
-    ("the manifest", lambda _: "backup_manifest", lambda path: flip(path, 60), "checksum"),
-    ("the manifest's form", lambda _: "backup_manifest", lambda path: flip(path, 0), "cannot be read"),
-    ("the manifest's checksum", lambda _: "backup_manifest", lambda path: flip(path, -10), "checksum"),
-    ("the manifest that is gone", lambda _: "backup_manifest", Path.unlink, "could not open file"),
-    ("the label", lambda _: "backup_label", lambda path: flip(path, 30), "checksum mismatch"),
-    ("the control file", lambda _: "global/pg_control", lambda path: flip(path, 40), TORN),
-    ("settings", lambda _: "postgresql.conf", lambda path: flip(path, 50), TORN),
-    (
-        "ALTER SYSTEM's settings",
-        lambda _: "postgresql.auto.conf",
-        lambda path: flip(path, 60),
-        TORN,
-    ),
-    ("ALTER SYSTEM's settings that are gone", lambda _: "postgresql.auto.conf", Path.unlink, "not on disk"),
-    ("its WAL", lambda g: f"pg_wal/{own_wal(g)}", lambda path: flip(path, 60), TORN),
-    ("its WAL that is cut off", lambda g: f"pg_wal/{own_wal(g)}", lambda path: path.write_bytes(b""), "has size 0"),
-    ("its WAL that is gone", lambda g: f"pg_wal/{own_wal(g)}", Path.unlink, "not on disk"),
-]
+def ended(made: Run) -> None:
+    """A run that has ended, and is sealed."""
+    made.parts = [Part("prepare", "01-prepare.ipynb", Status.DONE)]
+    made.keep("statements.csv", "a,b\n1,2\n")
+    made.keep("01-prepare.ipynb", json.dumps({"cells": [], "metadata": {"at": runs.stamp()}}))
+    made.journal.write("verdict", procedure="prepare", says="done")
+    made.status, made.ended_at = Status.DONE, runs.stamp()
+    made.save()
+    attempt.end(made)
 
 
-def own_wal(ground: Ground) -> str:
-    return wal_segments.names(ground.backup.path / "pg_wal")[0]
+def test_records_that_are_true(records: Records) -> None:
+    """The lines of each run, whose they are, and that they agree; the run that was killed stays open."""
+    found = records.verify()
+    assert (found.exit_code, found.is_true, found.problems, found.notes) == (0, True, (), ())
+    told = [(one.runbook, one.outcome, one.attempts, one.first_line, one.last_line) for one in found.runs]
+    assert told == [
+        ("one", "done", 1, 1, 2),
+        ("two", "done", 2, 3, 6),
+        ("three", "done", 1, 7, 8),
+        ("open", "open", 1, 9, 9),
+    ]
+    assert {(one.chain, one.signature, one.files, one.anchor) for one in found.runs} == {
+        ("holds", "ann@example.org", "as sealed", "not looked at")
+    }
+    assert [one.faithful for one in found.runs] == ["yes", "yes", "yes", "-"]
 
 
-def stored(backup: BaseBackup, name: str) -> Path:
-    """Return where a file of a backup lies."""
-    return next(file.path for file in backup.files() if file.name == name)
+def edited(file: str, run: str = "one") -> Callable[[Records], None]:
+    def tamper(records: Records) -> None:
+        path = records.folder(run) / file
+        path.write_bytes(path.read_bytes().replace(b"1", b"7", 1))
+
+    return tamper
 
 
-@pytest.mark.first_case
-@pytest.mark.parametrize(("named", "damage", "says"), [d[1:] for d in DAMAGES], ids=[d[0] for d in DAMAGES])
-def test_a_damaged_base_backup_is_not_restored(
-    ground: Ground, named: Callable[[Ground], str], damage: Callable[[Path], None], says: str
-) -> None:
-    """The error names the file; nothing of the new server stays."""
-    file = named(ground)
-    with kept(stored(ground.backup, file)) as path:
-        damage(path)
-        with pytest.raises(Broken) as failed:
-            restore(ground.source, ground.points[0], name="damaged")
-    assert failed.value.message == f'base backup {ground.backup.id} of server "source" is damaged'
-    assert f"{file}: " in failed.value.detail
-    assert says in failed.value.detail
-    assert f"mv {ground.backup.path}.json" in failed.value.hint
-    assert Server("damaged").status().state is ServerState.ABSENT
-    assert not list(ground.source.dir.parent.glob("damaged*"))
+def with_lines(change: Callable[[list[bytes]], list[bytes]]) -> Callable[[Records], None]:
+    return lambda records: records.write(change(records.lines))
 
 
-@pytest.mark.slow
-def test_every_damaged_file_is_named(ground: Ground) -> None:
-    """Not the first one only."""
-    with kept(stored(ground.backup, ground.heap)) as heap, kept(stored(ground.backup, "backup_label")) as label:
-        flip(heap, 100)
-        flip(label, 30)
-        found = verification.damage_of_backup(ground.backup)
-    assert {one.file for one in found} == {ground.heap, "backup_label"}
-    assert verification.damage_of_backup(ground.backup) == []
+def changed(line: bytes, key: SigningKey | None = None, **facts: object) -> bytes:
+    """The line with other facts: with its old signature, or signed anew."""
+    before = envelope.read(line)
+    statement = before.statement()
+    statement["predicate"].update(facts)
+    payload = envelope.encoded(statement)
+    signatures = (key.sign(envelope.signed_bytes(payload)),) if key else before.signatures
+    return Envelope(payload, signatures).line()
 
 
-def test_facts_beside_a_backup_that_are_not_its_own_are_named(ground: Ground) -> None:
-    """By these a backup is chosen."""
-    with kept(ground.backup.path.with_suffix(".json")) as path:
-        path.write_text(path.read_text().replace(ground.backup.stop_lsn, "0/2000001"))
-        (changed,) = backups.list_base_backups(ground.source)
-        (found,) = verification.damage_of_backup(changed)
-        assert str(found) == f"{path.name}: stop_lsn are not those of the backup"
-        path.write_text("{")
-        with pytest.raises(Broken, match=f"could not read the facts of base backup {ground.backup.id}") as failed:
-            backups.list_base_backups(ground.source)
-    assert str(path) in failed.value.detail
+def unsigned(line: bytes, **facts: object) -> bytes:
+    """The line with other facts and without a signature."""
+    return Envelope(envelope.read(changed(line, **facts)).payload).line()
 
 
-def segment(ground: Ground, number: int) -> Path:
-    """Return the archived segment that holds a restore point."""
-    lsn = str(ground.points[number].at_lsn)
-    return ground.source.archive_dir / timelines(ground.source).name(wal_segments.number_at(lsn, end=True))
+def digest_of(line: bytes) -> str:
+    return sha256(line).hexdigest()
 
 
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:100_000])
+def chained_anew(lines: list[bytes], change: Callable[[bytes, str], bytes]) -> list[bytes]:
+    """All lines with the hash of the line before, as somebody writes them who knows how."""
+    done: list[bytes] = []
+    for line in lines:
+        done.append(change(line, sha256(done[-1]).hexdigest() if done else ""))
+    return done
 
 
-@pytest.mark.first_case
-@pytest.mark.parametrize(
-    "damage",
-    [lambda path: flip(path, 300_000), lambda path: flip(path, 4), lambda path: flip(path, 8192 * 20 + 9), cut],
-    ids=["a record", "the first page", "a page", "its end"],
-)
-def test_a_damaged_segment_is_named_with_how_far_replay_came(ground: Ground, damage: Callable[[Path], None]) -> None:
-    """The segment, the LSN that replay reached and the one that was asked for; nothing of the new server stays."""
-    need(ground.source.installation.bindir, "pg_waldump")
-    with kept(segment(ground, 1)) as path:
-        damage(path)
-        with pytest.raises(Broken) as failed:
-            restore(ground.source, ground.points[2], name="damaged")
-        stretch = [wal_segments.number(name) for name in archived(ground.source)]
-        found = verification.damage_of_wal(ground.source, wal_segments.number(path.name) - 1, max(stretch))
-    assert failed.value.message == f'could not reach restore point "point-2": WAL segment {path.name} is damaged'
-    assert f"LSN {ground.points[2].at_lsn} was asked for" in failed.value.detail
-    reached = failed.value.hint.rpartition("lsn:")[2].rstrip(".")
-    assert lsn_number(str(ground.points[0].at_lsn)) <= lsn_number(reached) < lsn_number(str(ground.points[1].at_lsn))
-    assert found
-    assert found.file == path.name
-    assert not list(ground.source.dir.parent.glob("damaged*"))
-    assert verification.damage_of_wal(ground.source, min(stretch), max(stretch)) is None
+def mallory(records: Records) -> SigningKey:
+    """The key of somebody whom signers does not name."""
+    path = records.outputs.parent / "mallory"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)], check=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PGRUNBOOK_KEY", str(path))
+        found = signing_key.load()
+    assert found is not None
+    return found
 
 
-@pytest.mark.slow
-def test_a_missing_segment_is_found_before_anything_is_copied(ground: Ground) -> None:
-    """It is named, with the LSN that replay would reach; what lies before it can be restored."""
-    with kept(segment(ground, 1)) as path:
-        path.unlink()
-        first, second = backups.windows(ground.source)[0], backups.windows(ground.source)[1:]
-        assert (first.missing, second) == ((path.name,), [])
-        with pytest.raises(Broken) as failed:
-            restore(ground.source, ground.points[2], name="gap")
-        start = wal_segments.start_lsn(wal_segments.number(path.name))
-        assert failed.value.message == 'could not reach restore point "point-2": WAL is missing before it'
-        assert failed.value.detail == (
-            f"The archive lacks {path.name}: replay from base backup {ground.backup.id} would end at {start}, "
-            f"and {ground.points[2].at_lsn} was asked for."
+def signed_by_mallory(records: Records) -> None:
+    key = mallory(records)
+    signer = {"fingerprint": key.public.fingerprint, "key": key.public.text}
+    records.write(chained_anew(records.lines, lambda line, prev: changed(line, key, prev=prev, signer=signer)))
+
+
+def signed_as_ann_by_mallory(records: Records) -> None:
+    key = mallory(records)
+    lines = records.lines
+    fake = envelope.read(changed(lines[7], key, outcome="failed"))
+    signature = envelope.Signature(records.key.public.fingerprint, fake.signatures[0].value)
+    records.write([*lines[:7], Envelope(fake.payload, (signature,)).line(), *lines[8:]])
+
+
+def journal_line_deleted(records: Records) -> None:
+    path = records.folder("one") / "journal.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:-2] + lines[-1:]))
+
+
+def journal_written_anew(records: Records) -> None:
+    """With right numbers and a right chain of its own."""
+    path = records.folder("one") / "journal.jsonl"
+    events = [json.loads(line) for line in path.read_bytes().splitlines()]
+    before, lines = "", []
+    for event in events:
+        event.update(prev=before, **({"operator": "eve"} if "operator" in event else {}))
+        lines.append(json.dumps(event, separators=(",", ":")).encode())
+        before = sha256(lines[-1]).hexdigest()
+    path.write_bytes(b"".join(line + b"\n" for line in lines))
+
+
+def operator_renamed(records: Records) -> None:
+    path = records.folder("one") / "run.json"
+    facts = json.loads(path.read_text())
+    path.write_text(json.dumps({**facts, "operator": "eve"}, indent=1, ensure_ascii=False) + "\n")
+
+
+def folders_swapped(records: Records) -> None:
+    one, three = records.folder("one"), records.folder("three")
+    one.rename(one.with_name("aside"))
+    three.rename(one)
+    one.with_name("aside").rename(three)
+
+
+def removed(name: str, run: str = "one") -> Callable[[Records], None]:
+    return lambda records: (records.folder(run) / name).unlink()
+
+
+def unreadable_in_place(records: Records) -> None:
+    path = records.folder("one") / "statements.csv"
+    path.unlink()
+    path.symlink_to("/dev/zero")
+
+
+def run_put_there(records: Records) -> None:
+    """A run whose lines are cut off: its journal names them."""
+    lines = records.lines
+    ended(begun("late"))
+    records.write(lines)
+
+
+def ran_at(index: int, moment: str) -> Callable[[Records], None]:
+    """The owner of the key moves the time of a line."""
+
+    def tamper(records: Records) -> None:
+        lines = records.lines
+        later = chained_anew(
+            lines,
+            lambda line, prev: changed(
+                line, records.key, prev=prev, **({"at": moment} if line is lines[index] else {})
+            ),
         )
-        assert failed.value.hint.endswith(f"the last is lsn:{start}.")
-        try:
-            assert restore(ground.source, ground.points[0], name="before").server.status().pid
-        finally:
-            Server("before").destroy()
+        records.write(later)
+
+    return tamper
 
 
-@pytest.mark.slow
-def test_a_backup_after_a_gap_begins_a_window_of_its_own(ground: Ground) -> None:
-    """What lies in the gap cannot be restored, what lies behind the new backup can."""
-    with kept(segment(ground, 1)) as path:
-        path.unlink()
-        taken = take_base_backup(ground.source)
-        try:
-            before, behind = backups.windows(ground.source)
-        finally:
-            shutil.rmtree(taken.path)
-            taken.path.with_suffix(".json").unlink()
-    assert before.missing == (path.name,)
-    assert before.latest_lsn == wal_segments.start_lsn(wal_segments.number(path.name))
-    assert (behind.earliest_lsn, behind.missing) == (taken.stop_lsn, ())
+def revoked_yesterday(records: Records) -> None:
+    signers.revoke(records.key.public.fingerprint, datetime.now(UTC) - timedelta(days=1))
+
+
+def revoked_and_dated_back(records: Records) -> None:
+    """The last line says that it is older than the revocation; the lines before it are of ann's good days."""
+    lines = records.lines
+    signers.revoke(records.key.public.fingerprint, datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=1))
+    later = (datetime.now(UTC) + timedelta(days=2)).isoformat()
+    fake = changed(lines[8], at=later)
+    before = changed(lines[7], records.key, at=later)
+    records.write([*lines[:7], before, changed(fake, records.key, prev=sha256(before).hexdigest(), at=runs.stamp())])
+
+
+TAMPERINGS: dict[str, tuple[Callable[[Records], Any], list[tuple[str, str, str]]]] = {
+    # what is done, and what has to be found: part, word, and the run it is found in ("" for none)
+    "an output is edited": (edited("statements.csv"), [("files", "altered", "one")]),
+    "a notebook is edited": (edited("01-prepare.ipynb"), [("files", "altered", "one")]),
+    "an earlier attempt's notebook is edited": (
+        edited("01-prepare.attempt-1.ipynb", "two"), [("files", "altered", "two")]
+    ),
+    "run.json: the operator is renamed": (operator_renamed, [("files", "altered", "one")]),
+    "a journal line is edited": (edited("journal.jsonl"), [("files", "altered", "one")]),
+    "a journal line is deleted": (journal_line_deleted, [("files", "truncated", "one")]),
+    "the journal of a killed run is edited": (edited("journal.jsonl", "open"), [("files", "altered", "open")]),
+    "the journal is written anew, and right in itself": (journal_written_anew, [("files", "altered", "one")]),
+    "the journal goes on after the seal": (
+        lambda r: r.runs["one"].journal.write("step-ran", migration="x"), [("files", "added", "one")]
+    ),
+    "the journal is gone": (removed("journal.jsonl"), [("files", "missing", "one")]),
+    "a file is gone": (removed("statements.csv"), [("files", "missing", "one")]),
+    "a file is put there": (
+        lambda r: (r.folder("one") / "approval.csv").write_text("yes"), [("files", "added", "one")]
+    ),
+    "a file is replaced by a device": (unreadable_in_place, [("files", "altered", "one")]),
+    "a run's folder is gone": (lambda r: shutil.rmtree(r.folder("two")), [("files", "missing", "two")]),
+    "two runs' folders are swapped": (folders_swapped, [("files", "altered", "one"), ("files", "altered", "three")]),
+    "a line is edited: the operator is renamed": (
+        with_lines(lambda x: [*x[:1], changed(x[1], operator={"environment_says": "eve"}), *x[2:]]),
+        [("signature", "forged", "one"), ("chain", "altered", "one")],
+    ),
+    "the last line is edited": (
+        with_lines(lambda x: [*x[:8], changed(x[8], runbook="other")]), [("signature", "forged", "open")]
+    ),
+    "the digest of a file is edited in the seal": (
+        with_lines(lambda x: [*x[:1], x[1].replace(b'"payload":"ey', b'"payload":"eg'), *x[2:]]),
+        [("chain", "altered", "")],
+    ),
+    "a line is signed by somebody else": (signed_by_mallory, [("signature", "forged", "one")]),
+    "a line is signed by somebody else in ann's name": (signed_as_ann_by_mallory, [("signature", "forged", "three")]),
+    "a signature is taken away": (
+        with_lines(lambda x: [*x[:8], unsigned(x[8])]), [("signature", "forged", "open")]
+    ),
+    "a line is made an unsigned one": (
+        with_lines(lambda x: [*x[:7], unsigned(x[7], signer=None), *x[8:]]), [("chain", "altered", "three")]
+    ),
+    "a line of a protected target is unsigned": (
+        with_lines(lambda x: [*x[:8], unsigned(x[8], signer=None, target={"name": "prod", "protected": True})]),
+        [("signature", "forged", "open")],
+    ),
+    "a line is deleted": (with_lines(lambda x: x[:3] + x[4:]), [("chain", "missing", "two")]),
+    "the first line is deleted": (with_lines(lambda x: x[1:]), [("chain", "missing", "one")]),
+    "a run is deleted, with its folder": (
+        lambda r: (r.write(r.lines[:2] + r.lines[6:]), shutil.rmtree(r.folder("two"))), [("chain", "missing", "three")]
+    ),
+    "the tail is cut": (with_lines(lambda x: x[:6]), [("chain", "truncated", "three"), ("chain", "truncated", "open")]),
+    "a run's lines are cut before it was written to the end": (run_put_there, [("chain", "truncated", "")]),
+    "two runs are swapped": (
+        with_lines(lambda x: x[:2] + x[6:8] + x[2:6] + x[8:]),
+        [("chain", "reordered", "three"), ("chain", "reordered", "two")],
+    ),
+    "two lines of a run are swapped": (with_lines(lambda x: [x[1], x[0], *x[2:]]), [("chain", "reordered", "one")]),
+    "a line is replayed": (with_lines(lambda x: [*x, x[1]]), [("chain", "replayed", "one")]),
+    "a line of another ledger is put in": (
+        lambda r: r.write([*r.lines, changed(r.lines[8], r.key, ledger="x", seq=10, prev=digest_of(r.lines[8]))]),
+        [("chain", "forged", "open")],
+    ),
+    "rubbish is put in": (with_lines(lambda x: [*x[:4], b"rubbish", *x[4:]]), [("chain", "altered", "")]),
+    "the last line is cut in half": (
+        lambda r: r.ledger.write_bytes(r.ledger.read_bytes()[:-300]),
+        [("chain", "truncated", ""), ("chain", "truncated", "open")],
+    ),
+    "a line says that it continues another run's": (
+        with_lines(lambda x: [*x[:8], changed(x[8], continues=8)]),
+        [("signature", "forged", "open"), ("chain", "missing", "open")],
+    ),
+    "a key is revoked from before the run on": (revoked_yesterday, [("signature", "revoked", "one")]),
+    "a revoked key signs and dates it back": (revoked_and_dated_back, [("signature", "revoked", "open")]),
+    "a line has no time": (ran_at(8, "yesterday"), [("signature", "forged", "open")]),
+    "signers forgets ann": (
+        lambda _: signers.path().write_text("# nobody\n"), [("signature", "forged", "one")]
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", TAMPERINGS)
+def test_a_tampering_is_found_and_said_where(records: Records, what: str) -> None:
+    """Each of these, with its place; and the exit code is that of what is altered."""
+    tamper, expected = TAMPERINGS[what]
+    tamper(records)
+    found = records.verify()
+    names = {run.run_id: name for name, run in records.runs.items()}
+    told = {(one.part, one.word, names.get(one.run, "")) for one in found.problems}
+    assert set(expected) <= told, found.problems
+    assert (found.exit_code, found.is_true) == (3, False)
+    assert all(one.says for one in found.problems)
+
+
+def test_the_list_of_tamperings_is_long_enough() -> None:
+    """At least twenty-five; the database's own are in test_anchors."""
+    assert len(TAMPERINGS) >= 25
+
+
+def test_what_is_untouched_is_not_accused(records: Records) -> None:
+    """One run's tampering is told of that run only."""
+    edited("statements.csv")(records)
+    (problem,) = records.verify().problems
+    assert (problem.run, problem.line) == (records.runs["one"].run_id, 2)
+    assert problem.says == "statements.csv is not as it was sealed"
+    assert records.verify(files=False).problems == ()  # nobody looked at files
+
+
+def test_without_signers_a_signature_is_not_checked(records: Records) -> None:
+    """That is neither true nor altered."""
+    signers.path().unlink()
+    found = records.verify()
+    assert (found.exit_code, {one.word for one in found.problems}) == (1, {"not checked"})
+    edited("statements.csv")(records)
+    assert records.verify().exit_code == 3
+
+
+def test_a_key_that_is_revoked_from_now_on_leaves_what_it_signed(records: Records) -> None:
+    """Older signatures stay good; newer ones are not."""
+    signers.revoke(records.key.public.fingerprint, datetime.now(UTC))
+    found = records.verify()
+    assert (found.exit_code, found.problems) == (0, ())
+    (signer,) = (signers.load() or {}).values()
+    assert signer.lacks(datetime.now(UTC) + timedelta(seconds=1)).startswith("the key of ann@example.org was revoked")
+
+
+def test_unsigned_runs_are_said_to_be_unsigned(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are true all the same; a protected target refuses them before anything begins."""
+    monkeypatch.setenv("PGRUNBOOK_STATE", str(records.outputs.parent / "elsewhere"))
+    ended(begun("late"))
+    found = records.verify()
+    assert (found.exit_code, found.runs[-1].signature) == (0, "unsigned")
+    with pytest.raises(Refused, match='target "prod" is protected'):
+        attempt.refuse_unsigned("prod", protected=True)
+
+
+def test_a_protected_target_takes_a_key_that_signers_names(records: Records) -> None:
+    """A key that nobody vouches for is as good as none."""
+    attempt.refuse_unsigned("prod", protected=True)
+    signers.path().write_text("")
+    with pytest.raises(Refused) as caught:
+        attempt.refuse_unsigned("prod", protected=True)
+    assert records.key.public.fingerprint in caught.value.detail
+    assert caught.value.state == "Nothing was started; nothing changed in the database."
+
+
+def test_a_crash_while_the_ledger_was_written_is_told(records: Records) -> None:
+    """The next line says so; a piece that nobody tells of is altered."""
+    with records.ledger.open("ab") as file:
+        file.write(b'{"payload":"')
+    ended(begun("late"))
+    found = records.verify()
+    assert (found.exit_code, found.problems) == (0, ())
+    assert found.notes == ("line 11 follows a line that was cut off by a crash (12 bytes)",)
+    records.ledger.write_bytes(records.ledger.read_bytes().replace(b'{"payload":"\n', b""))
+    assert [one.word for one in records.verify().problems] == ["missing"]
+
+
+def test_a_clock_that_jumps_is_told_and_nothing_else(records: Records) -> None:
+    """It went forward before the third line, and back after it."""
+    ran_at(2, "2035-01-01T00:00:00.000000Z")(records)
+    found = records.verify()
+    assert (found.exit_code, found.problems) == (0, ())
+    assert any(note.startswith("the clock went back before line 4") for note in found.notes)
+
+
+def test_records_that_are_copied_elsewhere_are_as_true_there(records: Records, tmp_path: Path) -> None:
+    """All of them, with the ledger; a folder alone under another name is no run."""
+    shutil.copytree(records.outputs, tmp_path / "copy")
+    found = standing.report(tmp_path / "copy", files=True)
+    assert (found.exit_code, len(found.runs)) == (0, 4)
+    shutil.copytree(records.folder("one"), records.outputs / f"{records.folder('one').name[:-4]}ffff")
+    (problem,) = records.verify().problems
+    assert (problem.word, problem.says) == ("truncated", "its journal names a line of the ledger, which has none of it")
+
+
+def test_where_there_is_no_ledger_nothing_could_be_checked(tmp_path: Path) -> None:
+    """That is no answer."""
+    with pytest.raises(WrongInput, match=r"could not read ledger\.jsonl"):
+        standing.report(tmp_path)
+
+
+def test_the_command_says_it_in_a_table_and_in_json(records: Records, command: Command) -> None:
+    """Exit codes 0, 3 and 1; --files looks at files."""
+    code, out, _ = command("verify", "--files")
+    assert (code, out.splitlines()[-1]) == (0, "true: 4 runs, 9 lines of the ledger")
+    assert "ann@example.org" in out
+    edited("statements.csv")(records)
+    assert command("verify")[0] == 0
+    code, out, _ = command("verify", str(records.outputs), "--files")
+    assert code == 3
+    assert f"ALTERED: statements.csv is not as it was sealed ({records.runs['one'].run_id})" in out
+    assert out.splitlines()[-1] == "NOT TRUE: 4 runs, 9 lines of the ledger"
+    code, out, _ = command("verify", "--files", "--json")
+    told = json.loads(out)
+    assert (code, told["is_true"], told["exit_code"], len(told["runs"])) == (3, False, 3, 4)
+    assert told["problems"][0]["word"] == "altered"
+    records.ledger.unlink()
+    code, _, err = command("verify")
+    assert (code, err.splitlines()[0]) == (1, "could not read ledger.jsonl")
+
+
+def test_a_run_that_was_killed_is_sealed_by_command(records: Records, command: Command) -> None:
+    """What the crash left is what is sealed; a second time is refused."""
+    run_id = records.runs["open"].run_id
+    code, out, _ = command("seal", run_id)
+    assert (code, out) == (0, f"sealed: {run_id}, line 10, {records.key.public.fingerprint}\n")
+    found = records.verify()
+    assert (found.exit_code, found.runs[-1].outcome) == (0, "running")
+    code, _, err = command("seal", run_id)
+    assert (code, err.splitlines()[0]) == (3, f"run {run_id} has no open attempt to seal")
+
+
+SECRETS = {
+    "statements.csv": "a,b\n1,password=hunter2-and-more\n",
+    "told.json": '{"api_key": "k9Xq2LmZ81vTq0Rr7YpB"}',
+    "plan.sql": "-- ok\nCREATE ROLE x PASSWORD 'hunter2-and-more';\n",
+    "notes.txt": "it said s3cr3t-of-the-environment\n",
+    "01-prepare.ipynb": json.dumps({"cells": [{"cell_type": "code", "source": ["print(1)"], "metadata": {}, "outputs": [
+        {"output_type": "stream", "name": "stdout", "text": ["ok\n", "postgres://joe:hunter2-and-more@db/x\n"]}]}]}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_secret_in_a_file_keeps_the_run_from_being_sealed(
+    records: Records, command: Command, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Its place is told, and never the secret; masked on request, and that is recorded."""
+    monkeypatch.setenv("BILLING_API_KEY", "s3cr3t-of-the-environment")
+    made = begun("late")
+    (made.folder / name).write_text(SECRETS[name])
+    made.status = Status.DONE
+    made.save()
+    with pytest.raises(Refused) as caught:
+        attempt.end(made)
+    assert caught.value.message == f"the record of run {made.run_id} holds secrets, and is not sealed"
+    assert caught.value.detail.startswith(f"{name}:")
+    assert not [word for word in ("hunter2", "k9Xq2", "s3cr3t") if word in str(caught.value)]
+    assert command("seal", made.run_id)[0] == 3
+    code, out, _ = command("seal", made.run_id, "--redact")
+    assert code == 0
+    assert out.startswith(f"masked: {name}:")
+    text = "".join(path.read_text() for path in made.folder.iterdir() if path.is_file())
+    assert not [word for word in ("hunter2", "k9Xq2", "s3cr3t") if word in text]
+    assert '"event":"redacted"' in text
+    assert records.verify().exit_code == 0
+
+
+def test_a_secret_in_the_journal_is_masked_and_the_journal_chained_anew(
+    records: Records, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It went through the door before anybody knew that it was one."""
+    made = begun("late")
+    made.journal.write("told", word="s3cr3t-of-the-environment")
+    made.journal.write("verdict", procedure="prepare", says="done")
+    monkeypatch.setenv("BILLING_API_KEY", "s3cr3t-of-the-environment")
+    with pytest.raises(Refused, match="holds secrets"):
+        attempt.end(made)
+    assert command("seal", made.run_id, "--redact")[0] == 0
+    assert b"s3cr3t" not in made.journal.path.read_bytes()
+    assert records.verify().exit_code == 0
+
+
+def test_a_full_disk_while_sealing_leaves_the_run_open(records: Records, command: Command) -> None:
+    """Nothing of the line stays; seal goes on when there is room."""
+    made = begun("late")
+
+    before = records.ledger.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 100, limits[1]))
+    try:
+        with pytest.raises(RecordFailed) as caught:
+            ended(made)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert records.ledger.read_bytes() == before
+    assert caught.value.hint.endswith(f"pgrunbook seal {made.run_id}")
+    assert (records.verify().runs[-1].outcome, records.verify().exit_code) == ("open", 0)
+    assert command("seal", made.run_id)[0] == 0
+    assert records.verify().runs[-1].outcome == "done"
+
+
+def test_a_notebook_of_fifty_megabytes_is_sealed(records: Records) -> None:
+    """In seconds, and found when a byte of it is changed."""
+    made = begun("late")
+    image = {"output_type": "display_data", "metadata": {}, "data": {"image/png": "iVBORw0KGgo" * 4_600_000}}
+    cell = {"cell_type": "code", "source": "x", "metadata": {}, "outputs": [image]}
+    (made.folder / "02-big.ipynb").write_text(json.dumps({"cells": [cell]}))
+    ended(made)
+    assert records.verify().exit_code == 0
+    with (made.folder / "02-big.ipynb").open("r+b") as file:
+        file.seek(40_000_000)
+        file.write(b"#")
+    assert records.verify().exit_code == 3
+
+
+def test_keys_are_made_shown_added_and_revoked_by_command(records: Records, command: Command, tmp_path: Path) -> None:
+    """Each says what it has done."""
+    fingerprint = records.key.public.fingerprint
+    assert command("key", "show")[1].splitlines()[-1] == f"whose: ann@example.org, as {signers.path()} says"
+    mallory(records)
+    assert "has a line for bob now: SHA256:" in command("key", "add", "bob", str(tmp_path / "mallory.pub"))[1]
+    assert ["ann@example.org", fingerprint] in [line.split() for line in command("key", "list")[1].splitlines()]
+    code, _, err = command("key", "new", "ann")
+    assert (code, err.splitlines()[0]) == (2, f"there is a key already: {records.key.path}")
+    code, out, _ = command("key", "revoke", fingerprint, "--from", "2026-12-31")
+    assert (code, out) == (0, f"revoked from 2026-12-31 00:00Z on: {fingerprint} of ann@example.org\n")
+    assert command("key", "revoke", fingerprint, "--from", "soon")[0] == 2
+    records.key.path.unlink()
+    assert command("key", "show")[1].startswith("no key: runs are sealed unsigned\n")
+    assert command("key", "new", "carl")[0] == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -13,15 +13,21 @@ from pgrunbook.app import (
     cli_branch,
     cli_doctor,
     cli_drift,
+    cli_key,
     cli_monitor,
+    cli_runs,
     cli_server,
+    cli_throttle,
     cli_undo_data,
+    cli_verify,
     terminal,
 )
 from pgrunbook.errors import RunbookError, WrongInput
 
 if TYPE_CHECKING:
-    from pgrunbook.record.run import Part, Run, Status
+    from pgrunbook.app.run_report import TargetStanding
+    from pgrunbook.config.targets import Target
+    from pgrunbook.record.run import Run
     from pgrunbook.runner.kernel import EarlyKernel
 
 app = typer.Typer(
@@ -32,10 +38,34 @@ app.add_typer(cli_server.app, name="server")
 app.add_typer(cli_backup.app, name="backup")
 app.add_typer(cli_branch.app, name="branch")
 app.add_typer(cli_undo_data.app, name="undo-data")
+app.add_typer(cli_key.app, name="key")
+app.command("verify")(cli_verify.verify)
+app.command("seal")(cli_verify.seal)
 app.command("drift")(cli_drift.drift)
 app.command("monitor")(cli_monitor.monitor)
 app.command("doctor")(cli_doctor.doctor)
+app.command("runs")(cli_runs.runs)
+app.command("show")(cli_runs.show)
+app.command("accept")(cli_runs.accept)
+app.command("throttle")(cli_throttle.throttle)
 early_kernels: list[EarlyKernel] = []
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        from pgrunbook import __version__
+
+        sys.stdout.write(f"pgrunbook {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def command(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version, and end.")
+    ] = False,
+) -> None:
+    """Runbooks as Jupyter notebooks, for changing a PostgreSQL database safely."""
 
 
 @app.command()
@@ -44,11 +74,18 @@ def run(
     target: Annotated[str, typer.Option(help="The target, as targets.toml declares it.")] = "",
     parameter: Annotated[list[str], typer.Option("-p", help="A parameter: key=value; of a list: key=a,b.")] = [],  # noqa: B006
     resume: Annotated[str, typer.Option(help="Go on with this run instead.")] = "",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Tell nothing but errors.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tell every event of the journal.")] = False,
+    as_json: cli_runs.AsJson = False,
 ) -> None:
     """Run a runbook headless. Exit codes: 0 done, 1 failed, 2 wrong use, 3 refused by a gate, 4 somebody is at work."""
     from pgrunbook.runner import runbook as books
+    from pgrunbook.runner.progress import Telling, telling
 
     early = early_kernels.pop() if early_kernels else None
+    if quiet and verbose:
+        raise WrongInput("--quiet and --verbose exclude each other")
+    much = Telling.ERRORS if quiet else Telling.EVENTS if verbose else Telling.CELLS
     if resume:
         if runbook or target or parameter:
             raise WrongInput(
@@ -56,11 +93,13 @@ def run(
                 detail="Its runbook, target and parameters are in its record.",
                 hint=f"pgrunbook run --resume {resume}",
             )
-        made, code = books.resume(resume, early)
+        with telling(much):
+            made, code = books.resume(resume, early)
     else:
         _refuse_without(runbook, target, "run")
-        made, code = books.run(runbook, target, _pairs(parameter), early)
-    terminal.end(made, code)
+        with telling(much):
+            made, code = books.run(runbook, target, _pairs(parameter), early)
+    terminal.end(made, code, quiet=quiet, as_json=as_json)
 
 
 @app.command()
@@ -84,68 +123,11 @@ def start(
         _open_lab(made)
 
 
-@app.command("runs")
-def runs_(
-    target: Annotated[str, typer.Option(help="Only the runs on this target.")] = "",
-    most: Annotated[int, typer.Option(help="How many, the newest.")] = 20,
-) -> None:
-    """List the runs: when, what, on which target, and the status of each."""
-    from pgrunbook.record import executed_copy
-    from pgrunbook.record import run as records
-
-    rows, unreadable = [], []
-    for folder in records.folders():
-        try:
-            made = records.load(folder)
-        except WrongInput as exc:
-            unreadable.append(str(exc))
-            continue
-        if not target or made.target == target:
-            rows.append(made)
-    unreadable += filter(None, map(executed_copy.try_to_refresh, rows[-most:]))
-    _print_runs(rows[-most:])
-    sys.stderr.write("".join(f"{text}\n" for text in unreadable))
-
-
-@app.command()
-def show(run_id: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or its end.")]) -> None:
-    """Show one run: its procedures, and the last events of its journal."""
-    from pgrunbook.display.show import Table
-    from pgrunbook.record import executed_copy, journal
-    from pgrunbook.record import run as records
-
-    made = records.find(run_id)
-    sys.stderr.write("".join(f"{text}\n" for text in filter(None, [executed_copy.try_to_refresh(made)])))
-    sys.stdout.write(f"{made.run_id}: {made.actual_status()}, {made.runbook} on {made.target} by {made.operator}\n")
-    sys.stdout.write(f"{made.folder}\n\n")
-    parts = [(p.procedure, status, p.started_at, p.ended_at, p.says) for p, status in _parts(made)]
-    sys.stdout.write(f"{Table(['procedure', 'status', 'started', 'ended', 'says'], parts)!r}\n\n")
-    events = journal.read(made.journal.path)
-    last = [(e.get("at", ""), e["event"], _facts(e)) for e in events if not e["event"].startswith("cell-")]
-    sys.stdout.write(f"{Table(['at', 'event', ''], last[-25:])!r}\n")
-
-
-@app.command()
-def accept(
-    run_id: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or its end.")],
-    gate: Annotated[
-        list[str] | None, typer.Argument(help="Gates by migration:line; without any, all open ones.")
-    ] = None,
-) -> None:
-    """Accept gates of a run's plan: statements without a safe form, which migrate refuses until they are accepted."""
-    from pgrunbook.record import run as records
-    from pgrunbook.session import acceptance
-
-    chosen, left = acceptance.accept(run_id, gate or [])
-    sys.stdout.write(f"accepted: {', '.join(chosen) or 'nothing, as no gate was open'}\n")
-    sys.stdout.write(f"still open: {', '.join(left)}\n" if left else f"next: {records.find(run_id).next_try}\n")
-
-
 @app.command()
 def schema(
     file: Annotated[
-        Literal["plan", "rehearsal", "drift", "backup"],
-        typer.Argument(help="plan.json, rehearsal.json, or what drift or backup prints."),
+        Literal["plan", "rehearsal", "drift", "backup", "branch", "run", "runs", "show", "status", "accept", "verify"],
+        typer.Argument(help="plan.json, rehearsal.json, or what a command prints with --json."),
     ],
 ) -> None:
     """Print the JSON Schema of what is written for your own automation."""
@@ -155,22 +137,23 @@ def schema(
 
 
 @app.command()
-def status(target: Annotated[str, typer.Option(help="Only this target.")] = "") -> None:
+def status(
+    target: Annotated[str, typer.Option(help="Only this target.")] = "", as_json: cli_runs.AsJson = False
+) -> None:
     """Show each target: whether it answers, its version, what is pending, and whether a run is at work."""
+    from pgrunbook.app import run_report
     from pgrunbook.display.show import Table
     from pgrunbook.session import naming
 
     chosen = [naming.target(target)] if target else naming.targets_of_file()
-    rows, failed = [], []
-    for one in chosen:
-        try:
-            rows.append(_standing(one))
-        except RunbookError as exc:
-            rows.append((one.name, "-", "-", "-", exc.message))
-            failed.append(exc)
-    headings = ["target", "server", "version", "pending", "now"]
-    sys.stdout.write(f"{Table(headings, rows, empty='targets.toml declares no target.')!r}\n")
-    if failed:
+    found = [_standing(one) for one in chosen]
+    if as_json:
+        sys.stdout.write(run_report.StatusReport(targets=tuple(found)).model_dump_json(indent=1) + "\n")
+    else:
+        headings = ["target", "server", "version", "pending", "now"]
+        rows = [one.row() for one in found]
+        sys.stdout.write(f"{Table(headings, rows, empty='targets.toml declares no target.')!r}\n")
+    if any(one.error for one in found):
         sys.exit(1)
 
 
@@ -218,67 +201,36 @@ def demo(
     if not only_set_up:
         done, code = demos.show_off()
         made += done
-    _print_runs(made)
+    cli_runs.write_table(made)
+    released = next((run for run in made if run.runbook == "release"), None)
+    if released is not None:
+        sys.stdout.write(f"\nOpen what an auditor reads: {released.folder / released.parts[0].notebook}\n")
+        sys.stdout.write("Step through one yourself: .venv/bin/pgrunbook start release --target demo\n")
     sys.stdout.write(f"\nThe record of each is its folder below:\n{made[-1].folder.parent}\n")
     sys.exit(code)
 
 
-def _print_runs(made: list[Run]) -> None:
-    from pgrunbook.display.show import Table
-
-    rows = [
-        (
-            r.run_id,
-            r.target,
-            r.actual_status(),
-            r.how,
-            _took(r),
-            " ".join(f"{p.procedure}:{status}" for p, status in _parts(r)),
-        )
-        for r in made
-    ]
-    headings = ["run", "target", "status", "how", "took", "procedures"]
-    sys.stdout.write(f"{Table(headings, rows, empty='No run yet.')!r}\n")
-
-
-def _parts(made: Run) -> list[tuple[Part, Status]]:
-    """Return each part with its status as it is: at work only where somebody is."""
-    from pgrunbook.record.run import Status
-
-    at_work = made.is_held()
-    return [(p, p.status if at_work or p.status is not Status.RUNNING else Status.BROKEN_OFF) for p in made.parts]
-
-
-def _took(made: Run) -> str:
-    from datetime import datetime
-
-    if not made.ended_at:
-        return "-"
-    span = datetime.fromisoformat(made.ended_at) - datetime.fromisoformat(made.started_at)
-    return f"{span.total_seconds():.1f} s"
-
-
-def _facts(event: dict[str, Any]) -> str:
-    passed_over = ("seq", "at", "event", "pid")
-    return ", ".join(f"{k} {v}" for k, v in event.items() if k not in passed_over)[:160]
-
-
-def _standing(target: Any) -> tuple[object, ...]:
+def _standing(target: Target) -> TargetStanding:
     from pgrunbook import history as histories
-    from pgrunbook.database import activity, locks
+    from pgrunbook.app.run_report import TargetStanding
+    from pgrunbook.database import activity, locks, shadows
     from pgrunbook.database.connection import connect
-    from pgrunbook.display.prose import counted
 
-    with terminal.looking(target), connect(target, purpose="status") as conn:
-        who = activity.identity(conn)
-        server = f"PostgreSQL {who.server_version}, {who.role}"
-        now = locks.run_in_progress(conn) or "no run"
-        if target.migrations is None:
-            return (target.name, server, "-", "-", now)
-        history = histories.read(conn, target)
-        problems = history.problems()
-        pending = f"{len(history.pending())}" + (f", {counted(len(problems), 'problem')}" if problems else "")
-        return (target.name, server, history.version() or "(none)", pending, now)
+    try:
+        with terminal.looking(target), connect(target, purpose="status") as conn:
+            who = activity.identity(conn)
+            server = f"PostgreSQL {who.server_version}, {who.role}"
+            now = locks.run_in_progress(conn)
+            if target.migrations is None:
+                return TargetStanding(target=target.name, server=server, at_work=now or None)
+            history = histories.read(conn, target)
+            return TargetStanding(
+                target=target.name, server=server, version=history.version() or None, at_work=now or None,
+                pending=len(history.pending()), problems=len(history.problems()),
+                for_contract=tuple(one.label for one in shadows.read(conn)),
+            )  # fmt: skip
+    except RunbookError as exc:
+        return TargetStanding(target=target.name, error=exc.message)
 
 
 def _refuse_without(runbook: str, target: str, command: str) -> None:

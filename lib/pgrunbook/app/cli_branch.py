@@ -373,10 +373,12 @@ def _recorded(what: str, full_name: str) -> Iterator[Any]:
     from pgrunbook.database import sqlstate
     from pgrunbook.record import run as runs
     from pgrunbook.record.run import Status
+    from pgrunbook.seal import attempt
 
     made = runs.create(what, full_name, {}, how="command")
     made.hold()
     made.journal.write("run-started", run_id=made.run_id, runbook=what, target=full_name, operator=made.operator)
+    attempt.begin(made)
     made.status = Status.INTERRUPTED
     try:
         try:
@@ -393,4 +395,5 @@ def _recorded(what: str, full_name: str) -> Iterator[Any]:
         made.ended_at = runs.stamp()
         made.journal.write("run-ended", status=made.status)
         made.save()
+        attempt.end(made)
         made.release()

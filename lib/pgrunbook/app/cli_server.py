@@ -66,12 +66,14 @@ def unfence(run: Annotated[str, typer.Option(metavar="RUN", help="The run that c
     """Take a cut-over back: programs are led to the database of before, and it lets them in again."""
     from pgrunbook.execute import cutover
     from pgrunbook.record import run as records
+    from pgrunbook.seal import attempt
 
     made = records.find(run)
     made.refuse_changed()
     made.hold()
-    for sentence in cutover.take_back(made):
-        sys.stdout.write(f"{sentence}\n")
+    with attempt.addition(made):
+        for sentence in cutover.take_back(made):
+            sys.stdout.write(f"{sentence}\n")
 
 
 @app.command()

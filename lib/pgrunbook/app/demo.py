@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from psycopg import sql
@@ -22,12 +23,16 @@ from pgrunbook.plan import plan as plans
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import Part, Run, Status
 from pgrunbook.runner import runbook
+from pgrunbook.seal import anchor, attempt
 
 TARGET = "demo"
 HISTORY = 2  # the migrations that the demo database starts with; the rest is pending
 RESTORED = "demo-restored"
-# The gates that the demo's operator accepts: the guide's own breaking migration, which has no safe form.
-ACCEPTED = "0004_widen_memory_rename_ip:1,0004_widen_memory_rename_ip:2"
+_TELLS = {
+    "release": "Release: what is pending is reviewed, proven on a branch, executed as proven, and validated.",
+    "restore": "Restore: the moment before the release, as a new server beside the database.",
+    "rollback": "Rollback: the release is taken back, with what an application has written since.",
+}
 
 
 def set_up(rows: int) -> Run:
@@ -38,8 +43,10 @@ def set_up(rows: int) -> Run:
     target = targets.load(TARGET)
     if target.server is None or target.database is None:
         raise WrongInput(f'target "{TARGET}" is not on an embedded server, so the demo does not touch it')
+    _tell(f"The demo: a PostgreSQL of its own, on a socket only; {rows:,} rows in its largest table; a base backup.")
     run = runs.create(permit.SET_UP, target.name, {"rows": rows}, how="headless")
     run.hold()
+    attempt.begin(run)
     server = Server(target.server)
     server.start()
     _create_database(server, target.database)
@@ -51,6 +58,7 @@ def set_up(rows: int) -> Run:
     run.parts = [Part("set-up", "", Status.DONE, run.started_at, runs.stamp(), f"{rows:,} rows in the largest table")]
     run.status, run.ended_at = Status.DONE, runs.stamp()
     run.save()
+    anchor.seal(run, lambda: target)
     run.release()
     return run
 
@@ -59,8 +67,9 @@ def show_off() -> tuple[list[Run], int]:
     """Run the release, the restore and the rollback on the demo target; return the runs and the exit code."""
     destruction.destroy(Server(RESTORED), with_backups=False)  # what an earlier demo left
     done = []
-    given = {"release": {"accept": ACCEPTED}, "restore": {"name": RESTORED}, "rollback": {}}
+    given: dict[str, dict[str, str]] = {"release": {}, "restore": {"name": RESTORED}, "rollback": {}}
     for name, parameters in given.items():
+        _tell(_TELLS[name])
         run, exit_code = runbook.run(name, TARGET, parameters)
         done.append(run)
         if exit_code:
@@ -69,6 +78,11 @@ def show_off() -> tuple[list[Run], int]:
             _write_new_rows(targets.load(TARGET))
             given["rollback"]["of_run"] = run.run_id  # all of it, with the data
     return done, 0
+
+
+def _tell(says: str) -> None:
+    sys.stderr.write(f"\n{says}\n")
+    sys.stderr.flush()
 
 
 def _write_new_rows(target: Target) -> None:

@@ -9,13 +9,29 @@ import json
 from importlib import resources
 from typing import Any, Literal
 
+from pydantic import BaseModel
+
+from pgrunbook.app import run_report
 from pgrunbook.branches.backup_report import BackupReport
 from pgrunbook.branches.branch import BranchReport
 from pgrunbook.plan.plan import Plan
 from pgrunbook.rehearse.drift import Drift
 from pgrunbook.rehearse.trial import Trial
+from pgrunbook.seal.standing import VerificationReport
 
-Name = Literal["plan", "rehearsal", "drift", "backup", "branch"]
+Name = Literal["plan", "rehearsal", "drift", "backup", "branch", "run", "runs", "show", "status", "accept", "verify"]
+# What the commands print with --json.
+_PRINTED: dict[str, type[BaseModel]] = {
+    "drift": Drift,
+    "backup": BackupReport,
+    "branch": BranchReport,
+    "run": run_report.EndedRun,
+    "runs": run_report.RunsReport,
+    "show": run_report.ShownRun,
+    "status": run_report.StatusReport,
+    "accept": run_report.AcceptedGates,
+    "verify": VerificationReport,
+}
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
@@ -25,12 +41,8 @@ def made(name: Name) -> str:
         schema = _plan()
     elif name == "rehearsal":
         schema = {"$schema": DIALECT, "title": "rehearsal.json", **_of(Trial)}
-    elif name == "drift":
-        schema = {"$schema": DIALECT, "title": "pgrunbook drift --json", **_of(Drift)}
-    elif name == "backup":
-        schema = {"$schema": DIALECT, "title": "pgrunbook backup --json", **_of(BackupReport)}
     else:
-        schema = {"$schema": DIALECT, "title": "pgrunbook branch --json", **_of(BranchReport)}
+        schema = {"$schema": DIALECT, "title": f"pgrunbook {name} --json", **_of(_PRINTED[name])}
     return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
 
 
@@ -53,5 +65,5 @@ def _plan() -> dict[str, Any]:
     }
 
 
-def _of(model: type[Plan | Trial | Drift | BackupReport | BranchReport]) -> dict[str, Any]:
+def _of(model: type[BaseModel]) -> dict[str, Any]:
     return {key: value for key, value in model.model_json_schema(mode="serialization").items() if key != "title"}

@@ -70,12 +70,21 @@ def working() -> Iterator[None]:
             yield
 
 
-def end(made: Run, code: int) -> None:
-    """Write how a headless run ended, where its record is, and what to do next; exit with its code unless that is 0."""
+def end(made: Run, code: int, *, quiet: bool = False, as_json: bool = False) -> None:
+    """Write how a headless run ended, where its record is, and what to do next; exit with its code unless that is 0.
+
+    ``quiet`` tells nothing of one that is done; with ``as_json`` it is told on stdout, as JSON.
+    """
     from pgrunbook.runner import headless
 
-    sys.stderr.write(f"{made.status}: {made.folder}\n")
+    following = headless.next_step(made) if code else ""
+    if as_json:
+        from pgrunbook.app import run_report
+        from pgrunbook.session import acceptance
+
+        ended = run_report.ended(made, code, following, acceptance.open_gates(made) if code else ())
+        sys.stdout.write(ended.model_dump_json(indent=1) + "\n")
+    elif code or not quiet:
+        sys.stderr.write(f"{made.status}: {made.folder}\n" + (f"{following}\n" if following else ""))
     if code:
-        following = headless.next_step(made)
-        sys.stderr.write(f"{following}\n" if following else "")
         sys.exit(code)

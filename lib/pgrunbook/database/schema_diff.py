@@ -121,7 +121,8 @@ def _moved(a: Snapshot, b: Snapshot, tables: Collection[str]) -> Iterator[Differ
     before, after = (_columns(c for c in each.of(Column) if c.relation in tables) for each in (a, b))
     for name, columns in before.items():
         old, new = [c.column_name for c in columns], [c.column_name for c in after.get(name, [])]
-        if [c for c in old if c in new] != [c for c in new if c in old]:
+        old, new = [c for c in old if c in new], [c for c in new if c in old]  # the others are told as such
+        if old != new:
             yield Difference("column order", name, "moved", f"({', '.join(old)})", f"({', '.join(new)})")
 
 

@@ -20,7 +20,7 @@ from pgrunbook.database.connection import Connection
 from pgrunbook.errors import StatementFailed
 
 SCHEMA = "pgrunbook"
-TABLES = ("step", "restore_point", "batch", "way_back")
+TABLES = ("step", "restore_point", "batch", "way_back", "shadow")
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,14 @@ def of_plan(conn: Connection, migrations: Mapping[str, str], direction: str) -> 
         texts = {**before.sha256s, number: str(sha256)}
         found[name] = MigrationProgress({**before.steps, number: is_done}, texts, whole, str(run_id))
     return found
+
+
+def of_run(conn: Connection, run_id: str) -> list[dict[str, Any]]:
+    """Return the steps of a run as the database has them: migration, direction, step, state and kind."""
+    if not exists(conn):
+        return []
+    with conn.cursor(row_factory=dict_row) as cur:
+        return cur.execute(_sql("of_run"), {"run_id": run_id}).fetchall()
 
 
 @dataclass(frozen=True)

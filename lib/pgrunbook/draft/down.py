@@ -23,16 +23,18 @@ from pgrunbook.database.inverse_log import RecordedInverse
 from pgrunbook.draft import missing_rows
 from pgrunbook.draft.build import expanded
 from pgrunbook.draft.expected_differences import DeclaredOf, followed, named
+from pgrunbook.errors import Refused
 from pgrunbook.history import Migration
 from pgrunbook.inverse.inverter import Inverter
 from pgrunbook.plan.declared import Declared
 from pgrunbook.plan.plan import Change, WrittenStatement
 from pgrunbook.plan.step import RANGE, Expansion, Keep, SafeStep
 from pgrunbook.plan.way_back import Back, Undo
+from pgrunbook.safe_forms import rename_column
 from pgrunbook.safe_forms.expander import Expander
 from pgrunbook.sql import runs, statements
 from pgrunbook.sql.classify import Policy, Type
-from pgrunbook.sql.deparse import parsed
+from pgrunbook.sql.deparse import changed, parsed, printed
 from pgrunbook.sql.places import Place
 from pgrunbook.sql.statements import Statement
 from pgrunbook.sql.tree import subcommand, text, tree, trees
@@ -40,6 +42,7 @@ from pgrunbook.undo_data import Site
 from pgrunbook.undo_data.row_notes import told_apart
 
 GIVES_ROWS = "GIVE ROWS BACK"
+OWN_WAY = "own-way-back"
 SHOWN_LINES, SHOWN_WIDTH = 20, 200  # of a statement whose rows are reverted
 
 
@@ -198,6 +201,8 @@ def _writing(
             writer.end()
     except undo_data.CannotCaptureError as reason:
         raise NoWayError(str(reason)) from reason
+    except Refused as exc:  # a column that it changes waits for contract
+        raise NoWayError(f"{exc.message}. {exc.detail}") from exc
     except psycopg.Error as exc:
         raise NoWayError(f"it fails: {exc.diag.message_primary or ' '.join(str(exc).split())}") from exc
 
@@ -205,7 +210,9 @@ def _writing(
 def _runs(takes: Sequence[DownStatement]) -> Iterator[tuple[DownStatement, ...]]:
     """Yield statements together of which nothing but rows is to be reverted, any other one alone."""
     some = [one for one in takes if one.back.differs or not one.back.is_nothing or _parked(one.back)]
-    for only_rows, found in itertools.groupby(some, lambda one: not (one.back.steps or _parked(one.back))):
+    for only_rows, found in itertools.groupby(
+        some, lambda one: not (one.back.steps or one.back.own or _parked(one.back))
+    ):
         group = tuple(found)
         size = runs.MOST_STATEMENTS if only_rows else 1
         yield from (group[start : start + size] for start in range(0, len(group), size))
@@ -233,7 +240,7 @@ class _Writer:
         self, conn: Connection, target: Target, name: str, file_sha256: str, rows_conn: Connection | None
     ) -> None:
         self.conn, self.target, self.name, self.file_sha256, self.rows_conn = conn, target, name, file_sha256, rows_conn
-        self.planner = Expander(conn, batch_rows=target.batch_rows, rows_conn=rows_conn, applied=True)
+        self.planner = Expander(conn, batch_rows=target.batch_rows, rows_conn=rows_conn, applied=True, is_back=True)
         self.inverter = Inverter(conn)
         self.expansions: list[Expansion] = []
         self.loses: list[CaptureGap] = []
@@ -260,6 +267,7 @@ class _Writer:
         The rows of the statements ``before`` it, of which only rows are to be reverted, follow in the same loop.
         """
         back, file = one.back, f"way back of {one.file}"
+        self._take_own(back, file, one.line)
         for keep in _parked(back):
             steps = undo_data.unpark(self.conn, keep)
             self.also(_pseudo(file, one.line, "ALTER TABLE", steps[0].sql), steps, execute=True)
@@ -298,6 +306,20 @@ class _Writer:
         self._revert_rows((one, *before), file)
         self.differs += [each for taken in (one, *before) for each in followed(self.conn, taken.back.differs)]
 
+    def _take_own(self, back: Back, file: str, line: int) -> None:
+        """Plan the own way back of a safe form; here an index is built within the transaction."""
+        if not back.own:
+            return
+        says = back.own[-1].says
+        self.number += 1
+        written = _pseudo(file, line, "ALTER TABLE", back.own[-1].sql)
+        self.planner.put(Expansion(written, OWN_WAY, says, back.own, cleanup=back.own_cleanup), new=True)
+        with self.conn.as_target():
+            for step in back.own:
+                self.conn.execute(
+                    printed(changed(parsed(step.sql), concurrent=False)) if step.policy is Policy.ALONE else step.sql
+                )
+
     def _revert_rows(self, taken: Sequence[DownStatement], file: str) -> None:
         both = [each for each in taken if each.back.of_rows and each.steps]
         if both:
@@ -335,7 +357,11 @@ class _Writer:
             self.loses.append(CaptureGap(self.name, self.number, statement.sql, kept.because, counted))
         self.planner.put(kept.expansion if not kept.because else expansion)
         is_rehearsed = expansion.gate is None or expansion.gate.is_rehearsed
-        if statement.policy is not Policy.ALONE and is_rehearsed:
+        if expansion.form == rename_column.BACK:  # the name that it gives is still taken
+            with self.conn.as_target():
+                for step in expansion.steps:
+                    self.conn.execute(step.sql.encode())
+        elif statement.policy is not Policy.ALONE and is_rehearsed:
             missing_rows.execute(self.conn, statement.sql, statement.policy)
         return [] if kept.because else [k for k in kept.keeps if undo_data.is_changed_type(statement.sql, k)]
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from pgrunbook.database import shadows
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.queries import load
 from pgrunbook.database.schema_diff import Difference
@@ -25,6 +26,14 @@ def is_declared(difference: Difference, declared: Iterable[Declared]) -> bool:
 def is_of_schema(declared: Declared) -> bool:
     """Tell whether a declared difference is one that a comparison of schemas shows."""
     return declared.kind in _COVERS
+
+
+def until_contract(conn: Connection) -> list[Declared]:
+    """Return what is there only because a column lives beside another until contract, as the registry tells now."""
+    return [
+        Declared("until contract", one.name, f"{one.shadow.label} lives beside {one.shadow.beside} until contract")
+        for one in shadows.objects(conn, shadows.read(conn))
+    ]
 
 
 @dataclass(frozen=True)
@@ -71,6 +80,10 @@ def _is_valid(difference: Difference, name: str) -> bool:
     return is_constraint and _is_of(difference, name) and difference.before == f"{difference.after} NOT VALID"
 
 
+def _is_beside(difference: Difference, name: str) -> bool:
+    return difference.change in ("added", "removed") and difference.name == name
+
+
 def _is_of(difference: Difference, name: str) -> bool:
     return not name or difference.name.startswith(f"{name}.")
 
@@ -84,4 +97,5 @@ _COVERS: Mapping[DeclaredKind, Callable[[Difference, str], bool]] = {
     "column order": _is_moved,
     "locality": _is_own,
     "validity": _is_valid,
+    "until contract": _is_beside,
 }

@@ -2,7 +2,8 @@
 
 1. A check makes it: over the journal of the run and the database as it is now, or over what made the server.
 2. It is bound to the connection that was checked, to the run, and to what was checked: a plan, items, a point.
-3. It is no lock against somebody who writes our journal or calls what is private here.
+3. The line of the ledger that opens the run is anchored in the database with it: nothing is executed without.
+4. It is no lock against somebody who writes our journal or calls what is private here.
 """
 
 from __future__ import annotations
@@ -13,15 +14,18 @@ from dataclasses import InitVar, dataclass, field
 from pgrunbook import history as histories
 from pgrunbook.branches import provenance
 from pgrunbook.branches.recovery_target import Point
+from pgrunbook.database import shadows
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.schema import snapshot
+from pgrunbook.database.shadows import Shadow
 from pgrunbook.errors import Refused
-from pgrunbook.execute import preconditions, purge
+from pgrunbook.execute import contract, preconditions, purge
 from pgrunbook.history import places
 from pgrunbook.history.state import leave_out
 from pgrunbook.plan.plan import Direction, Plan
 from pgrunbook.record.run import Run
-from pgrunbook.session import checks
+from pgrunbook.seal import anchor
+from pgrunbook.session import acceptance, checks
 from pgrunbook.session.session import Session
 from pgrunbook.undo_data import OnConflict
 
@@ -32,7 +36,8 @@ _MADE_BY_A_CHECK = object()
 
 @dataclass(frozen=True, eq=False)
 class Permit:
-    """The permission to execute a plan, to purge items of undo data, to restore, to salvage rows or to cut over.
+    """The permission to execute a plan, to purge items of undo data, to restore, to salvage rows, to cut over, to
+    lead a rollout on or to backfill.
 
     ``of`` is what was checked, as the checks of a notebook name it; each of it is permitted once. ``conn`` is None for
     a restore, which opens its own connections. ``on_conflict`` is what was decided on rows in conflict.
@@ -107,6 +112,7 @@ def of_run(here: Session, plan: Plan, conn: Connection) -> Permit:
     preconditions.check_base(here.run, plan, conn, history, snapshot(conn, leave_out=leave_out(history)))
     if here.target.restore_points and plan.changes:
         preconditions.check_restore_point(here.run, plan, conn)
+    anchor.opening(conn, here.run)
     return _made(here.run.run_id, about, conn, here.parameters.on_conflict if plan.direction == "down" else "stop")
 
 
@@ -130,6 +136,7 @@ def of_set_up(run: Run, plan: Plan, conn: Connection) -> Permit:
             detail="It sets up an empty database on an embedded server, and nothing else.",
             hint="Use prepare and migrate.",
         )
+    anchor.opening(conn, run)
     return _made(run.run_id, {plan.digest}, conn)
 
 
@@ -145,6 +152,7 @@ def of_purge(here: Session, ids: Collection[int], conn: Connection) -> Permit:
     now = {purge.subject(item) for item in found if item.id in ids}
     if not now <= shown:
         raise checks.refusal("purge-it", "what-is-captured", other=True)
+    anchor.opening(conn, here.run)
     return _made(here.run.run_id, now, conn)
 
 
@@ -161,6 +169,15 @@ def of_salvage(here: Session, choice: str, conn: Connection) -> Permit:
     about = checks.passed(here, "restore", "salvage-rows")
     if about != {choice}:
         raise checks.refusal("salvage-rows", "what-to-salvage", other=True)
+    anchor.opening(conn, here.run)
+    return _made(here.run.run_id, about, conn)
+
+
+def of_backfill(here: Session, subject_: str, cell: str, conn: Connection) -> Permit:
+    """Permit a run a cell of backfill, for what its checks have shown. Raises Refused when that was something else."""
+    about = checks.passed(here, "backfill", cell)
+    if about != {subject_}:
+        raise checks.refusal(cell, "plan-the-batches", other=True)
     return _made(here.run.run_id, about, conn)
 
 
@@ -170,6 +187,36 @@ def of_cutover(here: Session, choice: str, cell: str) -> Permit:
     if about != {choice}:
         raise checks.refusal(cell, "what-to-carry", other=True)
     return _made(here.run.run_id, about, None)
+
+
+def of_contract(here: Session, going: Collection[Shadow], conn: Connection) -> Permit:
+    """Permit a run to drop columns that its checks have shown, that wait as then, and that a person has accepted.
+
+    Raises Refused.
+    """
+    shown = checks.passed(here, "contract", "drop-it")
+    now = {one.label: contract.subject(one) for one in shadows.read(conn)}
+    accepted = acceptance.accepted_columns(here.run, now, here.parameters.accept)
+    wanted = {contract.subject(one) for one in going}
+    if not wanted <= shown & {now[label] for label in accepted}:
+        raise checks.refusal("drop-it", "what-is-still-double", other=True)
+    return _made(here.run.run_id, wanted, conn)
+
+
+def of_rollout(here: Session, choice: str, cell: str, conn: Connection) -> Permit:
+    """Permit a run one move of a rollout, as its check has shown the rollout and what was decided. Raises Refused."""
+    about = checks.passed(here, "rollout", cell)
+    if about != {choice}:
+        raise checks.refusal(cell, "plan-the-stages", other=True)
+    return _made(here.run.run_id, about, conn)
+
+
+def of_swap(here: Session, choice: str, cell: str, conn: Connection) -> Permit:
+    """Permit a run a cell of swap, for what its checks have shown and tried. Raises Refused when that was another."""
+    about = checks.passed(here, "swap", cell)
+    if about != {choice}:
+        raise checks.refusal(cell, "what-hangs", other=True)
+    return _made(here.run.run_id, about, conn)
 
 
 def _made(run_id: str, of: Collection[str], conn: Connection | None, on_conflict: OnConflict = "stop") -> Permit:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-DeclaredKind = Literal["column order", "locality", "validity", "values", "recomputed", "elsewhere"]
+DeclaredKind = Literal["column order", "locality", "validity", "until contract", "values", "recomputed", "elsewhere"]
 
 
 @dataclass(frozen=True)
@@ -14,9 +14,11 @@ class Declared:
 
     "column order": the columns of a table, a type or a statistics object come in another order. "locality": what a
     child table had only inherited is its own, too. "validity": a constraint that was NOT VALID is valid.
+    "until contract": a column, or what hangs on it, lives beside another one until contract drops it.
     "recomputed": the rows of a materialized view are computed again.
     "values": each row has another value in a column, which ``object`` names. "elsewhere": what no schema shows.
-    ``object`` is spelt as in SQL; for locality and validity it is the relation, "" for any.
+    ``object`` is spelt as in SQL; for locality and validity it is the relation, "" for any; for what goes with contract
+    it is the name that a snapshot gives it.
     """
 
     kind: DeclaredKind

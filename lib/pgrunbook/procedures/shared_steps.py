@@ -27,6 +27,7 @@ from pgrunbook.history import History
 from pgrunbook.plan import plan as plans
 from pgrunbook.plan.plan import Direction, Plan, Step
 from pgrunbook.record import journal
+from pgrunbook.seal import anchor
 from pgrunbook.session import checks
 from pgrunbook.session.live_display import LiveDisplay
 from pgrunbook.session.session import Session, is_headless
@@ -102,6 +103,7 @@ def take_restore_point(here: Session, direction: Direction) -> Card:
         here.facts["restore_point"] = "none: nothing to do"
         return Card("Restore point", [("taken", Cell("no: there is nothing to do", QUIET))])
     step_log.create(here.conn)
+    anchor.opening(here.conn, here.run)
     if _point_of_run(here, POINTS[direction]) is None:
         _check_base_backup(here)
     name, lsn, before = _restore_point(here, POINTS[direction], plan.base.version)

@@ -1,12 +1,17 @@
-"""The journal of a run: an append-only file, written before and after every action."""
+"""The journal of a run: an append-only file, written before and after every action.
+
+It is a hash chain: ``prev`` of an event is the sha256 of the line before it, "" in the first. A journal of before
+0.3.0 has none: it is read all the same, and :func:`is_chained` tells.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Never
 
@@ -25,6 +30,7 @@ _KINDS = {
     "proven": list,
     "unlike": list,
 }
+PREV = "prev"
 # The events that name the run they belong to.
 _NAMES_RUN = frozenset({"run-started", "run-resumed", "procedure-started"})
 
@@ -68,13 +74,14 @@ class Journal:
         try:
             with open(self.path, "a+b", buffering=0, opener=_private) as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
-                torn, seq = _end(file.fileno())
+                torn, seq, last = _end(file.fileno())
                 line = Event(
                     {
                         "seq": seq + 1,
                         "at": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
                         "event": event,
                         "pid": os.getpid(),
+                        PREV: sha256(last).hexdigest() if last else "",
                         **door.masked_facts(facts),
                     }
                 )
@@ -100,7 +107,9 @@ def read(path: Path) -> list[Event]:
     """
     if not is_there(path):
         return []
-    found = list(_events(read_bytes(path)))
+    raw = read_bytes(path)
+    found = list(_events(raw))
+    _refuse_unchained(path, raw, found)
     last = 0
     for event in found:
         if event["event"] == "torn":
@@ -114,6 +123,11 @@ def read(path: Path) -> list[Event]:
         if event["event"] in _NAMES_RUN and event.get("run_id", path.parent.name) != path.parent.name:
             raise _broken(path, f"Event {last} is of run {event['run_id']}: the journal is that of another run.")
     return found
+
+
+def is_chained(events: Sequence[Event]) -> bool:
+    """Tell whether every event names the one before it; those of before 0.3.0 do not."""
+    return all(PREV in event for event in events if event["event"] != "torn")
 
 
 class Tail:
@@ -132,6 +146,19 @@ class Tail:
             whole = file.read().rpartition(b"\n")[0]
         self._at += len(whole) + 1 if whole else 0
         return [event for event in _events(whole) if event["event"] != "torn"]
+
+
+def _refuse_unchained(path: Path, raw: bytes, found: Sequence[Event]) -> None:
+    """Raise WrongInput where an event does not name the line before it, once one of them has."""
+    before, chained = b"", False
+    for line, event in zip(filter(None, raw.split(b"\n")), found, strict=True):
+        if PREV in event:
+            chained = True
+            if event[PREV] != (sha256(before).hexdigest() if before else ""):
+                raise _broken(path, f"What stands before event {event['seq']} was changed, or lines of it removed.")
+        elif chained and event["event"] != "torn":
+            raise _broken(path, f"Event {event['seq']} does not name the line before it: somebody else wrote it.")
+        before = line
 
 
 def _broken(path: Path, detail: str) -> WrongInput:
@@ -172,19 +199,16 @@ def _write_whole(handle: int, line: bytes) -> None:
         raise OSError(28, "No space left on device (a part of the line was written)")
 
 
-def _end(handle: int) -> tuple[bool, int]:
-    """Return whether the last line is cut off, and the number of the last whole event."""
-    if not os.fstat(handle).st_size:
-        return False, 0
+def _end(handle: int) -> tuple[bool, int, bytes]:
+    """Return whether the last line is cut off, the number of the last whole event, and the last line."""
     size = os.fstat(handle).st_size
     window = 4096
-    while True:
+    while size:
         start = max(0, size - window)
         tail = os.pread(handle, size - start, start)
-        torn = not tail.endswith(b"\n")
-        for line in reversed(tail.splitlines()[(1 if start else 0) :]):
-            if (last := _event(line)) is not None:
-                return torn, int(last["seq"])
-        if not start:
-            return torn, 0
+        lines = [line for line in tail.split(b"\n")[(1 if start else 0) :] if line]
+        last = next((event for line in reversed(lines) if (event := _event(line)) is not None), None)
+        if last is not None or not start:
+            return not tail.endswith(b"\n"), int(last["seq"]) if last else 0, lines[-1] if lines else b""
         window *= 4
+    return False, 0, b""

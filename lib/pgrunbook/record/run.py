@@ -62,7 +62,10 @@ class Part:
 
 @dataclass
 class Run:
-    """The folder of a run and the contents of its ``run.json``."""
+    """The folder of a run and the contents of its ``run.json``.
+
+    ``about`` is what its operator said of it: change, reason, risk, requested_by.
+    """
 
     folder: Path
     run_id: str
@@ -77,6 +80,7 @@ class Run:
     ended_at: str = ""
     parts: list[Part] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
+    about: dict[str, str] = field(default_factory=dict)
 
     @property
     def journal(self) -> Journal:
@@ -89,6 +93,13 @@ class Run:
         if self.how == "headless":
             return f"pgrunbook run --resume {self.run_id}"
         return "run the cell that refused again"
+
+    @property
+    def took_s(self) -> float | None:
+        """How long it took, in seconds; None where it has not ended."""
+        if not self.ended_at:
+            return None
+        return (datetime.fromisoformat(self.ended_at) - datetime.fromisoformat(self.started_at)).total_seconds()
 
     def has_applied(self, *, whole: bool = False) -> bool:
         """Tell whether it has committed steps of a migration up, or with ``whole`` all of one."""
@@ -196,6 +207,11 @@ class Run:
             return Status.BROKEN_OFF
         return self.status
 
+    def standing(self) -> list[tuple[Part, Status]]:
+        """Return each part with its status as it is: at work only where somebody is."""
+        at_work = self.is_held()
+        return [(p, p.status if at_work or p.status is not Status.RUNNING else Status.BROKEN_OFF) for p in self.parts]
+
 
 def keep_attempt(path: Path) -> None:
     """Rename a file of an earlier attempt, with a number: a record is never overwritten."""
@@ -246,12 +262,12 @@ def load(folder: Path) -> Run:
         facts: dict[str, Any] = regular_file.read_json(folder / RUN_FILE, dict)
         parts = [Part(**_texts({**part, "status": Status(part["status"])})) for part in facts.pop("parts")]
         made = Run(folder=folder, parts=parts, **{**facts, "status": Status(facts["status"])})
-        _texts({name: value for name, value in facts.items() if name not in ("parameters", "versions")})
+        _texts({name: value for name, value in facts.items() if name not in ("parameters", "versions", "about")})
         for moment in (made.started_at, *filter(None, (made.ended_at, *(p.started_at for p in parts)))):
             if datetime.fromisoformat(moment).tzinfo is None:
                 raise ValueError(f"{moment} has no time zone")
-        if not all(isinstance(value, dict) for value in (made.parameters, made.versions)):
-            raise TypeError("parameters and versions are no objects")
+        if not all(isinstance(value, dict) for value in (made.parameters, made.versions, made.about)):
+            raise TypeError("parameters, versions and about are no objects")
     except WrongInput as exc:
         raise _unreadable(folder, exc.detail) from exc
     except KeyError as exc:

@@ -33,7 +33,7 @@ from pgrunbook.database.sqlstate import said
 from pgrunbook.display import progress
 from pgrunbook.display.prose import counted, listed
 from pgrunbook.draft.build import up
-from pgrunbook.draft.expected_differences import is_declared
+from pgrunbook.draft.expected_differences import is_declared, until_contract
 from pgrunbook.errors import NOTHING_CHANGED, Refused, StatementFailed, WrongInput
 from pgrunbook.history import History, Migration, State
 from pgrunbook.history.state import leave_out
@@ -96,7 +96,7 @@ def against_history(target: Target, conn: Connection) -> Drift:
     applied.sort(key=lambda migration: migration.ordinal)
     now = snapshot(conn, leave_out=leave_out(history))
     found, passed_over = _replayed(target, conn, history, applied, now)
-    found = _undeclared(target, found)
+    found = _undeclared(target, conn, found)
     told = f"the history: {counted(len(applied), 'migration')} of {history.folder.name} on an empty branch"
     return _drift(target, "history", told, found, passed_over)
 
@@ -121,6 +121,7 @@ def against_validated(target: Target, conn: Connection) -> Drift:
             hint=f"pgrunbook run validate --target {target.name}, or pgrunbook drift --against history",
         )
     found = _differences(known.schema, snapshot(conn, leave_out=leave_out(history)))
+    found = without_contracted(target, found)
     return _drift(target, "validated", f"the schema that run {known.run_id} validated", found)
 
 
@@ -128,7 +129,9 @@ def against_target(target: Target, conn: Connection, other: Target) -> Drift:
     """Return where the target differs from another one. Raises Unreachable when that does not answer."""
     with connect(other, purpose="looks for drift") as there:
         expected = snapshot(there, leave_out=_left_out(there, other))
+        beside = [*until_contract(there), *until_contract(conn)]
     found = _differences(expected, snapshot(conn, leave_out=_left_out(conn, target)))
+    found = [difference for difference in found if not is_declared(difference, beside)]
     return _drift(target, "target", f"target {other.name}", found)
 
 
@@ -264,12 +267,26 @@ def _differences(expected: Snapshot, now: Snapshot) -> list[Difference]:
     return diff(*schema_versions.comparable(expected, now))
 
 
-def _undeclared(target: Target, found: Sequence[Difference]) -> list[Difference]:
-    """Return the differences that no plan of the target's runs has declared."""
+def _undeclared(target: Target, conn: Connection, found: Sequence[Difference]) -> list[Difference]:
+    """Return the differences that no plan of the target's runs has declared; what waits for contract, it tells."""
     if not found:
         return []
-    declared = list(dict.fromkeys(_declared(target)))
+    planned = (each for each in _declared(target) if each.kind != "until contract")
+    declared = list(dict.fromkeys([*planned, *until_contract(conn)]))
     return [difference for difference in found if not is_declared(difference, declared)]
+
+
+def without_contracted(target: Target, found: Sequence[Difference]) -> list[Difference]:
+    """Return differences from a schema of before without what contract has dropped since, as plans have told.
+
+    What is gone of a column that is there still, somebody else has dropped.
+    """
+    planned = [each for each in _declared(target) if each.kind == "until contract"] if found else []
+    gone = [one for one in found if one.change == "removed" and is_declared(one, planned)]
+    columns = {one.name for one in gone if one.kind == "column"}
+    tables = tuple(f"{name.rpartition('.')[0]}." for name in columns)
+    contracted = {one for one in gone if one.name.startswith(tables) or one.kind == "grant"}
+    return [one for one in found if one not in contracted]
 
 
 def _declared(target: Target) -> Iterator[Declared]:

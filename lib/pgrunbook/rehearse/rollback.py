@@ -29,7 +29,7 @@ from pgrunbook.display.prose import counted
 from pgrunbook.draft import down
 from pgrunbook.draft.build import up
 from pgrunbook.draft.down import CaptureGap, DownDraft, DownStatement, NoWayError
-from pgrunbook.draft.expected_differences import DeclaredOf, followed, is_declared, named
+from pgrunbook.draft.expected_differences import DeclaredOf, followed, is_declared, named, until_contract
 from pgrunbook.errors import Refused, StatementFailed
 from pgrunbook.execute.events import ROWS_LEFT
 from pgrunbook.history import History, Migration
@@ -157,7 +157,7 @@ def rehearse(
     with copy_schema(target, ours=True) as schema:
         with schema.branch() as branch, connect(branch, purpose="rehearses") as there, journal() as log:
             copy_records.copy(conn, there, records)
-            before = snapshot(there, leave_out=left)
+            before, beside = snapshot(there, leave_out=left), until_contract(there)
             after = [before]
             for one in wanted:
                 planned = _planned(there, target, one, conn)
@@ -170,7 +170,7 @@ def rehearse(
             is_whole = all(one.ends == "history row" and not one.is_rest for one in wanted)
             end = _up_again(branch, there, target, wanted, log, left) if is_whole else before
             # The target went up by safe forms, the branch as it is written: what forms declare differs there.
-            told = [*named(there, differs), NOT_NULL_OF_PARTITIONS]
+            told = [*named(there, differs), *beside, NOT_NULL_OF_PARTITIONS]
         unlike = tuple((d.kind, d.name) for d in diff(*schema_versions.comparable(here, before)))
         # A dump gives columns and a dropped replica identity in another way than the statements that made them.
         found_other = [d for d in diff(before, end) if d.change != "moved" and (d.kind, d.name) not in unlike]

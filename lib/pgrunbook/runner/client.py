@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from queue import Empty
 from time import monotonic
 from types import FrameType
@@ -20,6 +21,7 @@ from nbclient.util import run_hook, run_sync
 from papermill.clientwrap import PapermillNotebookClient
 
 from pgrunbook.errors import Unreachable
+from pgrunbook.runner.kernel import sockets
 from pgrunbook.runner.stops import STOPS
 
 GRACE_S = 15.0
@@ -38,6 +40,7 @@ class TruthfulClient(PapermillNotebookClient):  # type: ignore[misc]  # papermil
     killed_by_us: bool = False
     _at_cells: bool = False
     _loop: asyncio.AbstractEventLoop | None = None
+    _sockets: Path | None = None
 
     def __init__(self, *given: Any, **options: Any) -> None:
         super().__init__(*given, **options)
@@ -50,6 +53,8 @@ class TruthfulClient(PapermillNotebookClient):  # type: ignore[misc]  # papermil
         """
         self.reset_execution_trackers()
         with ExitStack() as kernel:
+            if self.km is None:
+                self._sockets = kernel.enter_context(sockets())
             kernel.callback(_close_loop)
             kernel.callback(self._leave_kernel)
             try:
@@ -105,6 +110,12 @@ class TruthfulClient(PapermillNotebookClient):  # type: ignore[misc]  # papermil
     def start_new_kernel_client(self) -> Any:
         """Connect to the kernel; nbclient's own method then waits 0.2 s for messages that nobody needs."""
         return run_sync(self._connect)()
+
+    def create_kernel_manager(self) -> Any:
+        """Make the manager of a kernel that listens on sockets in a private folder: on TCP, others may listen too."""
+        manager = super().create_kernel_manager()
+        manager.transport, manager.ip = "ipc", str(self._sockets / "k" if self._sockets else "k")
+        return manager
 
     def process_message(self, msg: Any, cell: Any, cell_index: int) -> Any:
         """Note that the kernel has begun the cell; the rest is papermill's."""

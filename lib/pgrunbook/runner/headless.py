@@ -7,6 +7,7 @@ import logging
 import re
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from pgrunbook.record.run import RUNNER, TAKES_BACK, Part, Run, Status
 from pgrunbook.runner import observation, stops
 from pgrunbook.runner.kernel import EarlyKernel
 from pgrunbook.runner.progress import ProgressDisplay
+from pgrunbook.seal import anchor, attempt
 from pgrunbook.session import naming
 
 EXIT_CODES = {"WrongInput": 2, "Refused": 3, "TargetBusy": 4}
@@ -59,8 +61,9 @@ def go_on(made: Run, on_failure: str | None, early: EarlyKernel | None, *, obser
     With ``observe`` a monitor looks on meanwhile.
     """
     door.guard_logs()
+    ended = False
     try:
-        with naming.login_of_run(made.target, made.run_id, made.journal.write):
+        with naming.login_of_run(made.target, made.run_id, partial(attempt.write_late, made)):
             with observation.observed(made, observe=observe):
                 outcome = _run_stoppable(made, on_failure, early)
             made.status, made.ended_at = outcome.status, runs.stamp()
@@ -69,9 +72,12 @@ def go_on(made: Run, on_failure: str | None, early: EarlyKernel | None, *, obser
             made.journal.write(
                 "run-ended", status=made.status, exit_code=outcome.exit_code, next=_next(made, on_failure, outcome)
             )
+            ended = True
+            anchor.seal(made, partial(naming.target, made.target))
     except RecordFailed as exc:
-        # run.json still says running, but nobody is at work: every list of runs will show "broken off".
-        exc.hint = f"Make room or repair the folder, then: pgrunbook run --resume {made.run_id}"
+        if not ended:
+            # run.json still says running, but nobody is at work: every list of runs will show "broken off".
+            exc.hint = f"Make room or repair the folder, then: pgrunbook run --resume {made.run_id}"
         raise
     finally:
         if early is not None:

@@ -15,6 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +107,18 @@ class EarlyKernel:
         if self._context is not None:
             self._context.destroy(linger=0)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@contextmanager
+def sockets() -> Iterator[Path]:
+    """Give the body a private folder for the sockets of a kernel; a killed process leaves it to the next sweep."""
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=_temporary()))
+    try:
+        with (folder / "log").open("wb") as log:
+            fcntl.flock(log, fcntl.LOCK_EX)
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _temporary() -> Path:

@@ -19,6 +19,7 @@ from pgrunbook.record import run as runs
 from pgrunbook.record.run import Part, Run, Status
 from pgrunbook.runner import headless, stops
 from pgrunbook.runner.kernel import EarlyKernel
+from pgrunbook.seal import attempt
 from pgrunbook.session import naming, recorder
 from pgrunbook.session import parameters as parameters_of
 
@@ -107,12 +108,14 @@ def run(name: str, target: str, given: Mapping[str, str], early: EarlyKernel | N
     chosen = naming.target(target)
     if book.observe:
         chosen.webhook()
+    attempt.refuse_unsigned(target, protected=chosen.protected)
     with stops.held():
         made = runs.create(name, target, parameters, how="headless")
         made.parts = [Part(p, f"{n:02}-{p}.ipynb") for n, p in enumerate(book.procedures, 1)]
         made.hold()
         made.save()
         made.journal.write("run-started", run_id=made.run_id, runbook=name, target=target, operator=made.operator)
+        attempt.begin(made, protected=chosen.protected)
         return made, headless.go_on(made, book.on_failure, early, observe=book.observe)
 
 
@@ -130,6 +133,7 @@ def resume(run_id: str, early: EarlyKernel | None = None) -> tuple[Run, int]:
         try:
             book = load(broken.runbook)
             _refuse_to_go_on(broken, book)
+            attempt.begin(broken, protected=naming.target(broken.target).protected)
             broken.status, broken.ended_at = Status.RUNNING, ""
             broken.save()
             broken.journal.write("run-resumed", run_id=broken.run_id)
@@ -221,7 +225,8 @@ def start(name: str, target: str, given: Mapping[str, str]) -> Run:
 
     book = load(name)
     parameters = typed(book, target, given)
-    naming.target(target)
+    chosen = naming.target(target)
+    attempt.refuse_unsigned(target, protected=chosen.protected)
     made = runs.create(name, target, parameters, how="by hand")
     made.status = Status.WAITING
     (made.folder / runs.WORK).mkdir(mode=0o700)
@@ -240,6 +245,7 @@ def start(name: str, target: str, given: Mapping[str, str]) -> Run:
     executed_copy.refresh(made)
     made.save()
     made.journal.write("run-started", run_id=made.run_id, runbook=name, target=target, operator=made.operator)
+    attempt.begin(made, protected=chosen.protected)
     return made
 
 

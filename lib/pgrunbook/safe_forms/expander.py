@@ -13,6 +13,7 @@ from typing import Any
 
 from pglast import ast
 
+from pgrunbook.database import shadows
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.facts import Facts
 from pgrunbook.database.relations import constraints_of
@@ -27,8 +28,11 @@ from pgrunbook.safe_forms import (
     outside,
     partitions,
     refresh,
+    rename_column,
     row_security,
+    shadow_column,
     transaction_bond,
+    unfinished,
     update_delete,
     zoned_type,
 )
@@ -49,7 +53,8 @@ SEES_ALL = "Let a role run it that the policies do not filter."
 _OF_ROWS = (ast.SelectStmt, *DML)
 FORMS: tuple[Form, ...] = (
     indexes.create, indexes.drop, indexes.reindex, refresh.concurrently, partitions.attach, partitions.create,
-    partitions.detach, alter_table.in_parts, update_delete.in_batches,
+    partitions.detach, shadow_column.change, alter_table.in_parts, update_delete.in_batches,
+    rename_column.back, rename_column.beside,
 )  # fmt: skip
 
 
@@ -60,7 +65,8 @@ class Expander:
     before the next one is asked about (``applied``), what the release made itself is seen by its age, and names
     mean what the session's search_path makes of them. Where it does not, an earlier statement's table is known by
     its name, a search_path that the file sets is followed as far as its text tells, and what is not there needs no
-    safe form. ``rows_conn`` leads to the database whose rows count, where the first one is empty.
+    safe form. ``rows_conn`` leads to the database whose rows count, where the first one is empty. ``is_back`` says
+    that a migration is taken back: then a rename to a name that lives beside it drops that column.
     """
 
     def __init__(
@@ -72,7 +78,10 @@ class Expander:
         batch_rows: int = BATCH_ROWS,
         rows_conn: Connection | None = None,
         applied: bool = False,
+        is_back: bool = False,
     ) -> None:
+        self._is_back = is_back
+        self._shadows = shadows.there(conn, rows_conn, is_branch=applied)
         self._facts = Facts(conn, rows_conn)
         self._off, self._batch_rows = off or {}, batch_rows
         self._memory = Memory()
@@ -100,8 +109,14 @@ class Expander:
         inner = guarded_constraint(node)
         if inner is not None:
             node = inner
-        case = Case(statement, node, self._facts, self._memory, self._batch_rows, self._applied)
+        is_off = str(statement.place) in self._off
+        case = Case(
+            statement, node, self._facts, self._memory, self._batch_rows, self._applied, tuple(self._shadows), is_off,
+            self._is_back,
+        )  # fmt: skip
         is_fresh = self._names.are_fresh(node)
+        if not is_fresh and rename_column.taken_back(case) is None:
+            unfinished.refuse(case)
         parts = self._parts(node)
         beyond = outside.find(self._facts, tree(statement.sql))
         if beyond is not None:
@@ -109,7 +124,7 @@ class Expander:
             found = _as_written(statement, f"It {beyond.says}.", off=off, gate=beyond)
         elif self._names.unclear(node):
             found = _as_written(statement, "Which table it means cannot be told before.", gate=self._names.gate(node))
-        elif str(statement.place) in self._off:
+        elif is_off:
             reason = self._off[str(statement.place)]
             gate = None if is_fresh else gates.find(case)
             found = _as_written(statement, f"Its safe form is switched off: {reason}", off=reason, gate=gate)
@@ -118,13 +133,23 @@ class Expander:
         elif inner is not None and _is_there(self._facts, inner):
             found = Expansion(statement, "guarded", "What it would add exists already: nothing is executed.", ())
         else:
-            found = self._bound(self._seeing_all(_expansion(case)))
+            found = self._with_shadow(case, self._bound(self._seeing_all(_expansion(case))))
         if beyond is None:
             inner = code.find(case, parts, self._judged)
             found = replace(found, gate=code.joined(found.gate, [*self._of_session(case, is_fresh=is_fresh), *inner]))
         kept_together = bool(self._bonds) or is_fresh
         self._seen.append((found, "" if kept_together else _locked_table(found, self._facts)))
         self._pass(statement, node, parts)
+        return found
+
+    def _with_shadow(self, case: Case, found: Expansion) -> Expansion:
+        """Note the column that a form leaves beside another, or takes away."""
+        gone = rename_column.taken_back(case)
+        if gone is not None and found.form == rename_column.BACK:
+            self._shadows.remove(gone)
+        made = rename_column.shadow(case) if found.form == rename_column.FORM else None
+        made = shadow_column.shadow(case) if found.form == shadow_column.FORM else made
+        self._shadows += [made] if made is not None else []
         return found
 
     def _parts(self, node: Any) -> list[RoutinePart]:

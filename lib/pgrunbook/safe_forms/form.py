@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pgrunbook.database.facts import Facts
+from pgrunbook.database.shadows import Shadow
 from pgrunbook.plan.step import Expansion
 from pgrunbook.sql.statements import Statement
 
@@ -28,6 +29,8 @@ class Case:
     """A statement, its parse tree, and the database on which it is judged.
 
     ``is_branch`` says that this database is a branch, where the statement is executed next: it may be tried.
+    ``shadows`` are the columns that live beside another until contract, also by earlier statements of the release.
+    With ``is_off`` the statement's safe form is switched off; ``is_back`` says that a migration is taken back.
     """
 
     statement: Statement
@@ -36,6 +39,9 @@ class Case:
     memory: Memory = field(default_factory=Memory)
     batch_rows: int = 1_000
     is_branch: bool = False
+    shadows: tuple[Shadow, ...] = ()
+    is_off: bool = False
+    is_back: bool = False
 
 
 # A safe form: what is executed in place of a statement on this database, None where the form is not for that. It

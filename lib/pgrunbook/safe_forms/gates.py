@@ -11,7 +11,16 @@ from pglast import ast, enums
 from pgrunbook.database.relations import Relation
 from pgrunbook.display.prose import counted
 from pgrunbook.plan.step import Gate
-from pgrunbook.safe_forms import add_column, dependents, merges, name_uses, refresh, type_gate, update_delete
+from pgrunbook.safe_forms import (
+    add_column,
+    dependents,
+    merges,
+    name_uses,
+    refresh,
+    rename_column,
+    type_gate,
+    update_delete,
+)
 from pgrunbook.safe_forms.form import Case
 from pgrunbook.sql.deparse import name
 from pgrunbook.sql.tree import is_on
@@ -62,9 +71,15 @@ def _rename(case: Case) -> Gate | None:
     column = old if node.renameType == Kind.OBJECT_COLUMN else ""
     uses = name_uses.told(case, old.rpartition(".")[2], relation, column)
     beside = _BESIDE.get(node.renameType, "a view")
+    found = rename_column.of_rename(case)
+    because = rename_column.obstacle(case, *found) if found else ""
+    has_form = not (because or case.is_off or case.is_back) or rename_column.taken_back(case) is not None
+    if found and has_form:
+        return None
+    kept = f"; both names cannot live side by side: {because}" if because else ""
     return Gate(
         id="rename",
-        says=f'running code still uses the name "{old}" and fails as soon as the rename commits{uses}',
+        says=f'running code still uses the name "{old}" and fails as soon as the rename commits{uses}{kept}',
         procedure="expand and contract",
         how=f"Add the new name beside the old one ({beside}), move the code, then drop the old name.",
     )

@@ -21,7 +21,7 @@ def told(case: Case, name: str, relation: Relation | None = None, column: str = 
     words = [name] if not column or relation is None else [name, relation.name]
     oid = None if relation is None else relation.oid
     functions = case.facts.rows(
-        "functions_with_words", word=_word(words[0]), other=_word(words[-1]), table=oid if column else None
+        "functions_with_words", word=word(words[0]), other=word(words[-1]), table=oid if column else None
     )
     views = case.facts.rows("views_over", oid=oid, column=column) if oid is not None else []
     return "".join([_part("function", functions), _part("view", views)])
@@ -38,6 +38,6 @@ def _part(kind: str, rows: Iterable[dict[str, object]]) -> str:
     return f"; {kind}{many} {listed(names, MOST_TOLD)} {how}"
 
 
-def _word(name: str) -> str:
+def word(name: str) -> str:
     """Return the regular expression of a name as a word of its own."""
     return rf"(^|[^[:alnum:]_$]){re.escape(name)}($|[^[:alnum:]_$])"

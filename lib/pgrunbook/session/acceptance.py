@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,12 @@ from pgrunbook.plan.plan import OpenGate, Plan
 from pgrunbook.record import journal
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import Run
+from pgrunbook.seal import attempt
 from pgrunbook.sql import places
 
 ACCEPTED = "gates-accepted"
+COLUMNS_SHOWN = "columns-shown"
+EVERY_COLUMN = "all"
 _ROLLBACK = "rollback-plan-frozen"
 _FILES = {"plan-frozen": "plan.json", _ROLLBACK: "rollback-plan.json"}
 
@@ -32,6 +36,8 @@ def accept(run_id: str, keys: Sequence[str]) -> tuple[list[str], list[str]]:
     made = runs.find(run_id)
     made.refuse_changed()
     events = journal.read(made.journal.path)
+    if shown := [e for e in events if e["event"] == COLUMNS_SHOWN]:
+        return _accept_columns(made, shown[-1]["digests"], keys, events)
     _refuse_refused(made, events)
     path = _frozen_last(made, events)
     if not regular_file.is_there(path):
@@ -61,7 +67,8 @@ def accept(run_id: str, keys: Sequence[str]) -> tuple[list[str], list[str]]:
     before = accepted(plan, events)
     _refuse_again(made, plan, [key for key in named if key in before], events)
     chosen = named or [key for key in gates if key not in before]
-    note(made, plan, [key for key in chosen if key not in before])
+    with attempt.addition(made):
+        note(made, plan, [key for key in chosen if key not in before])
     return chosen, [key for key in gates if key not in {*before, *chosen}]
 
 
@@ -123,10 +130,54 @@ def accepted(plan: Plan, events: Sequence[Mapping[str, Any]]) -> set[str]:
     return {key for keys in found for key in keys}
 
 
+def digest_of(subject: str) -> str:
+    """Return the digest of a column that contract has shown: an acceptance counts for this very column only."""
+    return hashlib.sha256(subject.encode()).hexdigest()
+
+
+def accepted_columns(run: Run, subjects: Mapping[str, str], also: Sequence[str]) -> set[str]:
+    """Return the columns whose contract is accepted in a run; ``also`` are those that a parameter names, or all.
+
+    ``subjects`` say of each column by name what it is.
+    """
+    told = {e["digest"] for e in journal.read(run.journal.path) if e["event"] == ACCEPTED}
+    return {
+        name for name, subject in subjects.items() if digest_of(subject) in told or name in also or EVERY_COLUMN in also
+    }
+
+
+def _accept_columns(
+    made: Run, shown: Mapping[str, str], keys: Sequence[str], events: Sequence[Mapping[str, Any]]
+) -> tuple[list[str], list[str]]:
+    """Accept that contract drops columns, all that it has shown where none is named. Raises as :func:`accept`."""
+    unknown = [key for key in keys if key not in shown]
+    if unknown:
+        raise WrongInput(
+            f"run {made.run_id} has shown no column {', '.join(unknown)}",
+            detail=f"It has shown: {', '.join(shown) or 'none'}.",
+            hint="Name a column as still-double shows it: schema.table.column.",
+        )
+    told = {e["digest"] for e in events if e["event"] == ACCEPTED}
+    chosen = list(keys) or [key for key in shown if shown[key] not in told]
+    for key in chosen:
+        if shown[key] not in told:
+            made.journal.write(ACCEPTED, digest=shown[key], gates=[key], by=runs.operator())
+    return chosen, [key for key in shown if shown[key] not in told and key not in chosen]
+
+
 def left(run: Run, plan: Plan, also: Sequence[str] = ()) -> list[OpenGate]:
     """Return the gates that nobody has accepted; ``also`` are those that a parameter names."""
     there = accepted(plan, journal.read(run.journal.path)) | {*also}
     return [gate for gate in plan.gates() if gate.key not in there]
+
+
+def open_gates(run: Run) -> list[str]:
+    """Return the gates of the plan that the run has frozen last, and that nobody has accepted; [] where it has none."""
+    events = journal.read(run.journal.path)
+    if not any(event["event"] in _FILES for event in events):
+        return []
+    path = _frozen_last(run, events)
+    return [gate.key for gate in left(run, plans.read(path))] if regular_file.is_there(path) else []
 
 
 def _frozen_last(made: Run, events: Sequence[Mapping[str, Any]]) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from hashlib import sha256
 from time import monotonic
@@ -17,12 +18,17 @@ OURS = "of_pgrunbook"  # marks our recorder among the kernel's hooks
 
 
 def record(
-    journal: Journal, procedure: str, on_error: Callable[[BaseException], None], recorder: Recorder | None
+    journal: Journal,
+    procedure: str,
+    on_error: Callable[[BaseException], None],
+    recorder: Recorder | None,
+    before_cell: Callable[[], None] = lambda: None,
+    after_cell: Callable[[], None] = lambda: None,
 ) -> None:
     """Write every cell that runs in this kernel into the journal, also those run twice or changed.
 
-    What it shows is the ``recorder``'s. ``on_error`` is called with the error that ended a cell.
-    Outside of a kernel nothing is recorded.
+    What it shows is the ``recorder``'s. ``on_error`` is called with the error that ended a cell, ``before_cell`` before
+    its first event is written and ``after_cell`` when all of it is. Outside of a kernel nothing is recorded.
     """
     from IPython import get_ipython
 
@@ -33,6 +39,7 @@ def record(
     now = {"cell": "set-up", "at": monotonic()}
 
     def before(info: Any) -> None:
+        _told(before_cell)
         digest = _digest(str(info.raw_cell))
         # Headless front ends do not send the id of a cell to the kernel; we find it by the source.
         now.update(cell=known.get(digest) or info.cell_id, at=monotonic())
@@ -51,12 +58,21 @@ def record(
             on_error(error)
         if recorder is not None:
             recorder.ended(ok=error is None, took_ms=took_ms)
+        _told(after_cell)
 
     for name, hook in (("pre_run_cell", before), ("post_run_cell", after)):
         for old in [h for h in shell.events.callbacks[name] if getattr(h, OURS, False)]:
             shell.events.unregister(name, old)  # the set-up cell was run again: one recorder is enough
         setattr(hook, OURS, True)
         shell.events.register(name, hook)
+
+
+def _told(call: Callable[[], None]) -> None:
+    """Show an error of the record's seal under the cell: IPython would show a traceback, and go on as well."""
+    try:
+        call()
+    except RunbookError as exc:
+        sys.stderr.write("\n".join(exc.lines()) + "\n")
 
 
 def _ids(procedure: str) -> dict[str, str]:

@@ -240,6 +240,51 @@ class Purge(Parameters):
         return given
 
 
+class Contract(Parameters):
+    """The parameters of contract: the columns that a person lets go, as schema.table.column, or all."""
+
+    accept: Names = ()
+
+
+class Rollout(Parameters):
+    """The parameters of rollout: its ``name``, that of its file in rollouts/, and what a person decides.
+
+    ``accept`` names the stages that a person lets begin, and ``remove`` to let the flag go. ``do`` leads it on, pauses
+    or resumes it, takes the newest stage back, or abandons it: all stages go back. While a stage is held the metric is
+    watched for ``watch_s`` seconds at most; another run goes on where this one ends.
+    """
+
+    name: str = ""
+    accept: Names = ()
+    do: Literal["go-on", "pause", "resume", "step-back", "abandon"] = "go-on"
+    watch_s: float = Field(default=600.0, ge=0, le=604_800)
+
+
+class Swap(Parameters):
+    """The parameters of swap: the table, and the SQL of its new ``shape``: {table} is the new one, {old} that of today.
+
+    Without a shape the table is written anew as it is, laid out by ``order_by`` where that is given. ``values`` fills
+    columns of the new table by expressions over the old one, ``back`` the other way; ``leave`` names indexes and
+    statistics that the new table does not get. ``do`` says what is done: swap, back, finish (drop the old table) or
+    abandon. ``cutover`` is "now", "postponed" or a time with zone; the old table is kept for ``keep_hours`` at least,
+    unless ``force`` finishes before. The copy spares others above ``latency_ms``.
+    """
+
+    table: str = ""
+    shape: str = ""
+    do: Literal["swap", "back", "finish", "abandon"] = "swap"
+    cutover: str = "now"
+    order_by: Names = ()
+    values: Annotated[dict[Word, Word], BeforeValidator(_mapped)] = {}
+    back: Annotated[dict[Word, Word], BeforeValidator(_mapped)] = {}
+    leave: Names = ()
+    keep_hours: int = Field(default=24, ge=0, le=8_760)
+    attempts: int = Field(default=10, ge=1, le=1_000)
+    latency_ms: float = Field(default=20.0, gt=0, le=60_000)
+    workers: int = Field(default=2, ge=1, le=16)
+    force: bool = False
+
+
 class Monitor(Parameters):
     """The parameters of monitor: for how long to watch, and how often to look, in seconds."""
 
@@ -267,17 +312,41 @@ class Troubleshoot(Parameters):
     explain_timeout_s: int = Field(default=60, ge=1, le=3_600)
 
 
-OF: dict[str, type[Parameters]] = {
-    "prepare": Prepare,
-    "migrate": Migrate,
-    "validate": Validate,
-    "rollback": Rollback,
-    "restore": Restore,
-    "drill": Drill,
-    "purge": Purge,
-    "monitor": Monitor,
-    "troubleshoot": Troubleshoot,
-}
+class Backfill(Parameters):
+    """The parameters of backfill: the columns of a table to ``fill``, each with the expression over its row.
+
+    ``where`` leaves rows out. With ``keep_in_sync`` a trigger fills what is written meanwhile; ``back`` are columns and
+    expressions for programs that write the filled columns; with ``leave_in_sync`` the trigger stays. ``order`` is that
+    of the batches. Rows that the server refuses ``stop`` it, or up to ``most_bad_rows`` are passed over (``skip``).
+
+    The throttle aims at a latency of others of ``latency_ms``, at batches of ``batch_ms`` and ``most_batch_rows`` at
+    most. It waits while ``wait_while`` (a query) gives more than 0, a standby lags by ``max_lag_s``, or a transaction
+    is older than ``max_transaction_age_s``; for ``patience_s`` at most.
+    """
+
+    table: str = ""
+    fill: Annotated[dict[Word, Word], BeforeValidator(_mapped)] = {}
+    where: str = ""
+    back: Annotated[dict[Word, Word], BeforeValidator(_mapped)] = {}
+    keep_in_sync: bool = True
+    leave_in_sync: bool = False
+    order: Literal["auto", "key", "pages"] = "auto"
+    bad_rows: Literal["stop", "skip"] = "stop"
+    most_bad_rows: int = Field(default=1_000, ge=1, le=100_000)
+    latency_ms: float = Field(default=20.0, gt=0, le=60_000)
+    batch_ms: float = Field(default=50.0, ge=1, le=10_000)
+    most_batch_rows: int = Field(default=20_000, ge=1, le=1_000_000)
+    wait_while: str = ""
+    max_lag_s: float = Field(default=30.0, ge=0, le=86_400)
+    max_transaction_age_s: int = Field(default=600, ge=0, le=86_400)
+    patience_s: int = Field(default=1_800, ge=0, le=604_800)
+
+
+_MODELS = (
+    Prepare, Migrate, Validate, Rollback, Restore, Drill, Purge, Contract, Rollout, Swap, Monitor, Troubleshoot,
+    Backfill,
+)  # fmt: skip
+OF: dict[str, type[Parameters]] = {model.__name__.lower(): model for model in _MODELS}
 
 
 def checked(

@@ -32,13 +32,15 @@ from pgrunbook.errors import (
 from pgrunbook.record import door, steps, table_file
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import RUNNER, Part, Run, Status
+from pgrunbook.seal import anchor, attempt
 from pgrunbook.session import cells, naming, outputs, recorder, step_progress
 from pgrunbook.session.facts import CellFacts
 from pgrunbook.session.parameters import Parameters, checked
 from pgrunbook.session.recorder import Recorder
 
 ENGINE = "PGRUNBOOK_ENGINE"  # set where our engine runs the notebook
-CHANGES = ("prepare", "migrate", "rollback", "purge")  # the procedures that work for a change of the target
+# The procedures that work for a change of the target.
+CHANGES = ("prepare", "migrate", "rollback", "purge", "contract", "rollout", "backfill", "swap")
 CHANGING = "The history table and schema pgrunbook say what is done; an open transaction was aborted."
 View = TypeVar("View")
 _begun: list[Session] = []  # the session of this kernel: one at a time
@@ -154,6 +156,16 @@ class Session:
         _note_part(self.run, self.procedure, _status_of(error), str(error).partition("\n")[0])
         self.run.release()
 
+    def seal_opened(self) -> None:
+        """Open the run in the ledger again where it was sealed and somebody runs a cell; a runner does that itself."""
+        if not is_headless():
+            attempt.reopen(self.run, protected=self.target.protected)
+
+    def seal_ended(self) -> None:
+        """Seal the run where the cell that has just ended was its last, or failed."""
+        if not is_headless():
+            anchor.seal_if_over(self.run, lambda: self.target)
+
     def at_work(self) -> None:
         """Take the run folder again before something is changed: a cell that failed has released it.
 
@@ -165,6 +177,7 @@ class Session:
         self.works += 1
         if not is_headless():
             self.run.hold()
+            self.seal_opened()
             _note_part(self.run, self.procedure, Status.RUNNING)
 
     def repeat(self, cell: str) -> str:
@@ -223,13 +236,14 @@ def begin(procedure: str, model: type[Parameters], given: Mapping[str, object]) 
     run = _find_run(procedure, parameters)
     if not is_headless():
         run.hold()
+        attempt.reopen(run, protected=target.protected)
         _note_part(run, procedure, Status.RUNNING)
     here = Session(procedure, run, target, parameters, CellFacts(procedure))
     _begun.append(here)
     door.guard_logs()
     outputs.guard()
     here.recorder = None if is_headless() else recorder.start(run, procedure, how=_how())
-    cells.record(run.journal, procedure, here.note_error, here.recorder)
+    cells.record(run.journal, procedure, here.note_error, here.recorder, here.seal_opened, here.seal_ended)
     run.journal.write(
         "procedure-started", procedure=procedure, run_id=run.run_id, target=target.name,
         parameters=parameters.model_dump(mode="json"), how=_how(),

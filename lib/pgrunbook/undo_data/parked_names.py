@@ -24,7 +24,7 @@ from pgrunbook.undo_data.tables import SCHEMA, rows
 
 PARKED = "parked_"
 # An array type is named after its table, with underscores before it.
-_OURS = re.compile("_*(batch|kept|load|parked|restore_point|step|way_back)")
+_OURS = re.compile("_*(batch|kept|load|parked|restore_point|shadow|step|way_back)")
 _MOVING = ("TABLE", "STATISTICS")  # indexes and sequences move with their table
 
 # The last part of a generated name to the original name.

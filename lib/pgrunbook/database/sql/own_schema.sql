@@ -53,14 +53,33 @@ WITH RECURSIVE us AS (
         ('way_back', 'migration text, statement integer, run_id text, file_sha256 text, plan_digest text, file text,
                       line integer, sql text, steps integer[], undo text[], back jsonb, schema_before text,
                       taken_back_by text, written_at timestamp with time zone'),
+        ('shadow', 'table_schema text, table_name text, column_name text, shadow_name text, kind text, migration text,
+                    sync_name text, made_at timestamp with time zone'),
         ('history_copy', 'run_id text, history_table text, repair text, rows jsonb,
                           copied_at timestamp with time zone'),
         ('control', 'name text, command text, reason text, asked_by text, asked_at timestamp with time zone,
                      until timestamp with time zone'),
+        ('pace', 'run_id text, times double precision, asked_by text, asked_at timestamp with time zone'),
+        ('refused_row', 'loop text, key text[], sqlstate text, said text, refused_at timestamp with time zone'),
         ('salvage', 'run_id text, place integer, table_schema text, table_name text, columns text[],
                      made_at timestamp with time zone'),
         ('salvaged_row', 'run_id text, place integer, number bigint, fate text, state text, row_values text[],
                           was text[]'),
+        ('rollout', 'name text, table_schema text, table_name text, column_name text, head text, state text, run_id text,
+                     changed_by text, changed_at timestamp with time zone'),
+        ('rollout_stage', 'rollout text, stage integer, name text, digest text, state text, attempt integer,
+                           pass integer, rows bigint, looks bigint, metric_before double precision,
+                           metric_now double precision, began_at timestamp with time zone,
+                           held_at timestamp with time zone, ended_at timestamp with time zone, why text, run_id text,
+                           changed_by text'),
+        ('rollout_row', 'rollout text, row_key text, stage integer, state text, set_at timestamp with time zone'),
+        ('swap', 'name text, table_schema text, table_name text, run_id text, state text, plan jsonb, relation oid,
+                  made_at timestamp with time zone, cut_over_at timestamp with time zone,
+                  keep_until timestamp with time zone'),
+        ('swap_range', 'name text, number integer, relation oid, file oid, first_place text[], next_place text[],
+                        rows bigint'),
+        ('ledger', 'ledger text, seq bigint, kind text, run_id text, line_sha256 text, lsn pg_lsn, timeline integer,
+                    session_user_name text, transaction_id xid8, written_at timestamp with time zone'),
         ('kept', 'id bigint, part_of bigint, run_id text, migration text, direction text, step integer, kind text,
                   table_schema text, table_name text, key_columns text[], columns text[], kept_as text,
                   made_at timestamp with time zone, keep_until timestamp with time zone, state text,
@@ -82,7 +101,8 @@ WITH RECURSIVE us AS (
     WHERE c.relkind = 'r'
       AND (c.relname IN (SELECT expected.name FROM expected)
            OR c.relname ~ '^kept_[0-9a-f]{16}(_[0-9]+)?$'
-           OR c.relname ~ '^moves_[0-9a-f]{16}$'
+           OR c.relname ~ '^(moves|sync)_[0-9a-f]{16}$'
+           OR c.relname ~ '^changes_[0-9a-f]{16}(_back)?$'
            OR c.relname ~ '^load_[0-9a-f]{6}_[0-9]+$')
 ), functions AS (
     SELECT p.oid,
@@ -92,10 +112,19 @@ WITH RECURSIVE us AS (
            p.proacl
     FROM objects AS o
     JOIN pg_catalog.pg_proc AS p ON o.classid = 'pg_catalog.pg_proc'::regclass AND p.oid = o.objid
-    WHERE (p.proname ~ '^(write_kept_[0-9a-f]{16}(_[0-9]+)?|note_moves_[0-9a-f]{16})$'
+    WHERE ((p.proname ~ '^(write_kept_[0-9a-f]{16}(_[0-9]+)?|note_moves_[0-9a-f]{16}|write_sync_[0-9a-f]{16})$'
+               OR p.proname ~ '^note_changes_[0-9a-f]{16}(_back)?$')
            AND p.prorettype = 'pg_catalog.trigger'::regtype
+           OR p.proname ~ '^fill_[0-9a-f]{16}(_[0-9]+)?$'
+           OR p.proname ~ '^(agrees|forward|backward)_sync_[0-9a-f]{16}$'
            -- Only within the transaction that changes the type of a key back.
-           OR p.proname ~ '^old_kept_[0-9a-f]{16}(_[0-9]+)?$')
+           OR p.proname ~ '^old_kept_[0-9a-f]{16}(_[0-9]+)?$'
+           OR p.proname = 'refuse_ledger_change'
+              AND p.prorettype = 'pg_catalog.trigger'::regtype
+              AND NOT p.prosecdef
+              AND p.proconfig IS NULL
+              AND p.prolang = (SELECT l.oid FROM pg_catalog.pg_language AS l WHERE l.lanname = 'plpgsql')
+              AND p.prosrc = 'BEGIN RAISE EXCEPTION ''rows of pgrunbook.ledger are never changed or deleted''; END')
 ), sequences AS (
     SELECT c.oid,
            c.relnamespace,
@@ -108,16 +137,17 @@ WITH RECURSIVE us AS (
      AND d.deptype = 'i'
     JOIN pg_catalog.pg_class AS c ON d.classid = 'pg_catalog.pg_class'::regclass AND c.oid = d.objid AND c.relkind = 'S'
     WHERE t.relname = 'kept'
-       OR pg_catalog.starts_with(t.relname::text, 'moves_')
+       OR t.relname ~ '^(moves|sync)_'
 ), parked AS (
     -- A parked table is its owner's, with what hangs on it; its sequences and statistics are in its schema too.
+    -- So is the table of a swap that is not the live one.
     SELECT o.classid,
            o.objid,
            c.relname
     FROM objects AS o
     JOIN pg_catalog.pg_class AS c ON o.classid = 'pg_catalog.pg_class'::regclass AND c.oid = o.objid
     WHERE c.relkind IN ('r', 'p', 'f')
-      AND c.relname ~ '^parked_[0-9a-f]{16}(_[0-9]+)?$'
+      AND c.relname ~ '^(parked|swap)_[0-9a-f]{16}(_[0-9]+)?$'
 ), with_parked AS (
     SELECT d.classid,
            d.objid
@@ -189,6 +219,10 @@ WITH RECURSIVE us AS (
     FROM tables AS t
     JOIN pg_catalog.pg_trigger AS g ON g.tgrelid = t.oid
     WHERE g.tgconstrindid = 0
+      AND (t.relname <> 'ledger'
+           OR g.tgname <> 'append_only'
+           OR g.tgqual IS NOT NULL
+           OR g.tgfoid NOT IN (SELECT f.oid FROM functions AS f WHERE f.proname = 'refuse_ledger_change'))
     UNION ALL
     SELECT 4,
            pg_catalog.pg_describe_object('pg_catalog.pg_rewrite'::regclass, w.oid, 0)
@@ -212,7 +246,9 @@ WITH RECURSIVE us AS (
     JOIN pg_catalog.pg_attrdef AS d ON d.adrelid = t.oid
     JOIN pg_catalog.pg_attribute AS a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
     WHERE a.attgenerated <> ''
-       OR (CASE WHEN pg_catalog.starts_with(t.relname::text, 'kept_') THEN 'kept_' ELSE t.relname::text END,
+       OR (CASE WHEN pg_catalog.starts_with(t.relname::text, 'kept_') THEN 'kept_'
+                WHEN pg_catalog.starts_with(t.relname::text, 'changes_') THEN 'changes_'
+                ELSE t.relname::text END,
            a.attname::text,
            pg_catalog.pg_get_expr(d.adbin, d.adrelid)) NOT IN (
               ('step', 'backend_pid', 'pg_backend_pid()'),
@@ -220,12 +256,17 @@ WITH RECURSIVE us AS (
               ('step', 'transaction_id', 'pg_current_xact_id()'),
               ('restore_point', 'created_at', 'clock_timestamp()'),
               ('batch', 'updated_at', 'clock_timestamp()'),
+              ('shadow', 'made_at', 'clock_timestamp()'),
+              ('ledger', 'session_user_name', 'SESSION_USER'),
+              ('ledger', 'transaction_id', 'pg_current_xact_id()'),
+              ('ledger', 'written_at', 'clock_timestamp()'),
               ('way_back', 'taken_back_by', '''''::text'),
               ('way_back', 'written_at', 'clock_timestamp()'),
               ('kept', 'made_at', 'clock_timestamp()'),
               ('kept', 'state', '''kept''::text'),
               ('kept', 'rows_given_back', '0'),
-              ('kept_', 'pgrunbook_batch', 'pg_current_xact_id()')
+              ('kept_', 'pgrunbook_batch', 'pg_current_xact_id()'),
+              ('changes_', 'is_emptied', 'false')
           )
     UNION ALL
     SELECT 8,
@@ -257,7 +298,7 @@ WITH RECURSIVE us AS (
     JOIN pg_catalog.pg_type AS y ON y.oid = a.atttypid
     WHERE y.typnamespace <> 'pg_catalog'::regnamespace
       AND NOT pg_catalog.starts_with(t.relname::text, 'load_')
-      AND NOT (pg_catalog.starts_with(t.relname::text, 'moves_') AND y.typtype = 'e')  -- it has no code
+      AND NOT (t.relname ~ '^(moves|changes)_' AND y.typtype = 'e')  -- it has no code
     UNION ALL
     SELECT 10,
            pg_catalog.pg_describe_object('pg_catalog.pg_class'::regclass, i.indexrelid, 0)
@@ -298,7 +339,7 @@ WITH RECURSIVE us AS (
     JOIN pg_catalog.pg_attribute AS a ON a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped
     JOIN pg_catalog.pg_collation AS c ON c.oid = a.attcollation
     WHERE c.collnamespace <> 'pg_catalog'::regnamespace
-      AND NOT pg_catalog.starts_with(t.relname::text, 'moves_')
+      AND t.relname !~ '^(moves|changes)_'
     UNION ALL
     SELECT 15,
            pg_catalog.format('table %s, which is unlogged', t.oid::regclass)
@@ -332,12 +373,13 @@ SELECT EXISTS (SELECT FROM schemas) AS is_there,
        (SELECT coalesce(pg_catalog.array_agg(DISTINCT (pg_catalog.to_char(f.place, '00') || f.told)), '{}')
         FROM foreign_objects AS f) AS told,
        (SELECT coalesce(pg_catalog.array_agg(x.name), '{}')
-        FROM (SELECT p.relname::text FROM parked AS p
+        FROM (SELECT p.relname::text FROM parked AS p WHERE pg_catalog.starts_with(p.relname::text, 'parked_')
               UNION ALL
               SELECT t.relname::text FROM tables AS t WHERE pg_catalog.starts_with(t.relname::text, 'kept_')
               UNION ALL
               SELECT f.proname::text FROM functions AS f
-              WHERE NOT pg_catalog.starts_with(f.proname::text, 'note_moves_')) AS x (name)) AS captured,
+              WHERE f.proname !~ '^(note_(moves|changes)|[a-z]+_sync|fill)_'
+                AND f.proname <> 'refuse_ledger_change') AS x (name)) AS captured,
        EXISTS (SELECT FROM tables AS t WHERE t.relname = 'kept') AS has_registry
 
 -- name: unnamed

@@ -553,6 +553,47 @@ SET pass = %(pass)s,
     updated_at = pg_catalog.clock_timestamp()
 WHERE name = %(name)s
 
+-- name: pages
+-- a row is: the pages of the largest of a table and its partitions, and the live rows of a page as its statistics tell
+SELECT (pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_size')::bigint)::bigint AS pages,
+       CASE WHEN c.relpages > 0 THEN c.reltuples / c.relpages ELSE 50 END::float8 AS rows_of_page
+FROM pg_catalog.pg_class AS c
+WHERE c.oid IN (SELECT p.relid FROM pg_catalog.pg_partition_tree(%(table)s::regclass) AS p
+                UNION ALL
+                SELECT %(table)s::regclass)
+  AND c.relkind = 'r'
+ORDER BY pages DESC
+LIMIT 1
+
+-- name: has_refused_rows
+-- a row is: whether the table of rows that loops passed over exists
+SELECT pg_catalog.to_regclass('pgrunbook.refused_row') IS NOT NULL
+
+-- name: create_refused_row
+-- a row is: nothing; creates the table of rows that loops passed over
+CREATE TABLE IF NOT EXISTS pgrunbook.refused_row (
+    loop text NOT NULL,
+    key text[] NOT NULL,
+    sqlstate text NOT NULL,
+    said text NOT NULL,
+    refused_at timestamptz NOT NULL
+)
+
+-- name: refuse_row
+-- a row is: nothing; records a row that a batch was refused for, in the transaction that passes it over
+WITH before AS (
+    DELETE FROM pgrunbook.refused_row AS r WHERE r.loop = %(loop)s AND r.key = %(key)s::text[]
+)
+INSERT INTO pgrunbook.refused_row (loop, key, sqlstate, said, refused_at)
+VALUES (%(loop)s, %(key)s, %(sqlstate)s, %(said)s, pg_catalog.clock_timestamp())
+
+-- name: refused_rows
+-- a row is: a row that a loop was refused for, and what the server said
+SELECT r.key, r.sqlstate, r.said
+FROM pgrunbook.refused_row AS r
+WHERE r.loop = %(loop)s
+ORDER BY r.refused_at, r.key
+
 -- name: switched_off
 -- a row is: a trigger of ours that somebody has switched off, and on again perhaps: its row is not that of its creation
 SELECT g.tgname::text AS name
@@ -973,3 +1014,99 @@ WHERE p.partrelid = ANY (%(oids)s::oid[])
                     AND d.objsubid > 0
                     AND d.refobjsubid = 0
                     AND 'pg_catalog'::pg_catalog.regnamespace::oid <> ANY (ARRAY[t.typnamespace, l.collnamespace])))
+
+-- name: shadow_obstacles
+-- a row is: what keeps a column from having a second one beside it that a trigger keeps equal
+WITH tables AS (
+    SELECT %(oid)s::oid AS oid
+    UNION
+    SELECT p.relid::oid
+    FROM pg_catalog.pg_partition_tree(%(oid)s::oid) AS p
+), columns AS (
+    SELECT a.attrelid,
+           a.attnum
+    FROM tables AS t
+    JOIN pg_catalog.pg_attribute AS a ON a.attrelid = t.oid AND a.attname = %(column)s AND NOT a.attisdropped
+), triggers AS (
+    SELECT g.oid,
+           g.tgname::text AS name,
+           g.tgtype,
+           g.tgattr,
+           g.tgqual,
+           p.prosrc,
+           l.lanname,
+           pg_catalog.replace(pg_catalog.encode(g.tgargs, 'escape'), '\000', ' ') AS arguments,
+           c.attnum
+    FROM columns AS c
+    JOIN pg_catalog.pg_trigger AS g ON g.tgrelid = c.attrelid AND g.tgconstrindid = 0 AND g.tgenabled <> 'D'
+    JOIN pg_catalog.pg_proc AS p ON p.oid = g.tgfoid
+    JOIN pg_catalog.pg_language AS l ON l.oid = p.prolang
+    WHERE p.pronamespace IS DISTINCT FROM pg_catalog.to_regnamespace('pgrunbook')::oid
+      AND NOT g.tgisinternal
+)
+SELECT 'partition key' AS kind,
+       c.oid::pg_catalog.regclass::text AS name
+FROM tables AS t
+JOIN pg_catalog.pg_partitioned_table AS p ON p.partrelid = t.oid
+JOIN pg_catalog.pg_class AS c ON c.oid = t.oid
+WHERE EXISTS (SELECT FROM columns AS k WHERE k.attrelid = t.oid AND k.attnum = ANY (p.partattrs::smallint[]))
+   OR p.partexprs IS NOT NULL AND pg_catalog.pg_get_partkeydef(t.oid) ~* %(word)s
+UNION ALL
+SELECT 'inherits',
+       CASE WHEN h.inhparent = %(oid)s::oid THEN h.inhrelid ELSE h.inhparent END::pg_catalog.regclass::text
+FROM pg_catalog.pg_inherits AS h
+JOIN pg_catalog.pg_class AS c ON c.oid = h.inhrelid AND NOT c.relispartition
+WHERE %(oid)s::oid IN (h.inhparent, h.inhrelid)
+UNION ALL
+SELECT 'typed',
+       c.reloftype::pg_catalog.regtype::text
+FROM pg_catalog.pg_class AS c
+WHERE c.oid = %(oid)s::oid
+  AND c.reloftype <> 0
+UNION ALL
+SELECT 'published',
+       p.pubname::text
+FROM pg_catalog.pg_publication_tables AS p
+JOIN pg_catalog.pg_namespace AS n ON n.nspname = p.schemaname
+JOIN pg_catalog.pg_class AS c ON c.relnamespace = n.oid AND c.relname = p.tablename
+WHERE c.oid IN (SELECT t.oid FROM tables AS t)
+  AND (pg_catalog.to_jsonb(p) -> 'attnames' IS NULL OR pg_catalog.to_jsonb(p) -> 'attnames' ? %(column)s)
+UNION ALL
+SELECT 'update of',
+       g.name
+FROM triggers AS g
+WHERE g.attnum = ANY (g.tgattr::smallint[])
+UNION ALL
+SELECT 'reads',
+       g.name
+FROM triggers AS g
+WHERE g.tgtype & 3 = 3  -- BEFORE, for each row
+  AND (g.lanname IN ('c', 'internal') AND g.arguments ~* %(word)s
+       OR g.prosrc ~* %(word)s
+       OR g.prosrc ~* %(other)s
+       OR g.arguments ~* %(word)s
+       OR g.tgqual IS NOT NULL
+          AND EXISTS (SELECT
+                      FROM pg_catalog.pg_depend AS d
+                      WHERE d.classid = 'pg_catalog.pg_trigger'::pg_catalog.regclass
+                        AND d.objid = g.oid
+                        AND d.refobjsubid = g.attnum))
+ORDER BY 1, 2
+
+-- name: column_rights
+-- a row is: a statement that gives a role what it may do with a column beyond the whole table
+SELECT CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(x.grantee)) END AS grantee,
+       pg_catalog.format('GRANT %%s ON %%I.%%I TO %%s%%s',
+                         pg_catalog.string_agg(pg_catalog.format('%%s (%%I)', x.privilege_type, a.attname), ', '
+                                               ORDER BY x.privilege_type),
+                         n.nspname, c.relname,
+                         CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(x.grantee)) END,
+                         CASE WHEN x.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END) AS sql
+FROM pg_catalog.pg_attribute AS a
+JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+CROSS JOIN LATERAL pg_catalog.aclexplode(a.attacl) AS x
+WHERE a.attrelid = %(oid)s::oid
+  AND a.attname = %(column)s
+GROUP BY x.grantee, x.is_grantable, a.attname, n.nspname, c.relname
+ORDER BY 1, 2

@@ -63,14 +63,25 @@ CREATE TABLE IF NOT EXISTS pgrunbook.way_back (
     taken_back_by text NOT NULL DEFAULT '',
     written_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     PRIMARY KEY (migration, statement)
+);
+CREATE TABLE IF NOT EXISTS pgrunbook.shadow (
+    table_schema text NOT NULL,
+    table_name text NOT NULL,
+    column_name text NOT NULL,
+    shadow_name text NOT NULL,
+    kind text NOT NULL,
+    migration text NOT NULL,
+    sync_name text NOT NULL,
+    made_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    PRIMARY KEY (table_schema, table_name, shadow_name)
 )
 
 -- name: complete
 -- a row is: whether everything that create creates exists
-SELECT count(*) = 4
+SELECT count(*) = 5
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-WHERE n.nspname = 'pgrunbook' AND c.relname IN ('step', 'restore_point', 'batch', 'way_back')
+WHERE n.nspname = 'pgrunbook' AND c.relname IN ('step', 'restore_point', 'batch', 'way_back', 'shadow')
 
 -- name: exists
 -- a row is: whether this database records what runs did
@@ -113,6 +124,18 @@ JOIN ROWS FROM (
 WHERE s.direction = %(direction)s
   AND s.state IN ('intended', 'done')
 ORDER BY s.started_at, s.step
+
+-- name: of_run
+-- a row is: a step that a run has executed, was about to, or has taken back
+SELECT
+    s.migration,
+    s.direction,
+    s.step,
+    s.state,
+    s.kind
+FROM pgrunbook.step s
+WHERE s.run_id = %(run_id)s
+ORDER BY s.migration, s.direction, s.step
 
 -- name: unfinished
 -- a row is: a migration that was begun in a direction and not completed, newest first

@@ -1,0 +1,131 @@
+"""What hangs on a column: indexes, constraints, sequences, statistics, rights, comments; for a change of type.
+
+Definitions are texts of the server with all names in full, so that they can be executed for another column.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pgrunbook.database.connection import Connection
+from pgrunbook.database.queries import rows
+from pgrunbook.database.relations import Column, Relation
+
+T = TypeVar("T")
+_MODULE = "column_dependents"
+
+
+@dataclass(frozen=True)
+class IndexOn:
+    """An index that uses the column; ``constraint_kind`` is p or u where it is a constraint's, None where not."""
+
+    schema: str
+    name: str
+    definition: str
+    tablespace: str | None
+    constraint_kind: str | None
+    is_replica_identity: bool
+    is_clustered: bool
+    comment: str | None
+    constraint_comment: str | None
+
+
+@dataclass(frozen=True)
+class ConstraintOn:
+    """A CHECK (kind c) or foreign key (f), of the table (``is_own``) or of one that refers to it."""
+
+    name: str
+    kind: str
+    definition: str
+    is_valid: bool
+    schema: str
+    table: str
+    partner_schema: str | None
+    partner_table: str | None
+    is_own: bool
+    is_referenced: bool
+    comment: str | None
+
+
+@dataclass(frozen=True)
+class StatisticsOn:
+    """A statistics object; ``target`` is -1 for the default."""
+
+    schema: str
+    name: str
+    definition: str
+    target: int
+    comment: str | None
+
+
+@dataclass(frozen=True)
+class SequenceOn:
+    """A sequence that the column owns, as serial does, or that is its identity."""
+
+    schema: str
+    name: str
+    is_identity: bool
+    type: str
+    start: int
+    increment: int
+    least: int
+    most: int
+    cache: int
+    cycles: bool
+    comment: str | None
+
+
+@dataclass(frozen=True)
+class GrantOn:
+    """A right on the column, or with ``sequence``, on the sequence of its identity."""
+
+    sequence: str
+    privilege: str
+    grantee: str
+    is_grantable: bool
+    is_owners: bool
+
+
+@dataclass(frozen=True)
+class ColumnDependents:
+    """All that hangs on a column."""
+
+    column: Column
+    indexes: tuple[IndexOn, ...]
+    constraints: tuple[ConstraintOn, ...]
+    statistics: tuple[StatisticsOn, ...]
+    sequences: tuple[SequenceOn, ...]
+    grants: tuple[GrantOn, ...]
+    comment: str | None
+
+
+def refused(conn: Connection, table: Relation, column: str, *, last: str) -> list[str]:
+    """Return why a column or what hangs on it cannot be carried over, [] where all of it can.
+
+    ``last`` is the name of the trigger behind which no trigger BEFORE of the application may fire.
+    """
+    return [row["why"] for row in _rows(conn, "refused", table, column, last=last)]
+
+
+def read(conn: Connection, table: Relation, column: Column) -> ColumnDependents:
+    """Return what hangs on a column. Locks: AccessShareLock on the table."""
+
+    def all_of(made: type[T], query: str) -> tuple[T, ...]:
+        return tuple(made(**row) for row in _rows(conn, query, table, column.name))
+
+    comment = _rows(conn, "comment", table, column.name)
+    return ColumnDependents(
+        column, all_of(IndexOn, "indexes"), all_of(ConstraintOn, "constraints"), all_of(StatisticsOn, "statistics"),
+        all_of(SequenceOn, "sequences"), all_of(GrantOn, "grants"), comment[0]["comment"],
+    )  # fmt: skip
+
+
+def is_steady(conn: Connection, source: int, made: int) -> bool:
+    """Tell whether the cast of one type to another (OIDs) is known to depend on no setting."""
+    found = rows(conn, _MODULE, "conversion", source=source, made=made)
+    return bool(found and found[0]["is_steady"])
+
+
+def _rows(conn: Connection, query: str, table: Relation, column: str, **more: object) -> list[dict[str, Any]]:
+    return rows(conn, _MODULE, query, table=table.oid, column=column, **more)

@@ -1,0 +1,116 @@
+"""The end of a swap: what is settled behind a cut-over, and the old table dropped, or the swap taken away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from psycopg import sql
+
+from pgrunbook.config.targets import Target
+from pgrunbook.database.connection import Connection, transaction
+from pgrunbook.errors import Refused
+from pgrunbook.inverse.reader import CLASSES, reading
+from pgrunbook.inverse.recreation import drop_and_recreate
+from pgrunbook.inverse.way import NoInverseError, Way
+from pgrunbook.online import swap_store
+from pgrunbook.online.change_log import ChangeLog
+from pgrunbook.online.swap_store import SwapState, TableSwap
+
+VALIDATE_TIMEOUT_MS = 24 * 3_600_000
+_MAKES = "CREATE MATERIALIZED VIEW "
+
+
+def settle(
+    conn: Connection, target: Target, swap: TableSwap, on_part: Callable[[str], None] = lambda _: None
+) -> TableSwap:
+    """Validate what the cut-over has made NOT VALID, and make materialized views anew; return the swap without them.
+
+    Each is a transaction: the same call goes on where it stopped. Raises psycopg's errors unchanged.
+    Locks: ShareUpdateExclusiveLock on the table of a constraint, RowShareLock on the one that it refers to;
+    AccessExclusiveLock on a materialized view, as long as its query runs.
+    """
+    for statement in swap.plan.validated:
+        on_part(statement)
+        with transaction(conn, lock_timeout_ms=target.lock_patience_ms, statement_timeout_ms=VALIDATE_TIMEOUT_MS):
+            conn.execute(statement.encode())
+            left = tuple(one for one in swap.plan.validated if one != statement)
+            swap = replace(swap, plan=replace(swap.plan, validated=left))
+            swap_store.note(conn, swap)
+    for text in swap.plan.views:
+        on_part(text.partition(" USING ")[0])
+        with transaction(conn, lock_timeout_ms=target.lock_patience_ms, statement_timeout_ms=VALIDATE_TIMEOUT_MS):
+            for statement in _made_anew(conn, text, swap.plan.views):
+                with conn.as_target():
+                    conn.execute(statement.encode())
+            left = tuple(one for one in swap.plan.views if one != text)
+            swap = replace(swap, plan=replace(swap.plan, views=left))
+            swap_store.note(conn, swap)
+    return swap
+
+
+def _made_anew(conn: Connection, text: str, texts: Sequence[str]) -> list[str]:
+    """Return the statements that drop a materialized view with all that hangs on it, and make all of it again.
+
+    ``texts`` are those of the cut-over, which name the live table.
+    """
+    name = _view_of(text)
+    oid = conn.oid_of("regclass", name)
+    if oid is None:
+        return []  # somebody has dropped it
+    way, known = Way(), {_view_of(one): one for one in texts}
+    with reading(conn) as reader:
+        try:
+            drop_and_recreate(reader, way, [(CLASSES["pg_class"], oid, 0)], f"DROP MATERIALIZED VIEW {name}")
+        except NoInverseError as exc:
+            raise Refused(f"cannot make materialized view {name} anew: it {exc}") from exc
+    return [known.get(_view_of(step.sql), step.sql) for step in way.steps]
+
+
+def _view_of(text: str) -> str:
+    """Return the name of the view that a statement creates, "" for another statement."""
+    head = text.partition(" USING ")[0]
+    return head.removeprefix(_MAKES) if head.startswith(_MAKES) else ""
+
+
+def finish(conn: Connection, target: Target, swap: TableSwap) -> TableSwap:
+    """Drop the old table, the log and our index: from now on there is no way back but a restore.
+
+    Raises Refused before the cut-over, and where something is to be settled yet.
+    Locks: AccessExclusiveLock on both tables, for a moment.
+    """
+    if swap.state is not SwapState.CUT_OVER:
+        raise Refused(f"cannot finish the swap of {swap.table}: it is not cut over", detail=f"It is {swap.state}.")
+    if swap.plan.validated or swap.plan.views:
+        raise Refused(
+            f"cannot finish the swap of {swap.table}: it is not settled",
+            detail="; ".join([*swap.plan.validated, *swap.plan.views]),
+        )
+    return _ended(conn, target, swap, SwapState.FINISHED)
+
+
+def abandon(conn: Connection, target: Target, swap: TableSwap) -> TableSwap:
+    """Take a swap away: the new table, the log and the triggers. Raises Refused where the new table is the live one.
+
+    Locks: AccessExclusiveLock on the table, for a moment.
+    """
+    if swap.is_new_live:
+        raise Refused(
+            f"cannot take the swap of {swap.table} away: the new table is the live one",
+            detail="What was written since the cut-over is brought back by swapping back first.",
+        )
+    return _ended(conn, target, swap, SwapState.ABANDONED)
+
+
+def _ended(conn: Connection, target: Target, swap: TableSwap, state: SwapState) -> TableSwap:
+    with transaction(conn, lock_timeout_ms=target.lock_timeout_ms, statement_timeout_ms=target.statement_timeout_ms):
+        for name in (f"changes_{swap.name}", f"changes_{swap.name}_back"):
+            for statement in ChangeLog(name, swap.table, swap.plan.key, swap.live_side).drop():
+                conn.execute(statement)
+        conn.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(swap.other.identifier()))
+        if swap.plan.has_own_index and swap.is_new_live:
+            index = sql.Identifier(swap.table.schema, f"swap_{swap.name}_key")
+            conn.execute(sql.SQL("DROP INDEX IF EXISTS {}").format(index))
+        after = replace(swap, state=state)
+        swap_store.note(conn, after)
+    return after

@@ -1,0 +1,250 @@
+"""Safe form of ALTER COLUMN TYPE where it rewrites the table: a column of the new type beside the old one.
+
+1. All rows are tried: where a value cannot be converted, nothing has been written yet.
+2. The new column is added, and a trigger keeps it equal to the old one (``database.column_sync``).
+3. The rows that are there are filled in batches.
+4. The new column takes the place of the old one (``safe_forms.column_move``). From then on the old column follows the
+   new one, until contract drops it: so the way back is the same move in the other direction, and no write is lost.
+
+What reads the columns of the table by their order (SELECT *, INSERT without names) sees the new one behind the others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from pglast import ast, enums
+
+from pgrunbook.database import column_dependents
+from pgrunbook.database.column_dependents import ColumnDependents
+from pgrunbook.database.column_sync import ColumnPair, ColumnSync, Leads, sync_name
+from pgrunbook.database.relations import Column, Relation, UniqueKey
+from pgrunbook.database.row_tracker import LAST
+from pgrunbook.database.shadows import Shadow
+from pgrunbook.plan.declared import Declared
+from pgrunbook.plan.step import RANGE, Batches, Expansion, SafeStep
+from pgrunbook.safe_forms import probes, type_cost
+from pgrunbook.safe_forms.column_move import ColumnMove
+from pgrunbook.safe_forms.form import Case
+from pgrunbook.sql.deparse import alter_table, changed, command, expression, helper, mapped, name, parsed
+from pgrunbook.sql.tree import column_names, dotted_name, quoted
+
+A = enums.AlterTableType
+FORM = "shadow-column"
+_LONGEST = 63
+
+
+@dataclass(frozen=True)
+class TypeChangeParts:
+    """An ALTER COLUMN TYPE taken apart: the column, its new type in full, and the conversions."""
+
+    table: Relation
+    column: Column
+    definition: Any
+    pair: ColumnPair
+    sync: ColumnSync
+    parked: str
+
+
+def change(case: Case) -> Expansion | None:
+    """ALTER COLUMN ... TYPE -> a column beside it, batches, and a short cut-over."""
+    found = parts(case)
+    if found is None or isinstance(found, str) or not type_cost.of(case, found.table).rewrites:
+        return None
+    return _expansion(case, found)
+
+
+def shadow(case: Case) -> Shadow | None:
+    """Return the column that a change of type in this form leaves beside the new one, None for any other statement."""
+    found = parts(case)
+    return None if found is None or isinstance(found, str) else _registered(case, found)
+
+
+def parts(case: Case) -> TypeChangeParts | str | None:
+    """Return a change of type in parts, why it has no such form, or None for any other statement."""
+    node = case.node
+    if not isinstance(node, ast.AlterTableStmt) or node.objtype != enums.ObjectType.OBJECT_TABLE:
+        return None
+    table = case.facts.relation(node.relation)
+    if table is None or table.is_temporary or not any(cmd.subtype == A.AT_AlterColumnType for cmd in node.cmds):
+        return None
+    if len(node.cmds) > 1:
+        return "the statement does more than that"
+    (cmd,) = node.cmds
+    column = case.facts.columns(table).get(cmd.name)
+    if column is None:
+        return None
+    because = column_dependents.refused(case.facts.conn, table, column.name, last=LAST)
+    if because:
+        return "; ".join(because)
+    if case.facts.loop_key(table) is None:
+        return "the table has no key by which to cut batches"
+    return _taken_apart(case, table, column, cmd)
+
+
+def _taken_apart(case: Case, table: Relation, column: Column, cmd: Any) -> TypeChangeParts | str | None:
+    definition = cmd.def_
+    made = _type(case, definition)
+    if made is None:
+        return None  # the server refuses it as written, too
+    using = definition.raw_default
+    if using is not None and set(column_names(using)) - {column.name}:
+        return "USING reads other columns"
+    if using is not None and case.facts.volatile(using):
+        return "USING gives another value each time"
+    forward = "was" if using is None else expression(mapped(using, lambda part: _argument(part, column.name)))
+    oid, type_ = made
+    if not all(_is_accepted(case, f"CAST(NULL AS {each})") for each in (column.type, type_)):
+        return "one of the types refuses NULL"
+    conn = case.facts.conn
+    steady = using is None and all(
+        column_dependents.is_steady(conn, *both) for both in ((column.type_oid, oid), (oid, column.type_oid))
+    )
+    casts = _is_accepted(case, f"CAST(CAST(NULL AS {type_}) AS {column.type})")
+    backward = f"becomes{'' if casts else '::pg_catalog.text'}::{column.type}"
+    comes, parked = shadow_names(table, column.name)
+    if {comes, parked} & set(case.facts.columns(table)):
+        return "the column of an earlier change waits for contract"
+    pair = ColumnPair(column.name, comes, column.type, type_, forward, backward, steady)
+    sync = ColumnSync(sync_name(table.identifier, column.name, comes), table.identifier)
+    return TypeChangeParts(table, column, definition, pair, sync, parked)
+
+
+def shadow_names(table: Relation, column: str) -> tuple[str, str]:
+    """Return the names of the column that comes before, and of the one that has left after the cut-over."""
+    both = (f"pgrunbook_new_{column}", f"pgrunbook_old_{column}")
+    if all(len(one.encode()) <= _LONGEST for one in both):
+        return both
+    return helper(table.schema, table.name, column, "new"), helper(table.schema, table.name, column, "old")
+
+
+def _argument(part: Any, column: str) -> Any:
+    is_column = isinstance(part, ast.ColumnRef) and getattr(part.fields[-1], "sval", None) == column
+    return ast.ColumnRef(fields=(ast.String(sval="was"),)) if is_column else part
+
+
+def _type(case: Case, definition: Any) -> tuple[int, str] | None:
+    """Return the OID of the type that a statement names, and its name in full with its modifiers."""
+    value = ast.TypeCast(arg=parsed("SELECT NULL").targetList[0].val, typeName=definition.typeName)
+    conn = case.facts.conn
+    try:
+        with conn.transaction(), conn.as_target():
+            asked = conn.execute(f"SELECT {expression(value)} AS made, pg_catalog.pg_typeof({expression(value)})::oid")
+    except psycopg.Error:
+        return None
+    row, result = asked.fetchone(), asked.pgresult
+    if row is None or result is None:
+        raise AssertionError("a query without a result")
+    oid = int(str(row[1]))
+    modifier = result.fmod(0) if result.ftype(0) == oid else -1
+    named = conn.execute("SELECT pg_catalog.format_type(%s::oid, %s::integer)", [oid, modifier]).fetchone()
+    return oid, str((named or ("",))[0])
+
+
+def _is_accepted(case: Case, value: str) -> bool:
+    """Tell whether the server can evaluate an expression of types that it has named."""
+    try:
+        with case.facts.conn.transaction():
+            case.facts.conn.execute(f"SELECT {value}".encode())
+    except psycopg.Error:
+        return False
+    return True
+
+
+def _expansion(case: Case, found: TypeChangeParts) -> Expansion:
+    table, column, pair, sync = found.table, found.column, found.pair, found.sync
+    on = column_dependents.read(case.facts.conn, table, column)
+    key, version = _key(case, table), case.facts.version
+    there = ColumnMove(table, on, pair.new, found.parked, sync, pair, version, key.columns, is_new_type=True)
+    after = pair.renamed(found.parked, column.name)
+    back = ColumnMove(table, on, found.parked, pair.new, sync, after, version, key.columns)
+    ends = [sync.turn(after, Leads.NEW), _registered(case, found).entry()]
+    says = f"{pair.new} becomes {column.name} with all that hangs on it; {column.name} goes on as {found.parked}."
+    return Expansion(
+        case.statement,
+        FORM,
+        f"The new type rewrites the table. {pair.new} is added beside {column.name}, kept equal by a trigger, filled in"
+        f" batches, and takes its place. {found.parked} follows {column.name} until contract drops it.",
+        (*_beside(case, found), *there.steps(ends=ends, says=says)),
+        cleanup=(sync.cleanup(), *there.cleanup(), probes.drop_column(table, pair.new)),
+        differs=_differs(found, on),
+        back=_way_back(case, found, back),
+        back_cleanup=tuple(back.cleanup()),
+    )
+
+
+def _key(case: Case, table: Relation) -> UniqueKey:
+    key = case.facts.loop_key(table)
+    if key is None:
+        raise AssertionError("the form does not apply")
+    return key
+
+
+def _beside(case: Case, found: TypeChangeParts) -> list[SafeStep]:
+    """Return the steps that try all rows, add the column, and fill it."""
+    table, column, pair, sync = found.table, found.column, found.pair, found.sync
+    key = _key(case, table)
+    tried = SafeStep(
+        sync.trial(pair, key.columns, not_null=column.not_null),
+        f"Try whether each value of {column.name} can be converted; reads and writes go on.",
+        quick=False,
+    )
+    add = parsed("ALTER TABLE t ADD COLUMN a int").cmds[0]
+    typed = {"typeName": found.definition.typeName, "collClause": found.definition.collClause}
+    add = changed(add, def_=changed(add.def_, colname=pair.new, **typed))
+    clauses = [command(add)]
+    if column.statistics >= 0:
+        clauses.append(f"ALTER COLUMN {name(pair.new)} SET STATISTICS {column.statistics}")
+    if column.options:
+        clauses.append(f"ALTER COLUMN {name(pair.new)} SET ({', '.join(column.options)})")
+    added = SafeStep(
+        ";\n".join([*(alter_table(table.identifier, each) for each in clauses), sync.installation(pair, Leads.OLD)]),
+        f"Add {pair.new}, and a trigger that keeps it equal to {column.name}; no row is read.",
+    )
+    triggers = [row["name"] for row in case.facts.rows("triggers", oid=table.oid) if row["on_update"]]
+    silenced = bool(triggers) and case.facts.rows("may_silence_triggers")[0]["may"]
+    batches = Batches(
+        schema=table.schema, table=table.name, alias="t", statement=sync.filled(pair, RANGE), key=key.columns,
+        key_types=key.types, rows=case.batch_rows, fires_triggers=not silenced,
+    )  # fmt: skip
+    filled = SafeStep(
+        sync.filled(pair, ""),
+        f"Fill {pair.new} in the existing rows, {case.batch_rows} at a time.",
+        quick=False,
+        batches=batches,
+    )
+    return [tried, added, filled]
+
+
+def _registered(case: Case, found: TypeChangeParts) -> Shadow:
+    table, migration = found.table, case.statement.place.migration
+    return Shadow(table.schema, table.name, found.column.name, found.parked, "type change", migration, found.sync.name)
+
+
+def _way_back(case: Case, found: TypeChangeParts, move: ColumnMove) -> tuple[SafeStep, ...]:
+    drop = alter_table(found.table.identifier, f"DROP COLUMN {name(found.pair.new)}")
+    ends = [found.sync.removal(), drop, _registered(case, found).removal()]
+    says = f"{found.parked} becomes {found.column.name} again, with all that hangs on it; the new column is dropped."
+    tried = SafeStep(
+        found.sync.proof(move.pair, move.key),
+        f"Try whether each row has a value that can be {found.column.type} again; reads and writes go on.",
+        quick=False,
+    )
+    return (tried, *move.steps(ends=ends, says=says))
+
+
+def _differs(found: TypeChangeParts, on: ColumnDependents) -> tuple[Declared, ...]:
+    """Return what differs from the plain change until contract, and the order of columns, which stays so."""
+    table, column = found.table, found.column
+    label = f"{table.label}.{quoted(found.parked)}"
+    moved = {table.label: f'column order of {table.label}: "{column.name}" is the last one'}
+    for statistics in on.statistics:
+        moved[dotted_name(statistics.schema, statistics.name)] = "the columns come in their new order"
+    beside = f"{found.parked} follows {column.name} until contract drops it"
+    rights = dict.fromkeys(f"column {label} to {grant.grantee}" for grant in on.grants if not grant.sequence)
+    return (
+        *(Declared("column order", what, why) for what, why in moved.items()),
+        *(Declared("until contract", what, beside) for what in (label, *rights)),
+    )

@@ -1,0 +1,82 @@
+"""Statements that would break an expand that waits for contract: they change a column beside which another lives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pglast import ast, enums
+
+from pgrunbook.database import shadows
+from pgrunbook.database.shadows import Shadow
+from pgrunbook.errors import NOTHING_CHANGED, Refused
+from pgrunbook.safe_forms.form import Case
+from pgrunbook.sql.tree import strings
+
+A, Kind = enums.AlterTableType, enums.ObjectType
+_BY_NAME = (A.AT_DropColumn, A.AT_AlterColumnType, A.AT_SetExpression, A.AT_DropExpression)
+_WHOLE = (Kind.OBJECT_TABLE, Kind.OBJECT_SCHEMA)
+
+
+def refuse(case: Case) -> None:
+    """Refuse a statement that changes one of two columns of which a trigger keeps the other equal, or their table.
+
+    What it would do to the pair is not what it says, and what it leaves would break each write to the table.
+    Raises Refused.
+    """
+    found = next(_touched(case), None)
+    if found is None:
+        return
+    statement = case.statement
+    raise Refused(
+        f"could not plan {statement.place} ({statement.kind}): {found.label} lives beside {found.beside}",
+        detail=f"{found.migration} ({found.kind}) leaves both until contract, and a trigger keeps them equal: no other"
+        " change of these columns, or of the name or schema of their table, may come before.",
+        state=NOTHING_CHANGED,
+        hint="pgrunbook run contract --target TARGET, then begin again."
+        if found.made_at
+        else f"Release {found.migration} and its contract before it; or switch the safe form of the {found.kind} off"
+        " (safe_forms_off).",
+    )
+
+
+def _touched(case: Case) -> Iterator[Shadow]:
+    if not case.shadows:
+        return
+    node = case.node
+    match node:
+        case ast.RenameStmt() if node.renameType == Kind.OBJECT_COLUMN and node.relation is not None:
+            yield from _of(case, node.relation, node.subname, node.newname)
+        case ast.RenameStmt() if node.renameType == Kind.OBJECT_SCHEMA:
+            yield from (one for one in case.shadows if one.table_schema == node.subname)
+        case ast.RenameStmt() | ast.AlterObjectSchemaStmt() if node.relation is not None:
+            yield from _of(case, node.relation)
+        case ast.DropStmt() if node.removeType in _WHOLE:
+            yield from _dropped(case, node)
+        case ast.AlterTableStmt():
+            for cmd in node.cmds:
+                if cmd.subtype in _BY_NAME:
+                    yield from _of(case, node.relation, cmd.name)
+                elif cmd.subtype == A.AT_AddColumn:
+                    yield from _of(case, node.relation, cmd.def_.colname)
+
+
+def _dropped(case: Case, node: Any) -> Iterator[Shadow]:
+    for entry in node.objects:
+        if node.removeType == Kind.OBJECT_SCHEMA:
+            yield from (one for one in case.shadows if one.table_schema == entry.sval)
+        else:
+            parts = strings(entry)
+            yield from _of(case, ast.RangeVar(relname=parts[-1], schemaname=parts[-2] if parts[1:] else None))
+
+
+def _of(case: Case, named: ast.RangeVar, *columns: str) -> Iterator[Shadow]:
+    """Yield the shadows of a table, or those in which one of these columns is."""
+    table = case.facts.relation(named)
+    schema, name = (table.schema, table.name) if table else (named.schemaname or "", str(named.relname))
+    if not columns:
+        yield from (one for one in case.shadows if (one.table_schema, one.table_name) == (schema, name))
+    for column in columns:
+        found = shadows.of_column(case.shadows, schema, name, column)
+        if found is not None:
+            yield found

@@ -1,0 +1,125 @@
+"""The anchors of a run in its target: what the ledger said when the run began to write there, and when it ended.
+
+A run that only reads has none; its runner does not even import the driver.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from pgrunbook.errors import RunbookError
+from pgrunbook.record import journal
+from pgrunbook.record.journal import Event
+from pgrunbook.record.run import Run
+from pgrunbook.seal import attempt
+from pgrunbook.seal.ledger import Line
+
+ANCHORED = "anchored"
+NOT_ASKED = "the database was not asked before run %s was sealed: %s"
+
+if TYPE_CHECKING:
+    from pgrunbook.config.targets import Target
+    from pgrunbook.database.connection import Connection
+
+log = logging.getLogger(__name__)
+
+
+def opening(conn: Connection, run: Run) -> None:
+    """Anchor the line that opened this attempt, once, before the run writes anything else into the database.
+
+    A run that the ledger does not know has nothing to anchor.
+
+    Raises as anchors.write, RecordFailed when the journal cannot be written.
+    """
+    from pgrunbook.database import anchors
+
+    line = attempt.standing(run)
+    if not line or _anchored(journal.read(run.journal.path), int(line["seq"])) is not None:
+        return
+    at = anchors.write(conn, line["ledger"], line["seq"], line["kind"], run.run_id, line["sha256"])
+    run.journal.write(
+        ANCHORED, ledger=line["ledger"], line=line["seq"], target=run.target, system_identifier=at.system_identifier,
+        timeline=at.timeline, lsn=at.lsn, session_user=at.session_user_name,
+    )  # fmt: skip
+
+
+def seal(run: Run, target: Callable[[], Target]) -> Line:
+    """Seal a run that has ended; where its beginning is anchored, ask the database and anchor the end as well.
+
+    A database that cannot be reached now keeps nothing from being sealed: the seal says that it was not asked, and
+    verify that the end is not anchored.
+
+    Raises as attempt.end.
+    """
+    line = attempt.standing(run)
+    begun = _anchored(journal.read(run.journal.path), int(line["seq"])) if line else None
+    if begun is None:
+        return attempt.end(run)
+    with _connected(run, target) as conn:
+        rows = _steps(conn, run) if conn is not None else None
+        sealed = attempt.end(run, rows, anchored=_place(begun))
+        if conn is not None and rows is not None:
+            _close(conn, run, sealed)
+    return sealed
+
+
+def seal_if_over(run: Run, target: Callable[[], Target]) -> Line | None:
+    """Seal the open attempt of a run that has ended as a whole; None where it goes on. Raises as :func:`seal`."""
+    return seal(run, target) if attempt.is_over(run) else None
+
+
+@contextmanager
+def _connected(run: Run, target: Callable[[], Target]) -> Iterator[Connection | None]:
+    import psycopg
+
+    from pgrunbook.database.connection import connect
+
+    try:
+        conn = connect(target(), purpose=f"seals {run.run_id}")
+    except (RunbookError, psycopg.Error) as exc:
+        log.warning(NOT_ASKED, run.run_id, _first(exc))
+        yield None
+        return
+    try:
+        yield conn
+    finally:
+        conn.close()
+
+
+def _steps(conn: Connection, run: Run) -> Sequence[Mapping[str, Any]] | None:
+    import psycopg
+
+    from pgrunbook.database import step_log
+
+    try:
+        return step_log.of_run(conn, run.run_id)
+    except (RunbookError, psycopg.Error) as exc:
+        log.warning(NOT_ASKED, run.run_id, _first(exc))
+        return None
+
+
+def _close(conn: Connection, run: Run, line: Line) -> None:
+    import psycopg
+
+    from pgrunbook.database import anchors
+
+    try:
+        anchors.write(conn, line.ledger, line.seq, str(line.predicate["kind"]), run.run_id, line.sha256)
+    except (RunbookError, psycopg.Error) as exc:
+        log.warning("the end of run %s could not be anchored in its database: %s", run.run_id, _first(exc))
+
+
+def _anchored(events: Sequence[Event], seq: int) -> Event | None:
+    return next((e for e in reversed(events) if e["event"] == ANCHORED and e.get("line") == seq), None)
+
+
+def _place(event: Event) -> dict[str, Any]:
+    names = ("target", "ledger", "line", "system_identifier", "timeline", "lsn", "session_user")
+    return {name: event[name] for name in names}
+
+
+def _first(exc: Exception) -> str:
+    return str(exc).partition("\n")[0]

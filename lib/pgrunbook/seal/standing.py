@@ -1,0 +1,151 @@
+"""How each run stands in the ledger: what ``pgrunbook verify`` shows, and prints as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from pgrunbook.display.prose import counted
+from pgrunbook.display.show import BAD, GOOD, QUIET, WARN, Cell, Table
+from pgrunbook.seal import anchor_check, sealed_files, signers, verification
+from pgrunbook.seal.anchor_check import Anchors
+from pgrunbook.seal.verification import Part, Problem, SealedLine, Verification
+
+NOT_CHECKED, TRUE, ALTERED = 1, 0, 3
+
+
+class SealFinding(BaseModel):
+    """What is wrong: with which part of which line, in one word, and a sentence."""
+
+    model_config = ConfigDict(frozen=True)
+
+    part: str
+    word: str
+    says: str
+    run: str
+    line: int
+
+
+class RunStanding(BaseModel):
+    """How one run stands. ``files`` and ``anchor`` are "not looked at" where that was not asked for."""
+
+    model_config = ConfigDict(frozen=True)
+
+    run: str
+    runbook: str
+    target: str
+    outcome: str
+    attempts: int
+    first_line: int
+    last_line: int
+    chain: str
+    signature: str
+    files: str
+    anchor: str
+    faithful: str
+
+
+class VerificationReport(BaseModel):
+    """What was verified, and what was found."""
+
+    model_config = ConfigDict(frozen=True)
+
+    outputs: str
+    lines: int
+    files_looked_at: bool
+    database_asked: str
+    is_true: bool
+    exit_code: int
+    runs: tuple[RunStanding, ...]
+    problems: tuple[SealFinding, ...]
+    notes: tuple[str, ...]
+
+    def table(self) -> Table:
+        """The runs as a table, oldest first."""
+        columns = ("chain", "signature", "files", "anchor", "faithful")
+        rows = [
+            (one.run, one.outcome, *(Cell(getattr(one, name), _tone(getattr(one, name))) for name in columns))
+            for one in self.runs
+        ]
+        return Table(["run", "outcome", *columns], rows, empty="The ledger holds no run.", most=len(rows) or 1)
+
+
+def report(
+    outputs: Path, *, files: bool = False, target: str = "", anchors: Anchors | None = None
+) -> VerificationReport:
+    """Verify the records of a folder; with ``files`` every file, with ``anchors`` what the target's database holds.
+
+    Raises WrongInput where there is no ledger, or ``signers`` cannot be read.
+    """
+    team = signers.load()
+    found = verification.chain(outputs, team)
+    verification.folders(found, outputs)
+    if files:
+        sealed_files.check(found, outputs)
+    anchored = anchor_check.check(found, target, anchors) if anchors is not None else {}
+    runs = tuple(_standings(found, files=files, anchored=anchored, target=target if anchors is not None else ""))
+    code = _exit_code(found.problems)
+    return VerificationReport(
+        outputs=str(outputs), lines=len(found.lines), files_looked_at=files,
+        database_asked=target if anchors is not None else "", is_true=code == TRUE, exit_code=code, runs=runs,
+        problems=tuple(map(_finding, found.problems)),
+        notes=tuple(found.notes),
+    )  # fmt: skip
+
+
+def _finding(problem: Problem) -> SealFinding:
+    return SealFinding(part=problem.part, word=problem.word, says=problem.says, run=problem.run_id, line=problem.seq)
+
+
+def _exit_code(problems: Sequence[Problem]) -> int:
+    words = {one.word for one in problems}
+    if words - {"not checked"}:
+        return ALTERED
+    return NOT_CHECKED if words else TRUE
+
+
+def _standings(found: Verification, *, files: bool, anchored: Mapping[str, str], target: str) -> Iterable[RunStanding]:
+    wrong: dict[tuple[str, Part], str] = {}
+    for problem in found.problems:
+        wrong.setdefault((problem.run_id, problem.part), problem.word)
+    for run_id, lines in found.attempts().items():
+        last = lines[-1].predicate
+        runbook = last["runbook"]["name"] if isinstance(last.get("runbook"), dict) else str(last.get("runbook", ""))
+        of = str(last.get("target", {}).get("name", "")) if isinstance(last.get("target"), dict) else ""
+        unasked = "not looked at" if of != target or not target else "none: it wrote nothing there"
+        yield RunStanding(
+            run=run_id,
+            runbook=runbook,
+            target=of,
+            outcome="open" if lines[-1].is_open else str(last.get("outcome", "")),
+            attempts=sum(line.is_open for line in lines),
+            first_line=lines[0].seq,
+            last_line=lines[-1].seq,
+            chain=wrong.get((run_id, "chain"), "holds"),
+            signature=wrong.get((run_id, "signature")) or _signed_by(lines),
+            files=wrong.get((run_id, "files")) or ("as sealed" if files else "not looked at"),
+            anchor=wrong.get((run_id, "anchor")) or anchored.get(run_id, unasked),
+            faithful=_faithful(lines[-1]),
+        )
+
+
+def _signed_by(lines: Sequence[SealedLine]) -> str:
+    return ", ".join(dict.fromkeys(line.signer for line in lines if line.signer))
+
+
+def _faithful(line: SealedLine) -> str:
+    told = line.predicate.get("faithful")
+    if line.is_open or not isinstance(told, dict):
+        return "-"
+    differences = told.get("differences") or []
+    return "yes" if told.get("holds") is True and not differences else f"no: {counted(len(differences), 'difference')}"
+
+
+def _tone(text: str) -> str:
+    if text in ("holds", "as sealed", "yes") or text.startswith("in the database"):
+        return GOOD
+    if text in ("-", "not looked at") or text.startswith("none"):
+        return QUIET
+    return WARN if text in ("unsigned", "open", "not checked") or text.startswith(("no:", "the database was")) else BAD
