@@ -16,8 +16,6 @@ from typing import Any
 import nbformat
 
 from conftest import connect
-from pgrunbook.app import demo
-from pgrunbook.config import targets
 from pgrunbook.config.targets import Target
 from pgrunbook.record import journal
 from pgrunbook.record import run as runs
@@ -38,15 +36,11 @@ command()
 def run(name: str, target: str = "demo", /, **given: str) -> tuple[Run, int]:
     """Run a runbook or a procedure headless, in this process.
 
-    The example's gates are accepted, as in the demo. The branch with data, which takes a second or two, is
-    left out where a test does not ask for it.
+    The branch with data, which takes a second or two, is left out where a test does not ask for it.
     """
     known = {key for procedure in runbook.load(name).procedures for key in parameters.OF[procedure].model_fields}
     if "with_data" in known:
         given.setdefault("with_data", "false")
-    folder = targets.load(target).migrations
-    if "accept" in known and folder is not None and (folder / "0004_widen_memory_rename_ip.sql").is_file():
-        given.setdefault("accept", demo.ACCEPTED)
     return runbook.run(name, target, given)
 
 

@@ -66,7 +66,7 @@ def locks(count: int) -> Lines:
     for _ in range(count):
         with temporary() as folder, state(folder, ROOT / "targets.toml"):
             demo.set_up(DEMO_ROWS)
-            made, code = runbook.run("prepare", demo.TARGET, {"accept": demo.ACCEPTED, "load": str(LOAD)})
+            made, code = runbook.run("prepare", demo.TARGET, {"load": str(LOAD)})
             if code:
                 raise RuntimeError(f"prepare ended with {code}: {made.parts[0].says}")
             seen.append(Trial.model_validate_json((made.folder / "rehearsal.json").read_text(encoding="utf-8")))

@@ -85,13 +85,17 @@ class AcceptedGates(_Printed):
 
 
 class TargetStanding(_Printed):
-    """How a target stands; what was not found out is null, and ``error`` says why."""
+    """How a target stands; what was not found out is null, and ``error`` says why.
+
+    ``for_contract`` names the columns that live beside others until contract drops them.
+    """
 
     target: str
     server: str | None = None
     version: str | None = None
     pending: int | None = None
     problems: int | None = None
+    for_contract: tuple[str, ...] | None = None
     at_work: str | None = None
     error: str | None = None
 
@@ -103,7 +107,9 @@ class TargetStanding(_Printed):
         if self.pending is None:
             return (self.target, self.server or "-", "-", "-", now)
         problems = f", {counted(self.problems, 'problem')}" if self.problems else ""
-        return (self.target, self.server or "-", self.version or "(none)", f"{self.pending}{problems}", now)
+        columns = counted(len(self.for_contract or ()), "column waits", "columns wait")
+        waiting = f", {columns} for contract" if self.for_contract else ""
+        return (self.target, self.server or "-", self.version or "(none)", f"{self.pending}{problems}{waiting}", now)
 
 
 class StatusReport(_Printed):

@@ -14,16 +14,18 @@ from dataclasses import InitVar, dataclass, field
 from pgrunbook import history as histories
 from pgrunbook.branches import provenance
 from pgrunbook.branches.recovery_target import Point
+from pgrunbook.database import shadows
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.schema import snapshot
+from pgrunbook.database.shadows import Shadow
 from pgrunbook.errors import Refused
-from pgrunbook.execute import preconditions, purge
+from pgrunbook.execute import contract, preconditions, purge
 from pgrunbook.history import places
 from pgrunbook.history.state import leave_out
 from pgrunbook.plan.plan import Direction, Plan
 from pgrunbook.record.run import Run
 from pgrunbook.seal import anchor
-from pgrunbook.session import checks
+from pgrunbook.session import acceptance, checks
 from pgrunbook.session.session import Session
 from pgrunbook.undo_data import OnConflict
 
@@ -187,11 +189,33 @@ def of_cutover(here: Session, choice: str, cell: str) -> Permit:
     return _made(here.run.run_id, about, None)
 
 
+def of_contract(here: Session, going: Collection[Shadow], conn: Connection) -> Permit:
+    """Permit a run to drop columns that its checks have shown, that wait as then, and that a person has accepted.
+
+    Raises Refused.
+    """
+    shown = checks.passed(here, "contract", "drop-it")
+    now = {one.label: contract.subject(one) for one in shadows.read(conn)}
+    accepted = acceptance.accepted_columns(here.run, now, here.parameters.accept)
+    wanted = {contract.subject(one) for one in going}
+    if not wanted <= shown & {now[label] for label in accepted}:
+        raise checks.refusal("drop-it", "what-is-still-double", other=True)
+    return _made(here.run.run_id, wanted, conn)
+
+
 def of_rollout(here: Session, choice: str, cell: str, conn: Connection) -> Permit:
     """Permit a run one move of a rollout, as its check has shown the rollout and what was decided. Raises Refused."""
     about = checks.passed(here, "rollout", cell)
     if about != {choice}:
         raise checks.refusal(cell, "plan-the-stages", other=True)
+    return _made(here.run.run_id, about, conn)
+
+
+def of_swap(here: Session, choice: str, cell: str, conn: Connection) -> Permit:
+    """Permit a run a cell of swap, for what its checks have shown and tried. Raises Refused when that was another."""
+    about = checks.passed(here, "swap", cell)
+    if about != {choice}:
+        raise checks.refusal(cell, "what-hangs", other=True)
     return _made(here.run.run_id, about, conn)
 
 

@@ -21,25 +21,22 @@ import psycopg
 from psycopg import sql
 
 from pgrunbook.config.targets import Target
-from pgrunbook.database import lock_wait, queries
+from pgrunbook.database import queries
 from pgrunbook.database.connection import Connection, transaction
 from pgrunbook.database.control import Obedience
-from pgrunbook.database.lock_wait import LockRequest
 from pgrunbook.display import progress
-from pgrunbook.errors import Blocked, Broken, Refused
-from pgrunbook.online import rollout_state
+from pgrunbook.errors import Broken, Refused
+from pgrunbook.online import alteration, rollout_state
 from pgrunbook.online.batch_progress import BatchProgress
 from pgrunbook.online.batches import run_batches
 from pgrunbook.online.rollout_state import BegunStage, StageStanding
 from pgrunbook.online.rollout_table import ROWS, RolloutTable, has_default
+from pgrunbook.online.throttle import ThrottleGoals, throttled
 from pgrunbook.plan.rollout import RolloutStage
 from pgrunbook.plan.step import Batches
-from pgrunbook.record.run import again
-from pgrunbook.sql.lock_modes import CONFLICTS
 
 COUNT_MS = 600_000  # a count reads the whole table, and holds nobody up
 MOST_PASSES = 5
-MODE = "AccessExclusiveLock"
 # Somebody holds a row, or has moved it to another partition.
 _RETRIED = (
     psycopg.errors.LockNotAvailable,
@@ -127,8 +124,8 @@ def write(
     Some are left where others insert faster than the passes follow, or a trigger of the application keeps a row as it
     was.
 
-    Raises Refused where it changes more rows than expected; psycopg's errors, and those of ``database.control``, as
-    they come. Committed batches stay, and the same call goes on.
+    It is throttled by what hurts others. Raises Refused where it changes more rows than expected; psycopg's errors, and
+    those of ``online.throttle``, as they come. Committed batches stay, and the same call goes on.
     Locks: RowExclusiveLock on the table, and the rows of one batch.
     """
     rollout, stage = table.rollout, table.rollout.stages[begun.number - 1]
@@ -142,7 +139,7 @@ def write(
                 if stage.expected is not None and before + rows > stage.expected[1]:
                     raise _too_many(stage, before + rows)
 
-            _write(conn, target, table, begun, note)
+            _write(conn, target, table, begun, run_id, note)
         left = count(conn, table, stage).due
         if not left or stage.keys is not None or begun.number_of_pass >= MOST_PASSES:
             break
@@ -154,7 +151,7 @@ def write(
     return left
 
 
-def follow(conn: Connection, target: Target, table: RolloutTable, begun: BegunStage) -> int:
+def follow(conn: Connection, target: Target, table: RolloutTable, begun: BegunStage, run_id: str) -> int:
     """Give the flag to rows that came into a stage which is held or done; return how many.
 
     Raises as :func:`write`. Locks: as there.
@@ -169,7 +166,7 @@ def follow(conn: Connection, target: Target, table: RolloutTable, begun: BegunSt
 
     rollout_state.forget_passes(conn, table.rollout, begun)
     with progress.doing(f"rows that came into stage {stage.name}"):
-        _write(conn, target, table, begun, note)
+        _write(conn, target, table, begun, run_id, note)
     rollout_state.forget_passes(conn, table.rollout, begun)
     return written
 
@@ -227,38 +224,20 @@ def alter(conn: Connection, target: Target, table: RolloutTable, change: Callabl
     Raises Blocked where somebody is in the way to the end.
     Locks: AccessExclusiveLock on the table, for a moment.
     """
-    wanted = [LockRequest(str(table.identifier.as_string(conn)), MODE, CONFLICTS[MODE])]
-    patience_ms, met = float(target.lock_patience_ms), ""
-    for attempt in range(1, target.attempts + 1):
-        seen = lock_wait.until_free(conn, wanted, patience_ms=patience_ms)
-        met = "; ".join(map(str, seen.holders[:3])) or met
-        try:
-            with transaction(conn, lock_timeout_ms=target.lock_timeout_ms,
-                             statement_timeout_ms=target.statement_timeout_ms):  # fmt: skip
-                change()
-            return
-        except _RETRIED as exc:
-            log.info("attempt %s of %s to change %s: %s", attempt, target.attempts, table.label, exc)
-            met = met or str(exc).partition("\n")[0]
-            patience_ms = lock_wait.LAST_PATIENCE_MS
-    raise Blocked(
-        f"could not lock {table.label} in {target.attempts} attempts (lock_timeout {target.lock_timeout_ms} ms)",
-        detail=f"{met}.",
-        hint=f"Wait until these sessions have ended, or end them; then {again()}.",
-    )
+    alteration.alter(conn, target, table.identifier, table.label, change)
 
 
 def _write(
-    conn: Connection, target: Target, table: RolloutTable, begun: BegunStage, note: Callable[[int], None]
+    conn: Connection, target: Target, table: RolloutTable, begun: BegunStage, run_id: str, note: Callable[[int], None]
 ) -> None:
     if table.rollout.stages[begun.number - 1].keys is not None:
         _write_list(conn, target, table, begun, note)
     else:
-        _write_ranges(conn, target, table, begun, note)
+        _write_ranges(conn, target, table, begun, run_id, note)
 
 
 def _write_ranges(
-    conn: Connection, target: Target, table: RolloutTable, begun: BegunStage, note: Callable[[int], None]
+    conn: Connection, target: Target, table: RolloutTable, begun: BegunStage, run_id: str, note: Callable[[int], None]
 ) -> None:
     stage = table.rollout.stages[begun.number - 1]
     batches = Batches(
@@ -272,10 +251,13 @@ def _write_ranges(
     def on_batch(batch: BatchProgress) -> None:
         note(batch.rows - before)
 
-    run_batches(
-        conn, batches, resume_from=name, on_batch=on_batch,
-        lock_timeout_ms=target.lock_timeout_ms, statement_timeout_ms=target.statement_timeout_ms,
-    )  # fmt: skip
+    with throttled(
+        target, conn, table.schema, table.name, rows=target.batch_rows, run_id=run_id, goals=ThrottleGoals()
+    ) as throttle:
+        run_batches(
+            conn, batches, resume_from=name, on_batch=on_batch, throttle=throttle,
+            lock_timeout_ms=target.lock_timeout_ms, statement_timeout_ms=target.statement_timeout_ms,
+        )  # fmt: skip
 
 
 def _write_list(

@@ -134,7 +134,7 @@ class Expansion:
     ``form`` is "" where the statement is executed as it is written; ``explains`` says why in both cases.
     Each row of each query of ``cleanup`` is a statement that drops a helper object, or a half-made object, when
     the steps are abandoned. ``differs`` lists where the result differs from that of the statement as written. ``back``
-    is the form's own way back, () where the inverse of the statement is the way.
+    is the form's own way back, () where the inverse of the statement is the way; ``back_cleanup`` is that of its steps.
     """
 
     statement: Statement
@@ -146,3 +146,4 @@ class Expansion:
     gate: Gate | None = None
     off: str = ""
     back: tuple[SafeStep, ...] = ()
+    back_cleanup: tuple[str, ...] = ()

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from psycopg import sql
-
-from pgrunbook.database import catalog_reader
 from pgrunbook.database.connection import Connection
-from pgrunbook.database.queries import load
-from pgrunbook.display.prose import counted
 from pgrunbook.display.show import BAD, GOOD, QUIET, WARN, Cell, Table
 from pgrunbook.online import rollout
 from pgrunbook.online.rollout_course import Move, NextMove
 from pgrunbook.online.rollout_state import BegunStage, RolloutStanding, RolloutState, StageStanding
 from pgrunbook.online.rollout_table import RolloutTable
 from pgrunbook.plan.rollout import REMOVE, RolloutStage
-from pgrunbook.review import column_usage
+from pgrunbook.procedures import column_uses
 from pgrunbook.session.session import Session
-from pgrunbook.sql import statements
 
 TONES = {
     StageStanding.WRITING: WARN, StageStanding.HELD: WARN, StageStanding.DONE: GOOD,
     StageStanding.GOING_BACK: BAD, StageStanding.BACK: BAD,
 }  # fmt: skip
-MOST_SHOWN = 20
 
 
 def stages(conn: Connection, table: RolloutTable, state: RolloutState) -> Table:
@@ -88,20 +81,7 @@ def uses(conn: Connection, table: RolloutTable) -> Table:
     headings = ["what", "uses it", "calls"]
     if not table.has_flag:
         return Table(headings, [], empty="The column is not there.")
-    text = sql.SQL("ALTER TABLE {} DROP COLUMN {}").format(table.identifier, sql.Identifier(table.rollout.column))
-    dropping = statements.parse(text.as_string(conn), "remove")
-    catalog = catalog_reader.read(conn, dropping)
-    there = next((one for one in catalog.tables.values() if one.oid == table.oid), None)
-    rows: list[tuple[object, ...]] = []
-    if there is not None:
-        column = table.rollout.column
-        rows += [(one.kind, one.name, "") for one in there.dependents if column in one.columns]
-        rows += [("index", index.name, "") for index in there.indexes if column in index.uses]
-        found = list(column_usage.uses_of(catalog, there, column))
-        rows += [("statement", Cell(use.query[:200], WARN), f"{use.calls:,}") for use in found[:MOST_SHOWN]]
-        rows += [("statement", f"{len(found) - MOST_SHOWN:,} more", "")] if len(found) > MOST_SHOWN else []
-    rows.append(("evidence", _evidence(conn, known=catalog.uses_known), ""))
-    return Table(headings, rows)
+    return Table(headings, column_uses.uses(conn, table.identifier, table.rollout.column))
 
 
 def why_not_removed(state: RolloutState) -> str:
@@ -138,17 +118,6 @@ def then(here: Session, table: RolloutTable, state: RolloutState, move: NextMove
         return f"{command} -p accept={table.rollout.stages[move.stage - 1].name}"
     is_over = state.standing is RolloutStanding.ABANDONED or move.move is Move.REST
     return f"{command} -p accept={REMOVE}" if is_over else command
-
-
-def _evidence(conn: Connection, *, known: bool) -> Cell:
-    schema = conn.execute(load("query_plans")["extension"]).fetchone() if known else None
-    if schema is None:
-        return Cell("none: pg_stat_statements is not installed, or its statements may not be seen", BAD)
-    query = sql.SQL(load("rollout")["counted_since"]).format(sql.Identifier(str(schema[0])))
-    since, forgotten = conn.execute(query).fetchone() or ("", 0)
-    text = f"pg_stat_statements counts since {since:%Y-%m-%d %H:%M}" if since else "pg_stat_statements counts"
-    gaps = f", and had to forget statements {counted(int(str(forgotten)), 'time')}" if forgotten else ""
-    return Cell(f"{text}{gaps}; SELECT * uses every column", WARN if forgotten else QUIET)
 
 
 def _expected(stage: RolloutStage) -> str:

@@ -121,7 +121,7 @@ def against_validated(target: Target, conn: Connection) -> Drift:
             hint=f"pgrunbook run validate --target {target.name}, or pgrunbook drift --against history",
         )
     found = _differences(known.schema, snapshot(conn, leave_out=leave_out(history)))
-    found = _without_contracted(target, found)
+    found = without_contracted(target, found)
     return _drift(target, "validated", f"the schema that run {known.run_id} validated", found)
 
 
@@ -276,10 +276,17 @@ def _undeclared(target: Target, conn: Connection, found: Sequence[Difference]) -
     return [difference for difference in found if not is_declared(difference, declared)]
 
 
-def _without_contracted(target: Target, found: Sequence[Difference]) -> list[Difference]:
-    """Return the differences without what contract has dropped since: plans have told that it would."""
-    gone = [each for each in _declared(target) if each.kind == "until contract"] if found else []
-    return [one for one in found if one.change != "removed" or not is_declared(one, gone)]
+def without_contracted(target: Target, found: Sequence[Difference]) -> list[Difference]:
+    """Return differences from a schema of before without what contract has dropped since, as plans have told.
+
+    What is gone of a column that is there still, somebody else has dropped.
+    """
+    planned = [each for each in _declared(target) if each.kind == "until contract"] if found else []
+    gone = [one for one in found if one.change == "removed" and is_declared(one, planned)]
+    columns = {one.name for one in gone if one.kind == "column"}
+    tables = tuple(f"{name.rpartition('.')[0]}." for name in columns)
+    contracted = {one for one in gone if one.name.startswith(tables) or one.kind == "grant"}
+    return [one for one in found if one not in contracted]
 
 
 def _declared(target: Target) -> Iterator[Declared]:

@@ -41,9 +41,12 @@ _WHY = {
 
 
 def beside(case: Case) -> Expansion | None:
-    """RENAME COLUMN of a table -> a column under the old name that a trigger keeps equal to the renamed one."""
+    """RENAME COLUMN of a table -> a column under the old name that a trigger keeps equal to the renamed one.
+
+    Not on the way back of a migration, behind which only the names of before are left.
+    """
     table, column = _renamed(case)
-    if table is None or column is None or obstacle(case, table, column):
+    if case.is_back or table is None or column is None or obstacle(case, table, column):
         return None
     return _Rename(case, table, column).expansion()
 

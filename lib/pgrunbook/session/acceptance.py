@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from pgrunbook.seal import attempt
 from pgrunbook.sql import places
 
 ACCEPTED = "gates-accepted"
+COLUMNS_SHOWN = "columns-shown"
+EVERY_COLUMN = "all"
 _ROLLBACK = "rollback-plan-frozen"
 _FILES = {"plan-frozen": "plan.json", _ROLLBACK: "rollback-plan.json"}
 
@@ -33,6 +36,8 @@ def accept(run_id: str, keys: Sequence[str]) -> tuple[list[str], list[str]]:
     made = runs.find(run_id)
     made.refuse_changed()
     events = journal.read(made.journal.path)
+    if shown := [e for e in events if e["event"] == COLUMNS_SHOWN]:
+        return _accept_columns(made, shown[-1]["digests"], keys, events)
     _refuse_refused(made, events)
     path = _frozen_last(made, events)
     if not regular_file.is_there(path):
@@ -123,6 +128,41 @@ def accepted(plan: Plan, events: Sequence[Mapping[str, Any]]) -> set[str]:
     """Return the gates of a plan that are accepted, as its run's journal says."""
     found = [e["gates"] for e in events if e["event"] == ACCEPTED and e["digest"] == plan.digest]
     return {key for keys in found for key in keys}
+
+
+def digest_of(subject: str) -> str:
+    """Return the digest of a column that contract has shown: an acceptance counts for this very column only."""
+    return hashlib.sha256(subject.encode()).hexdigest()
+
+
+def accepted_columns(run: Run, subjects: Mapping[str, str], also: Sequence[str]) -> set[str]:
+    """Return the columns whose contract is accepted in a run; ``also`` are those that a parameter names, or all.
+
+    ``subjects`` say of each column by name what it is.
+    """
+    told = {e["digest"] for e in journal.read(run.journal.path) if e["event"] == ACCEPTED}
+    return {
+        name for name, subject in subjects.items() if digest_of(subject) in told or name in also or EVERY_COLUMN in also
+    }
+
+
+def _accept_columns(
+    made: Run, shown: Mapping[str, str], keys: Sequence[str], events: Sequence[Mapping[str, Any]]
+) -> tuple[list[str], list[str]]:
+    """Accept that contract drops columns, all that it has shown where none is named. Raises as :func:`accept`."""
+    unknown = [key for key in keys if key not in shown]
+    if unknown:
+        raise WrongInput(
+            f"run {made.run_id} has shown no column {', '.join(unknown)}",
+            detail=f"It has shown: {', '.join(shown) or 'none'}.",
+            hint="Name a column as still-double shows it: schema.table.column.",
+        )
+    told = {e["digest"] for e in events if e["event"] == ACCEPTED}
+    chosen = list(keys) or [key for key in shown if shown[key] not in told]
+    for key in chosen:
+        if shown[key] not in told:
+            made.journal.write(ACCEPTED, digest=shown[key], gates=[key], by=runs.operator())
+    return chosen, [key for key in shown if shown[key] not in told and key not in chosen]
 
 
 def left(run: Run, plan: Plan, also: Sequence[str] = ()) -> list[OpenGate]:

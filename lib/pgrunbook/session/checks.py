@@ -40,11 +40,13 @@ NEEDED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "fence": ("what-to-carry",),
         "cut-over": ("what-to-carry",),
     },
+    "contract": {"drop-it": ("what-is-still-double", "who-uses-it", "do-they-agree")},
     "rollout": {
         "add-the-flag": ("plan-the-stages",),
         "roll-out": ("plan-the-stages",),
         "remove-the-flag": ("plan-the-stages", "who-reads-it"),
     },
+    "swap": dict.fromkeys(("make-and-fill", "cut-over", "settle", "end-it"), ("what-hangs", "try-the-shape")),
 }
 View = TypeVar("View")
 

@@ -240,6 +240,12 @@ class Purge(Parameters):
         return given
 
 
+class Contract(Parameters):
+    """The parameters of contract: the columns that a person lets go, as schema.table.column, or all."""
+
+    accept: Names = ()
+
+
 class Rollout(Parameters):
     """The parameters of rollout: its ``name``, that of its file in rollouts/, and what a person decides.
 
@@ -252,6 +258,27 @@ class Rollout(Parameters):
     accept: Names = ()
     do: Literal["go-on", "pause", "resume", "step-back", "abandon"] = "go-on"
     watch_s: float = Field(default=600.0, ge=0, le=604_800)
+
+
+class Swap(Parameters):
+    """The parameters of swap: the table, and the SQL of its new ``shape``: {table} is the new one, {old} that of today.
+
+    ``values`` fills columns by expressions over the old table, ``back`` the other way; ``cutover`` may be a time.
+    """
+
+    table: str = ""
+    shape: str = ""
+    do: Literal["swap", "back", "finish", "abandon"] = "swap"
+    cutover: str = "now"
+    order_by: Names = ()
+    values: Annotated[dict[Word, Word], BeforeValidator(_mapped)] = {}
+    back: Annotated[dict[Word, Word], BeforeValidator(_mapped)] = {}
+    leave: Names = ()
+    keep_hours: int = Field(default=24, ge=0, le=8_760)
+    attempts: int = Field(default=10, ge=1, le=1_000)
+    latency_ms: float = Field(default=20.0, gt=0, le=60_000)
+    workers: int = Field(default=2, ge=1, le=16)
+    force: bool = False
 
 
 class Monitor(Parameters):
@@ -311,19 +338,11 @@ class Backfill(Parameters):
     patience_s: int = Field(default=1_800, ge=0, le=604_800)
 
 
-OF: dict[str, type[Parameters]] = {
-    "prepare": Prepare,
-    "migrate": Migrate,
-    "validate": Validate,
-    "rollback": Rollback,
-    "restore": Restore,
-    "drill": Drill,
-    "purge": Purge,
-    "rollout": Rollout,
-    "monitor": Monitor,
-    "troubleshoot": Troubleshoot,
-    "backfill": Backfill,
-}
+_MODELS = (
+    Prepare, Migrate, Validate, Rollback, Restore, Drill, Purge, Contract, Rollout, Swap, Monitor, Troubleshoot,
+    Backfill,
+)  # fmt: skip
+OF: dict[str, type[Parameters]] = {model.__name__.lower(): model for model in _MODELS}
 
 
 def checked(

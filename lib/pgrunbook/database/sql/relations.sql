@@ -1035,7 +1035,7 @@ WITH tables AS (
            g.tgqual,
            p.prosrc,
            l.lanname,
-           pg_catalog.encode(g.tgargs, 'escape') AS arguments,
+           pg_catalog.replace(pg_catalog.encode(g.tgargs, 'escape'), '\000', ' ') AS arguments,
            c.attnum
     FROM columns AS c
     JOIN pg_catalog.pg_trigger AS g ON g.tgrelid = c.attrelid AND g.tgconstrindid = 0 AND g.tgenabled <> 'D'
@@ -1096,9 +1096,10 @@ ORDER BY 1, 2
 -- name: column_rights
 -- a row is: a statement that gives a role what it may do with a column beyond the whole table
 SELECT CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(x.grantee)) END AS grantee,
-       pg_catalog.format('GRANT %%s (%%I) ON %%I.%%I TO %%s%%s',
-                         pg_catalog.string_agg(x.privilege_type, ', ' ORDER BY x.privilege_type),
-                         a.attname, n.nspname, c.relname,
+       pg_catalog.format('GRANT %%s ON %%I.%%I TO %%s%%s',
+                         pg_catalog.string_agg(pg_catalog.format('%%s (%%I)', x.privilege_type, a.attname), ', '
+                                               ORDER BY x.privilege_type),
+                         n.nspname, c.relname,
                          CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(x.grantee)) END,
                          CASE WHEN x.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END) AS sql
 FROM pg_catalog.pg_attribute AS a
