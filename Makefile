@@ -17,6 +17,7 @@ setup-dev: .venv/.ready-dev
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet -r requirements.txt
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
+	mkdir -p .venv/etc/jupyter && cp -R lib/pgrunbook/app/jupyter/. .venv/etc/jupyter  # an editable install leaves it out
 	$(BIN)/python -m compileall -q lib
 	@touch $@
 

@@ -7,13 +7,18 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from conftest import rows
+from front_end import opened
 from pgrunbook.config.targets import Target
 from pgrunbook.record import run as runs
-from pgrunbook.seal import envelope, ledger, subjects
+from pgrunbook.runner import runbook
+from pgrunbook.seal import envelope, ledger, standing, subjects
 
 Project = Callable[..., Target]
 Command = Callable[..., tuple[int, str, str]]
+MIGRATE = "01-migrate.ipynb"
 FOLDER = {"0001_t.sql": "CREATE TABLE t (a int);\n"}
 
 
@@ -27,7 +32,8 @@ def test_a_run_opens_and_is_sealed_with_every_file_of_its_folder(
 ) -> None:
     """The predicate says who, what, where and how it ended; the journal in the seal is the whole journal."""
     target = project(folder=FOLDER, restore_points=False)
-    assert command("run", "migrate", "--target", "demo")[0] == 0
+    assert command("run", "migrate", "--target", "demo", "--why", "because=x")[0] == 2
+    assert command("run", "migrate", "--target", "demo", "--why", "reason=orders need a note")[0] == 0
     (folder,) = runs.folders()
     opened, closed = lines(tmp_path / "outputs")
     said = closed["predicate"]
@@ -39,6 +45,7 @@ def test_a_run_opens_and_is_sealed_with_every_file_of_its_folder(
     assert {"run.json", "journal.jsonl", "01-migrate.ipynb", "plan.json"} <= set(named)
     assert said["journal"]["sha256"] == named["journal.jsonl"]
     assert said["journal"]["chained"] is True
+    assert said["why"] == {"change": "", "reason": "orders need a note", "risk": "", "requested_by": ""}
     assert said["plan"]["migrations"] == ["0001_t"]
     assert said["steps"] == [{"migration": "0001_t", "direction": "up", "ran": 1, "committed": 1, "whole": True}]
     assert said["operator"]["os_uid"] is not None
@@ -53,3 +60,48 @@ def test_a_run_opens_and_is_sealed_with_every_file_of_its_folder(
     assert (said["anchor"]["target"], said["anchor"]["line"]) == ("demo", 1)
     assert said["faithful"] == {"holds": True, "differences": [], "database_asked": True}
     assert rows(target, "SELECT count(*) FROM t") == [(0,)]
+
+
+@pytest.mark.slow
+def test_a_run_by_hand_is_sealed_when_its_last_cell_ends_and_again_when_its_kernel_does(
+    project: Project, tmp_path: Path
+) -> None:
+    """What the kernel wrote is inside, the working copy is not; a cell that is run again opens a new attempt."""
+    project(folder=FOLDER, restore_points=False)
+    made = runbook.start("migrate", "demo", {})
+    assert [line["predicate"]["kind"] for line in lines(tmp_path / "outputs")] == ["opened"]
+    with opened(made, MIGRATE) as front:
+        front.run(*front.cells())
+        assert [line["predicate"]["kind"] for line in lines(tmp_path / "outputs")] == ["opened", "closed"]
+        front.run("meet-the-target")
+        assert [line["predicate"]["kind"] for line in lines(tmp_path / "outputs")] == ["opened", "closed"] * 2
+    kinds = [line["predicate"]["kind"] for line in lines(tmp_path / "outputs")]
+    assert kinds == ["opened", "closed"] * 3
+    last = lines(tmp_path / "outputs")[-1]
+    assert last["predicate"]["faithful"]["differences"] == []
+    assert last["predicate"]["outside"] == [f"work/{MIGRATE}"]
+    assert {MIGRATE, "01-migrate.cells.jsonl"} <= {one["name"] for one in last["subject"]}
+    (made.folder / "work" / MIGRATE).write_text("saved by a browser")
+    found = standing.report(tmp_path / "outputs", files=True)
+    assert (found.exit_code, found.problems) == (0, ())
+    log = made.folder / "01-migrate.cells.jsonl"
+    log.write_bytes(log.read_bytes().replace(b"set-up", b"SET-UP", 1))
+    assert {one.line for one in standing.report(tmp_path / "outputs", files=True).problems} == {2, 4, 6}
+
+
+def test_a_run_that_fails_is_sealed_and_goes_on_in_an_attempt_of_its_own(
+    project: Project, command: Command, tmp_path: Path
+) -> None:
+    """Its line says which it continues; what the first attempt left stays as it was, and verify agrees."""
+    target = project(folder={"0001_t.sql": "CREATE TABLE t (a int); SELECT 1 / 0;"}, restore_points=False)
+    assert command("run", "migrate", "--target", "demo")[0] == 1
+    (folder,) = runs.folders()
+    first = (folder / "journal.jsonl").read_bytes()
+    assert lines(tmp_path / "outputs")[-1]["predicate"]["outcome"] == "failed"
+    assert command("run", "--resume", folder.name)[0] == 1
+    told = [(p["kind"], p.get("continues")) for p in (line["predicate"] for line in lines(tmp_path / "outputs"))]
+    assert told == [("opened", None), ("closed", None), ("opened", 2), ("closed", None)]
+    assert (folder / "journal.jsonl").read_bytes().startswith(first)
+    found = standing.report(tmp_path / "outputs", files=True)
+    assert (found.exit_code, found.problems, found.runs[0].attempts) == (0, (), 2)
+    assert target.name == "demo"

@@ -154,7 +154,7 @@ def test_the_old_column_follows_the_new_one(server: Server, kind: str) -> None:
         assert all(new is not None for _, new in own.values(*range(50, 60)))
         assert own.notes() == len(beyond)
         if beyond:
-            with pytest.raises(psycopg.errors.DataException, match=f"{len(beyond)} rows of"):
+            with pytest.raises(psycopg.errors.IntegrityError, match=f"in {len(beyond)} of its rows"):
                 own.conn.execute(own.sync.proof(own.pair))
 
 
@@ -218,6 +218,16 @@ def test_two_names_of_one_value(server: Server) -> None:
         assert own.values(*range(1, 7)) == both
 
 
+def test_an_insert_without_names_gives_the_new_column_its_value(server: Server) -> None:
+    """Its values are in the order of before the cut-over; a default of the new column gives way to them."""
+    with synced(server, "int to bigint", Leads.NEW) as own:
+        own.conn.execute(
+            "ALTER TABLE t ALTER new SET DEFAULT 99; INSERT INTO t VALUES (1, 7); INSERT INTO t (id) VALUES (2)"
+        )
+        own.conn.execute("PREPARE add AS INSERT INTO t VALUES (3, $1); EXECUTE add (NULL)")
+        assert own.values(1, 2, 3) == [("7", "7"), ("99", "99"), ("99", "99")]
+
+
 def test_a_trigger_that_was_switched_off_is_found(server: Server) -> None:
     """The proof fails while it is off; rows written meanwhile are found once it is on again."""
     with synced(server, "int to bigint") as own:
@@ -226,7 +236,7 @@ def test_a_trigger_that_was_switched_off_is_found(server: Server) -> None:
             own.conn.execute(own.sync.proof(own.pair))
         trigger = sql.Identifier(own.sync.trigger_name)
         own.conn.execute(sql.SQL("ALTER TABLE t ENABLE ALWAYS TRIGGER {}").format(trigger))
-        with pytest.raises(psycopg.errors.DataException, match="1 rows of"):
+        with pytest.raises(psycopg.errors.IntegrityError, match="in 1 of its rows"):
             own.conn.execute(own.sync.proof(own.pair))
 
 

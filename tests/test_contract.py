@@ -136,7 +136,7 @@ def test_rows_that_differ_keep_the_column(target: Target) -> None:
     do(target, f'ALTER TABLE nodes ENABLE ALWAYS TRIGGER "{trigger}"')
     differ = error_of(lambda: up_to_the_drop(accept="all"))
     assert isinstance(differ, Refused)
-    assert str(differ).startswith('cannot drop public.nodes.ip: rows differ\nDetail: 1 rows of "public"."nodes"')
+    assert str(differ).startswith('cannot drop public.nodes.ip: rows differ\nDetail: two columns of "public"."nodes"')
     assert waiting(target) == ["public.nodes.ip"]
 
 

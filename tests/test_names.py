@@ -32,8 +32,9 @@ FORBIDDEN = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda, as
 CHANGES_STATE = {
     "take_restore_point", "execute_plan", "take_back", "restore_to_branch", "salvage_rows", "fence", "cut_over",
     "remove_the_server", "purge_it", "statistics_at_hand", "end_session", "repair_history", "remove_leftovers",
-    "drop_it", "analyze_tables", "reindex_indexes", "explain_queries",
+    "drop_it", "analyze_tables", "reindex_indexes", "explain_queries", "keep_in_sync", "fill_the_rows", "let_go",
     "add_the_flag", "roll_out", "remove_the_flag",
+    "make_and_fill", "settle", "end_it",
 }  # fmt: skip
 LONGEST_CELL = 8
 

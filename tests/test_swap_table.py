@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from decimal import Decimal
 
 import pytest
 
+from pgrunbook.database.checksums import TableName
+from pgrunbook.errors import Refused, WrongInput
 from pgrunbook.online.swap_shape import SwapChoice
 from servers import Server
 from swap_stage import DIFFER, ORDERS, TWINS, URL, SwapStage, differences, stage_of, url_of, writers
@@ -119,6 +122,7 @@ CREATE PUBLICATION p FOR TABLE orders (id, serial, customer) WHERE (customer > 2
 """
 
 
+@pytest.mark.slow
 def test_all_that_hangs_on_a_table_comes_along_and_back(
     server: Server, database: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,6 +158,7 @@ def twins(server: Server, database: Callable[..., str], monkeypatch: pytest.Monk
     return stage_of(server, name)
 
 
+@pytest.mark.slow
 def test_twin_differs_in_no_row_whatever_writers_do(twins: SwapStage) -> None:
     """Inserts, deletes, updates to NULL, of the key, of everything, TRUNCATE, bursts: forth, on, and back; no error."""
     with writers(twins, seconds=60) as at_work:
@@ -169,3 +174,187 @@ def test_twin_differs_in_no_row_whatever_writers_do(twins: SwapStage) -> None:
     assert forth.swap.state != back.swap.state
     twins.abandon()
     assert twins.rows(LEFT) == []
+
+
+EVENTS = """
+CREATE TABLE events (id bigserial PRIMARY KEY, at timestamptz NOT NULL, kind text NOT NULL, amount int, note text);
+INSERT INTO events (at, kind, amount) SELECT '2026-01-01'::timestamptz + n * interval '1 hour', 'k' || n % 9, n FROM generate_series(1, 3000) AS n;
+CREATE INDEX events_kind ON events (kind);
+CREATE UNIQUE INDEX events_both ON events (id, at)
+"""
+BY_MONTH = """
+CREATE TABLE {table} (LIKE {old} INCLUDING DEFAULTS, PRIMARY KEY (id, at)) PARTITION BY RANGE (at);
+CREATE TABLE events_h1 PARTITION OF {table} FOR VALUES FROM ('2026-01-01') TO ('2026-04-01');
+CREATE TABLE events_rest PARTITION OF {table} DEFAULT
+"""
+EVENTS_TABLE = TableName("public", "events")
+# A choice, what shows that it is done, and the answer.
+SHAPES: dict[str, tuple[SwapChoice, str, list[tuple[object, ...]]]] = {
+    "rows in order": (
+        SwapChoice(EVENTS_TABLE, order=("kind", "at")),
+        "SELECT count(*) FROM (SELECT kind, at, lag((kind, at)) OVER (ORDER BY ctid) AS before FROM events WHERE id NOT IN (1, 2, 3, -7, 3001)) AS e WHERE (kind, at) < before",
+        [(0,)],
+    ),
+    "partitions": (
+        SwapChoice(EVENTS_TABLE, BY_MONTH),
+        "SELECT relname::text FROM pg_partition_tree('events') JOIN pg_class ON oid = relid ORDER BY 1",
+        [("events",), ("events_h1",), ("events_rest",)],
+    ),
+    "another key": (
+        SwapChoice(EVENTS_TABLE, "ALTER TABLE {table} ADD CONSTRAINT events_pkey PRIMARY KEY (kind, id)"),
+        "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = 'events'::regclass AND contype = 'p'",
+        [("PRIMARY KEY (kind, id)",)],
+    ),
+    "another type and another column": (
+        SwapChoice(
+            EVENTS_TABLE,
+            "ALTER TABLE {table} ALTER COLUMN amount TYPE numeric(12, 2), DROP COLUMN note, ADD COLUMN day date NOT NULL, ADD COLUMN more text DEFAULT 'x'",
+            values={"amount": "amount / 100.0", "day": "(at AT TIME ZONE 'UTC')::date"}, back={"amount": "amount * 100"},
+        ),
+        "SELECT amount, day::text, more FROM events WHERE id = 5",
+        [(Decimal("0.05"), "2026-01-01", "x")],
+    ),
+    "not logged": (
+        SwapChoice(EVENTS_TABLE, "ALTER TABLE {table} SET UNLOGGED"),
+        "SELECT relpersistence::text FROM pg_class WHERE oid = 'events'::regclass",
+        [("u",)],
+    ),
+    "room on the pages": (
+        SwapChoice(EVENTS_TABLE, "ALTER TABLE {table} SET (fillfactor = 50)"),
+        "SELECT reloptions FROM pg_class WHERE oid = 'events'::regclass",
+        [(["fillfactor=50"],)],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHAPES)
+def test_table_takes_any_shape_and_comes_back(
+    server: Server, database: Callable[..., str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Rows that are written meanwhile, before the cut-over and behind it, are there in both shapes; nothing is left."""
+    choice, query, answer = SHAPES[name]
+    made = database(*EVENTS.split(";\n"))
+    monkeypatch.setenv(URL, url_of(server, made))
+    stage = stage_of(server, made)
+    before = stage.schema()
+    swap = stage.begun(choice)
+    stage.do("UPDATE events SET kind = 'k0' WHERE id = 3; INSERT INTO events (at, kind) VALUES ('2026-02-02', 'new')")
+    stage.do("DELETE FROM events WHERE id = 4; UPDATE events SET id = -7, at = '2027-01-01' WHERE id = 7")
+    stage.filled(swap)
+    stage.do("UPDATE events SET note = 'n', amount = NULL WHERE id IN (1, 2)", "DELETE FROM events WHERE kind = 'k8'")
+    rows = "SELECT id, at, kind FROM events ORDER BY id"
+    here = stage.rows(rows)
+    stage.cut_over()
+    assert stage.rows(rows) == here
+    assert stage.rows(query) == answer
+    own = (", day, more", ", '2026-06-01', 'y'") if "column" in name else ("", "")
+    added = f"INSERT INTO events (at, kind, amount{own[0]}) VALUES ('2026-06-01', 'z', 7{own[1]}) RETURNING id"
+    assert stage.rows(added) == [(3002,)]
+    stage.do("UPDATE events SET kind = 'later' WHERE id = 10", "DELETE FROM events WHERE id = 11")
+    here = stage.rows(rows)
+    stage.cut_over()
+    assert stage.rows(rows) == here
+    assert stage.rows("SELECT note FROM events WHERE id IN (1, 2)") == [("n",)] * 2
+    if name == "another type and another column":
+        assert stage.rows("SELECT amount FROM events WHERE id = 3002") == [(700,)]
+        stage.cut_over()
+        assert stage.rows("SELECT more FROM events WHERE id = 3002") == [("y",)]
+        stage.cut_over()
+    stage.abandon()
+    assert differences(before, stage.schema()) == []
+
+
+HINDERED: dict[str, tuple[str, SwapChoice, str]] = {
+    "no table": ("", SwapChoice(TableName("public", "nothing")), "there is no table"),
+    "a view": ("CREATE VIEW v AS SELECT 1", SwapChoice(TableName("public", "v")), "it is no table"),
+    "no key": ("CREATE TABLE k (a int)", SwapChoice(TableName("public", "k")), "it has no key"),
+    "a key that may be NULL": ("CREATE TABLE k (a int UNIQUE)", SwapChoice(TableName("public", "k")), "it has no key"),
+    "a partial key": (
+        "CREATE TABLE k (a int NOT NULL); CREATE UNIQUE INDEX ON k (a) WHERE a > 0",
+        SwapChoice(TableName("public", "k")), "it has no key",
+    ),
+    "a deferrable key": (
+        "CREATE TABLE k (a int PRIMARY KEY DEFERRABLE)", SwapChoice(TableName("public", "k")), "it has no key",
+    ),
+    "the key goes": ("", SwapChoice(ORDERS, "ALTER TABLE {table} DROP COLUMN id"), "the new table has none of its keys"),
+    "the key is made by an expression": (
+        "", SwapChoice(ORDERS, values={"id": "id + 1"}, back={"id": "id - 1"}), "the new table has none of its keys",
+    ),
+    "a column that must have a value": (
+        "", SwapChoice(ORDERS, "ALTER TABLE {table} ADD COLUMN region text NOT NULL"), "nothing fills column region of the new",
+    ),
+    "a column that must have a value on the way back": (
+        "", SwapChoice(ORDERS, "ALTER TABLE {table} DROP COLUMN customer"), "nothing fills column customer of the old",
+    ),
+    "no way back of an expression": ("", SwapChoice(ORDERS, values={"note": "upper(note)"}), "nothing says how note"),
+    "a column of values that is not there": (
+        "", SwapChoice(ORDERS, values={"nope": "1"}), "names nope, which is no column that can be written",
+    ),
+    "a view needs a column": (
+        "CREATE VIEW v AS SELECT note FROM orders", SwapChoice(ORDERS, "ALTER TABLE {table} DROP COLUMN note"),
+        "takes away what others need",
+    ),
+    "a view shows a column of another type": (
+        "CREATE VIEW v AS SELECT note FROM orders", SwapChoice(ORDERS, "ALTER TABLE {table} ALTER COLUMN note TYPE varchar"),
+        "takes away what others need",
+    ),
+    "an index needs a column": (
+        "CREATE INDEX by_note ON orders (note)", SwapChoice(ORDERS, "ALTER TABLE {table} DROP COLUMN note"),
+        "takes away what others need",
+    ),
+    "a function takes its rows": (
+        "CREATE FUNCTION f(orders) RETURNS int LANGUAGE sql AS 'SELECT 1'", SwapChoice(ORDERS), "cannot be carried over",
+    ),
+    "a function gives its rows": (
+        "CREATE FUNCTION f() RETURNS SETOF orders LANGUAGE sql AS 'SELECT * FROM orders'", SwapChoice(ORDERS),
+        "cannot be carried over",
+    ),
+    "a column of its row type": ("CREATE TABLE c (o orders)", SwapChoice(ORDERS), "cannot be carried over"),
+    "a domain over its row type": ("CREATE DOMAIN d AS orders", SwapChoice(ORDERS), "cannot be carried over"),
+    "its identity is used elsewhere": (
+        "CREATE TABLE c (id bigint DEFAULT nextval('orders_id_seq'))", SwapChoice(ORDERS), "cannot be carried over",
+    ),
+    "a partition": (
+        "CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE p1 PARTITION OF p DEFAULT",
+        SwapChoice(TableName("public", "p1")), "it is a partition",
+    ),
+    "partitions without a shape": (
+        "CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id)", SwapChoice(TableName("public", "p")),
+        "it is partitioned",
+    ),
+    "a publication of all": ("CREATE PUBLICATION everything FOR ALL TABLES", SwapChoice(ORDERS), "FOR ALL TABLES"),
+    "an order that may be NULL": ("", SwapChoice(ORDERS, order=("note",)), "cannot lay rows out by note"),
+    "a shape of another table": ("", SwapChoice(ORDERS, "ALTER TABLE orders ADD COLUMN x int"), "does not make the new table"),
+    "a shape that drops": ("", SwapChoice(ORDERS, "DROP TABLE orders"), "does not make the new table"),
+    "a shape that is no SQL": ("", SwapChoice(ORDERS, "ALTER TABLO {table}"), "cannot be parsed"),
+    "a shape with a foreign key": (
+        "CREATE TABLE c (id int PRIMARY KEY)", SwapChoice(ORDERS, "ALTER TABLE {table} ADD FOREIGN KEY (customer) REFERENCES c"),
+        "has a foreign key of its own",
+    ),
+    "statistics elsewhere": (
+        "CREATE SCHEMA s; CREATE STATISTICS s.x ON customer, note FROM orders", SwapChoice(ORDERS), "are in another schema",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_what_cannot_be_swapped_is_refused_before_anything_is_written(
+    server: Server, database: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each reason by its own words; the schema is as before, and no swap is noted."""
+    wrong = []
+    for name, (made, choice, words) in HINDERED.items():
+        one = database(*PLAIN.split(";\n")[:1], *filter(None, [made]))
+        monkeypatch.setenv(URL, url_of(server, one))
+        stage = stage_of(server, one)
+        before = stage.schema()
+        with pytest.raises((Refused, WrongInput)) as caught:
+            stage.begun(choice)
+        if (
+            words not in str(caught.value)
+            or differences(before, stage.schema())
+            or "State: Nothing changed" not in str(caught.value)
+        ):
+            wrong.append((name, str(caught.value)))
+    assert wrong == []

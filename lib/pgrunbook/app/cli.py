@@ -15,6 +15,7 @@ from pgrunbook.app import (
     cli_drift,
     cli_key,
     cli_monitor,
+    cli_report,
     cli_runs,
     cli_server,
     cli_throttle,
@@ -42,6 +43,9 @@ app.add_typer(cli_undo_data.app, name="undo-data")
 app.add_typer(cli_key.app, name="key")
 app.command("verify")(cli_verify.verify)
 app.command("seal")(cli_verify.seal)
+app.command("report")(cli_report.report)
+app.command("diff")(cli_report.diff)
+app.command("evidence")(cli_report.evidence)
 app.command("drift")(cli_drift.drift)
 app.command("monitor")(cli_monitor.monitor)
 app.command("doctor")(cli_doctor.doctor)
@@ -50,6 +54,10 @@ app.command("show")(cli_runs.show)
 app.command("accept")(cli_runs.accept)
 app.command("throttle")(cli_throttle.throttle)
 early_kernels: list[EarlyKernel] = []
+ABOUT = ("change", "reason", "risk", "requested_by")
+Why = Annotated[
+    list[str], typer.Option("--why", help="Of the change: reason=..., change=..., risk=..., requested_by=...")
+]
 
 
 def _print_version(is_asked: bool) -> None:
@@ -74,6 +82,7 @@ def run(
     runbook: Annotated[str, typer.Argument(help="A runbook of runbooks/, or a procedure.")] = "",
     target: Annotated[str, typer.Option(help="The target, as targets.toml declares it.")] = "",
     parameter: Annotated[list[str], typer.Option("-p", help="A parameter: key=value; of a list: key=a,b.")] = [],  # noqa: B006
+    why: Why = [],  # noqa: B006
     resume: Annotated[str, typer.Option(help="Go on with this run instead.")] = "",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Tell nothing but errors.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tell every event of the journal.")] = False,
@@ -88,7 +97,7 @@ def run(
         raise WrongInput("--quiet and --verbose exclude each other")
     much = Telling.ERRORS if quiet else Telling.EVENTS if verbose else Telling.CELLS
     if resume:
-        if runbook or target or parameter:
+        if runbook or target or parameter or why:
             raise WrongInput(
                 "--resume goes on with a run as it was started",
                 detail="Its runbook, target and parameters are in its record.",
@@ -99,7 +108,7 @@ def run(
     else:
         _refuse_without(runbook, target, "run")
         with telling(much):
-            made, code = books.run(runbook, target, _pairs(parameter), early)
+            made, code = books.run(runbook, target, _pairs(parameter), early, about=_about(why))
     terminal.end(made, code, quiet=quiet, as_json=as_json)
 
 
@@ -108,6 +117,7 @@ def start(
     runbook: Annotated[str, typer.Argument(help="A runbook of runbooks/, or a procedure.")] = "",
     target: Annotated[str, typer.Option(help="The target, as targets.toml declares it.")] = "",
     parameter: Annotated[list[str], typer.Option("-p", help="A parameter: key=value; of a list: key=a,b.")] = [],  # noqa: B006
+    why: Why = [],  # noqa: B006
     resume: Annotated[str, typer.Option(help="Open this run again instead.")] = "",
     lab: Annotated[bool, typer.Option(help="Open JupyterLab on it.")] = True,
 ) -> None:
@@ -118,7 +128,7 @@ def start(
         made = books.reopen(resume)
     else:
         _refuse_without(runbook, target, "start")
-        made = books.start(runbook, target, _pairs(parameter))
+        made = books.start(runbook, target, _pairs(parameter), about=_about(why))
     sys.stdout.write(f"{made.folder}\n")
     if lab:
         _open_lab(made)
@@ -257,20 +267,24 @@ def _refuse_without(runbook: str, target: str, command: str) -> None:
 def _open_lab(made: Run) -> None:
     import os
 
-    from pgrunbook.config import paths
+    from pgrunbook.app import lab
     from pgrunbook.record import run as runs
 
-    environment = {
-        **os.environ,
-        "PGRUNBOOK_HOME": str(paths.project_dir()),
-        "PGRUNBOOK_OUTPUTS": str(paths.outputs_dir()),
-    }
     first = next((p for p in made.parts if p.status != "done"), made.parts[0])
     arguments = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={made.folder}"]
     arguments.append(str(made.folder / runs.WORK / first.notebook))
     if os.geteuid() == 0:
         arguments.append("--allow-root")
-    os.execve(sys.executable, arguments, environment)
+    os.execve(sys.executable, arguments, lab.environment())
+
+
+def _about(why: list[str]) -> dict[str, str]:
+    """Return what the record says of why something is changed."""
+    about = _pairs(why)
+    wrong = [name for name in about if name not in ABOUT]
+    if wrong:
+        raise WrongInput(f'--why "{wrong[0]}" is not known', hint=f"It is one of: {', '.join(ABOUT)}.")
+    return about
 
 
 def _pairs(given: list[str]) -> dict[str, str]:

@@ -49,6 +49,7 @@ def seal(
     """
     from functools import partial
 
+    from pgrunbook.record import executed_copy
     from pgrunbook.record import run as records
     from pgrunbook.seal import anchor, attempt
     from pgrunbook.session import naming
@@ -61,6 +62,7 @@ def seal(
             detail="It is sealed, or was made before records were sealed.",
             hint="See how it stands: pgrunbook verify.",
         )
+    executed_copy.refresh(made)
     places = attempt.redact(made) if redact else []
     for place in places:
         sys.stdout.write(f"masked: {place}\n")

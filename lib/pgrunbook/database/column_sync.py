@@ -4,7 +4,9 @@
    one. Rows that were there before are filled in batches; whoever writes one meanwhile fills it too, so that no notes
    are needed of rows that are inserted or moved.
 2. ``Leads.NEW``, after it: the old column follows, so that going back loses no write. It keeps a value that
-   ``forward`` makes the new one of; any other becomes what ``backward`` makes of it.
+   ``forward`` makes the new one of; any other becomes what ``backward`` makes of it. Nobody names the old column, so
+   an INSERT that gives it a value has none for its columns' names: its values are in the old order, and the value is
+   the new column's.
 3. ``Leads.BOTH``: two names of one value. An INSERT that gives the old name a value fills the new one from it, any
    other one fills the old one. An UPDATE of one changes the other; where both change, the new one counts.
 
@@ -64,6 +66,10 @@ BEGIN
     IF {agrees}(NEW.{old}, NEW.{new}) THEN
         RETURN NEW;
     END IF;
+    IF TG_OP = 'INSERT' AND NEW.{old} IS NOT NULL THEN
+        NEW.{new} := {forward}(NEW.{old});
+        RETURN NEW;
+    END IF;
     BEGIN
         NEW.{old} := {backward}(NEW.{new});
     EXCEPTION WHEN OTHERS THEN
@@ -105,9 +111,9 @@ BEGIN
         RAISE 'somebody has switched trigger % off', found;
     END IF;
     {begins};
-    SELECT count(*), min(t.ctid::text) INTO rows, found FROM {table} AS t WHERE NOT {agrees}(t.{old}, t.{new});
+    SELECT count(*), min({place}) INTO rows, found FROM {table} AS t WHERE NOT {agrees}(t.{old}, t.{new});
     IF rows > 0 THEN
-        RAISE data_exception USING MESSAGE = format({says}, rows, found);
+        RAISE integrity_constraint_violation USING MESSAGE = format({says}, rows), DETAIL = format({more}, found);
     END IF;
 END
 """
@@ -148,7 +154,7 @@ BEGIN
         END;
     END LOOP;
     IF rows > 0 THEN
-        RAISE data_exception USING MESSAGE = format({says}, rows), DETAIL = ltrim(told);
+        RAISE integrity_constraint_violation USING MESSAGE = format({says}, rows), DETAIL = ltrim(told);
     END IF;
 END
 """
@@ -262,12 +268,10 @@ class ColumnSync:
 
         They read all rows, and leave nothing behind. Locks: AccessShareLock on the table.
         """
-        place: list[sql.Composable] = [sql.SQL("t.{}").format(sql.Identifier(column)) for column in key]
         block = sql.SQL(_TRIAL).format(
             new_type=sql.SQL(pair.new_type), old=sql.Identifier(pair.old), table=self.table,
-            place=sql.SQL("concat_ws(', ', {})").format(sql.SQL(", ").join(place or [sql.SQL("t.ctid")])),
-            forward=self._function("forward"), not_null=sql.Literal(not_null),
-            says=sql.Literal(f"%s rows of {self.table.as_string(None)} have a value that cannot be converted"),
+            place=_place(key), forward=self._function("forward"), not_null=sql.Literal(not_null),
+            says=sql.Literal(f"values of {self.table.as_string(None)} cannot be converted, in %s of its rows"),
         )  # fmt: skip
         made = self._convert("forward", "was", pair.old_type, pair.new_type, pair.forward)
         dropped = sql.SQL("DROP FUNCTION {}").format(self._function("forward"))
@@ -285,25 +289,26 @@ class ColumnSync:
         )
         return update.as_string(None)
 
-    def proof(self, pair: ColumnPair) -> str:
+    def proof(self, pair: ColumnPair, key: Sequence[str] = ()) -> str:
         """Return the statement that fails where a row's columns do not agree, or the trigger is switched off.
 
-        It reads all rows. Locks: AccessShareLock on the table.
+        It reads all rows, and names one by its key. Locks: AccessShareLock on the table.
         """
-        return self._proof(pair, _FROM_HERE)
+        return self._proof(pair, key, _FROM_HERE)
 
-    def guard(self, pair: ColumnPair) -> str:
+    def guard(self, pair: ColumnPair, key: Sequence[str] = ()) -> str:
         """Return the statement that fails where the proof would, while nobody writes to the table.
 
         It reads rows only where one could not be converted since the proof, or somebody has had the trigger off.
         """
-        return self._proof(pair, _UNLESS_NOTED)
+        return self._proof(pair, key, _UNLESS_NOTED)
 
-    def _proof(self, pair: ColumnPair, begins: str) -> str:
-        says = f"%s rows of {self.table.as_string(None)} have a value that cannot be converted, such as the one at %s"
+    def _proof(self, pair: ColumnPair, key: Sequence[str], begins: str) -> str:
         called = sql.Literal(f"{self._function('write').as_string(None)}()")
         block = sql.SQL(_PROOF).format(
-            called=called, table=self.table, agrees=self._function("agrees"), says=sql.Literal(says),
+            called=called, table=self.table, agrees=self._function("agrees"), place=_place(key),
+            says=sql.Literal(f"two columns of {self.table.as_string(None)} do not agree, in %s of its rows"),
+            more=sql.Literal("One is %s. What the other type cannot hold is NULL there."),
             begins=sql.SQL(begins).format(notes=self.notes, called=called),
             old=sql.Identifier(pair.old), new=sql.Identifier(pair.new),
         )  # fmt: skip
@@ -367,6 +372,12 @@ class ColumnSync:
 
 # In the order in which they can be dropped.
 _KINDS = ("write", "agrees", "forward", "backward")
+
+
+def _place(key: Sequence[str]) -> sql.Composed:
+    """Return the text by which a row ``t`` is named: its key, or where it lies."""
+    values = [sql.Identifier("t", column) for column in key] or [sql.Identifier("t", "ctid")]
+    return sql.SQL("concat_ws(', ', {})").format(sql.SQL(", ").join(values))
 
 
 def _settings(pair: ColumnPair) -> sql.SQL:

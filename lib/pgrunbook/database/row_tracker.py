@@ -228,6 +228,11 @@ class RowTracker:
             self.notes, _LEFT, sql.Literal(most)
         )
 
+    def key_of(self, id_: int) -> sql.Composed:
+        """Return the query for the key of a note, as texts."""
+        shown = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(name)) for name in self.columns)
+        return sql.SQL("SELECT {} FROM {} WHERE id = {}").format(shown, self.notes, sql.Literal(id_))
+
     def progress(self, upto: sql.Composable) -> sql.Composed:
         """Return the statement that notes the key up to which all is done."""
         return sql.SQL("INSERT INTO {} (state, {}) VALUES ('done', {})").format(self.notes, _list(self.columns), upto)

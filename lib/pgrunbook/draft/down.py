@@ -313,7 +313,7 @@ class _Writer:
         says = back.own[-1].says
         self.number += 1
         written = _pseudo(file, line, "ALTER TABLE", back.own[-1].sql)
-        self.planner.put(Expansion(written, OWN_WAY, says, back.own), new=True)
+        self.planner.put(Expansion(written, OWN_WAY, says, back.own, cleanup=back.own_cleanup), new=True)
         with self.conn.as_target():
             for step in back.own:
                 self.conn.execute(

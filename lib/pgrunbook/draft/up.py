@@ -114,7 +114,7 @@ class Drafter:
         branch = self._branch
         assert branch is not None  # noqa: S101 - step() has set it
         if expansion.back:
-            self._backs[number] = Back(own=expansion.back, lossy=undo.lossy)
+            self._backs[number] = Back(own=expansion.back, own_cleanup=expansion.back_cleanup, lossy=undo.lossy)
             return
         if undo.because or not undo.keeps:
             self._backs[number] = self._back(undo, undo.keeps)

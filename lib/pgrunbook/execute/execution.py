@@ -40,8 +40,10 @@ from pgrunbook.execute.failures import AttemptEnd
 from pgrunbook.execute.lock_requests import RETRIED, Patience
 from pgrunbook.execute.permit import Permit
 from pgrunbook.execute.results import StepResult, StepState
+from pgrunbook.execute.step_throttle import of_step
 from pgrunbook.history import History
-from pgrunbook.online.batches import BatchProgress, Haste, run_batches
+from pgrunbook.online.batch_progress import BatchProgress
+from pgrunbook.online.batches import Haste, run_batches
 from pgrunbook.plan.hidden import revealed
 from pgrunbook.plan.plan import Change, Plan, Step
 from pgrunbook.record.journal import Journal
@@ -249,16 +251,17 @@ class Execution:
                 )
                 self._account.left(change, step, left)
                 return given
-            done = run_batches(
-                self.conn,
-                self._keeper.batches(change, step),
-                resume_from=self._marks.loop(change, step),
-                on_batch=on_batch,
-                lock_timeout_ms=step.lock_timeout_ms,
-                statement_timeout_ms=step.statement_timeout_ms,
-                haste=self.haste,
-                on_pause=lambda order: self._account.paused(change, step, order),
-            )
+            with of_step(self.target, self.conn, change, step, self.run_id, self._account, self.haste) as throttle:
+                done = run_batches(
+                    self.conn,
+                    self._keeper.batches(change, step),
+                    resume_from=self._marks.loop(change, step),
+                    on_batch=on_batch,
+                    lock_timeout_ms=step.lock_timeout_ms,
+                    statement_timeout_ms=step.statement_timeout_ms,
+                    haste=self.haste,
+                    throttle=throttle,
+                )
             self._account.told(self._keeper.after(change, step))
             return done.rows
 

@@ -89,7 +89,11 @@ def explain(exc: BaseException, scene: AttemptEnd, conn: Connection) -> RunbookE
     if isinstance(exc, pg.QueryCanceled) and scene.step is not None:
         return _cancelled(exc, scene, scene.step, state)
     verb = {"record": "record", "commit": "commit"}.get(scene.doing, "run") if scene.step is None else "run"
-    said, places = " ".join(filter(None, [exc.diag.message_detail, exc.diag.context])), _captured(exc, scene, conn)
+    notes = getattr(exc, "__notes__", [])  # the row that a batch was refused for
+    said, places = (
+        " ".join(filter(None, [exc.diag.message_detail, *notes, exc.diag.context])),
+        _captured(exc, scene, conn),
+    )
     return StatementFailed(
         f"could not {verb} {scene.where()}: {exc.diag.message_primary or one_line(exc)}",
         detail=" ".join([said, *(f"It may be a row in {place}." for place in places)]).strip(),

@@ -36,8 +36,8 @@ _MADE_BY_A_CHECK = object()
 
 @dataclass(frozen=True, eq=False)
 class Permit:
-    """The permission to execute a plan, to purge items of undo data, to restore, to salvage rows, to cut over or to
-    lead a rollout on.
+    """The permission to execute a plan, to purge items of undo data, to restore, to salvage rows, to cut over, to
+    lead a rollout on or to backfill.
 
     ``of`` is what was checked, as the checks of a notebook name it; each of it is permitted once. ``conn`` is None for
     a restore, which opens its own connections. ``on_conflict`` is what was decided on rows in conflict.
@@ -173,6 +173,14 @@ def of_salvage(here: Session, choice: str, conn: Connection) -> Permit:
     return _made(here.run.run_id, about, conn)
 
 
+def of_backfill(here: Session, subject_: str, cell: str, conn: Connection) -> Permit:
+    """Permit a run a cell of backfill, for what its checks have shown. Raises Refused when that was something else."""
+    about = checks.passed(here, "backfill", cell)
+    if about != {subject_}:
+        raise checks.refusal(cell, "plan-the-batches", other=True)
+    return _made(here.run.run_id, about, conn)
+
+
 def of_cutover(here: Session, choice: str, cell: str) -> Permit:
     """Permit a run the cell "fence" or "cut-over", for the choice that its check has shown. Raises Refused."""
     about = checks.passed(here, "restore", cell)
@@ -200,6 +208,14 @@ def of_rollout(here: Session, choice: str, cell: str, conn: Connection) -> Permi
     about = checks.passed(here, "rollout", cell)
     if about != {choice}:
         raise checks.refusal(cell, "plan-the-stages", other=True)
+    return _made(here.run.run_id, about, conn)
+
+
+def of_swap(here: Session, choice: str, cell: str, conn: Connection) -> Permit:
+    """Permit a run a cell of swap, for what its checks have shown and tried. Raises Refused when that was another."""
+    about = checks.passed(here, "swap", cell)
+    if about != {choice}:
+        raise checks.refusal(cell, "what-hangs", other=True)
     return _made(here.run.run_id, about, conn)
 
 

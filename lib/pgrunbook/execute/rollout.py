@@ -89,7 +89,7 @@ def follow(conn: Connection, target: Target, table: RolloutTable, number: int, p
     begun = rollout_state.read(conn, table.rollout).stage(number)
     if begun is None or begun.state not in (StageStanding.HELD, StageStanding.DONE):
         raise _moved(table, number)
-    return rollout.follow(conn, target, table, begun)
+    return rollout.follow(conn, target, table, begun, permit.run_id)
 
 
 def end_stage(conn: Connection, target: Target, table: RolloutTable, number: int, permit: Permit, subject: str) -> int:
@@ -104,7 +104,7 @@ def end_stage(conn: Connection, target: Target, table: RolloutTable, number: int
         raise _moved(table, number)
     if table.rollout.stages[number - 1].all:
         rollout.set_default(conn, target, table, table.on)
-    came = rollout.follow(conn, target, table, begun)
+    came = rollout.follow(conn, target, table, begun, permit.run_id)
     with conn.transaction():
         rollout_state.set_stage(conn, table.rollout, number, StageStanding.DONE, permit.run_id)
     return came

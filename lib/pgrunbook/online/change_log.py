@@ -68,7 +68,8 @@ class ChangeLog:
 
     def create(self, conn: Connection) -> None:
         """Create the log and the function of its triggers; what is left of an earlier one goes."""
-        self.drop(conn)
+        for statement in self.drop():
+            conn.execute(statement)
         made = [
             sql.SQL("{} {}{}").format(
                 sql.Identifier(name), sql.SQL(type_), sql.SQL(f" COLLATE {collation}" if collation else "")
@@ -92,28 +93,30 @@ class ChangeLog:
         conn.execute(sql.SQL("REVOKE ALL ON FUNCTION {}() FROM PUBLIC").format(self._function))
         own_schema.hide(conn, self.name, f"note_{self.name}")
 
-    def watch(self, conn: Connection) -> None:
-        """Create the triggers: from the commit on, every writer of the table notes what they write.
+    def watch(self, *, is_partitioned: bool) -> list[sql.Composed]:
+        """Return the statements that create the triggers: from the commit on, every writer notes what they write.
 
         Locks: ShareRowExclusiveLock on the table and its partitions: whoever wrote before has ended by then.
         """
         name = sql.Identifier(self._trigger)
-        conn.execute(
-            sql.SQL(
-                "CREATE TRIGGER {} AFTER INSERT OR UPDATE OR DELETE ON {} FOR EACH ROW EXECUTE FUNCTION {}()"
-            ).format(name, self.table.identifier(), self._function)
-        )
-        conn.execute(sql.SQL("ALTER TABLE {} ENABLE ALWAYS TRIGGER {}").format(self.table.identifier(), name))
-        for statement in truncate_triggers(
-            self.table.identifier(), f"{self._trigger}_emptied", self._function,
-            is_partitioned=is_partitioned(conn, self.table),
-        ):  # fmt: skip
-            conn.execute(statement)
+        made = sql.SQL("CREATE TRIGGER {} AFTER INSERT OR UPDATE OR DELETE ON {} FOR EACH ROW EXECUTE FUNCTION {}()")
+        return [
+            made.format(name, self.table.identifier(), self._function),
+            sql.SQL("ALTER TABLE {} ENABLE ALWAYS TRIGGER {}").format(self.table.identifier(), name),
+            *truncate_triggers(
+                self.table.identifier(), f"{self._trigger}_emptied", self._function, is_partitioned=is_partitioned
+            ),
+        ]
 
-    def drop(self, conn: Connection) -> None:
-        """Drop the log with its triggers, wherever they are. Locks: AccessExclusiveLock on the table."""
-        conn.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(self.log))
-        conn.execute(sql.SQL("DROP FUNCTION IF EXISTS {}() CASCADE").format(self._function))
+    def drop(self) -> list[sql.Composed]:
+        """Return the statements that drop the log with its triggers, wherever they are.
+
+        Locks: AccessExclusiveLock on the table of the triggers.
+        """
+        return [
+            sql.SQL("DROP TABLE IF EXISTS {}").format(self.log),
+            sql.SQL("DROP FUNCTION IF EXISTS {}() CASCADE").format(self._function),
+        ]
 
     def size(self, conn: Connection) -> int:
         """Return how many notes the log holds."""

@@ -5,7 +5,8 @@
    they wait less than deadlock_timeout, so that no client of the application is ever chosen as the victim.
 3. Behind the locks nobody writes. What the log holds is brought over, to the last note; where that would take too long,
    all is given back.
-4. What hangs on the live table is read, ended there, both tables change their names, and it is begun on the other one.
+4. What hangs on the live table is ended there, both tables change their names, and it is begun on the other one. All
+   of that was read before the locks, in the same transaction, under a lock that keeps others from changing the table.
 5. The log of the way back is begun in the same transaction: no write is lost if somebody swaps back later.
 
 Whatever fails takes the whole back. The way back is the same with the sides exchanged.
@@ -29,7 +30,7 @@ from pgrunbook.database.lock_wait import LockRequest
 from pgrunbook.database.queries import rows
 from pgrunbook.errors import Blocked, Refused
 from pgrunbook.online import carried, change_log, swap_build, swap_shape, swap_store, swap_sync
-from pgrunbook.online.change_log import ChangeLog, of_live
+from pgrunbook.online.change_log import of_live
 from pgrunbook.online.swap_store import SCHEMA, SwapSide, SwapState, TableSwap
 from pgrunbook.sql.lock_modes import CONFLICTS
 
@@ -42,8 +43,8 @@ WORK_TIMEOUT_MS = 5_000
 log = logging.getLogger(__name__)
 
 
-class TooManyChangesError(Exception):
-    """More changes came while the locks were waited for than are to be brought over behind them."""
+class GivenBackError(Exception):
+    """The locks were had, and are given back: what was found behind them is to be dealt with before them."""
 
 
 @dataclass(frozen=True)
@@ -73,16 +74,16 @@ def cut_over(
     begun; psycopg's errors for what the server refuses. Nothing has changed then.
     Locks: AccessExclusiveLock on both tables, those that they refer to or that refer to them, and their views.
     """
-    pause_s, told = FIRST_PAUSE_S, ""
+    pause_s, told, patience_ends = FIRST_PAUSE_S, "", time.monotonic() + target.lock_patience_ms / 1000
     for attempt in range(1, attempts + 1):
         swap_sync.catch_up(conn, swap)
         refuse_changed(conn, swap)
-        _until_free(conn, target, swap)
+        _until_free(conn, swap, patience_ms=max(0.0, (patience_ends - time.monotonic()) * 1000))
         try:
             return _once(conn, swap, keep_hours, attempt, target.lock_timeout_ms)
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected, psycopg.errors.QueryCanceled) as exc:
             told = exc.diag.message_primary or str(exc)
-        except TooManyChangesError as exc:
+        except GivenBackError as exc:
             told = str(exc)
         log.info("attempt %s of %s at the cut-over of %s: %s", attempt, attempts, swap.table, told)
         on_attempt(attempt, told)
@@ -90,7 +91,7 @@ def cut_over(
             time.sleep(pause_s)
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
     raise Blocked(
-        f"could not cut over table {swap.table} in {attempts} attempts",
+        f"could not cut over table {swap.table.label} in {attempts} attempts",
         detail=f"The last one: {told}.",
         state="Nothing changed: every attempt was given back as a whole, and changes are noted on.",
         hint="See who holds the table: pgrunbook monitor. Then cut over again, or name a quieter time.",
@@ -114,47 +115,52 @@ def refuse_changed(conn: Connection, swap: TableSwap) -> None:
 
 def _changed(swap: TableSwap, why: str) -> Refused:
     return Refused(
-        f"cannot cut over: table {swap.table} was changed since the swap was begun",
+        f"cannot cut over: table {swap.table.label} was changed since the swap was begun",
         detail=f"{why[0].upper()}{why[1:]}.",
         hint="Take the change back; or take the swap away, and begin it again.",
     )
 
 
 def _once(conn: Connection, swap: TableSwap, keep_hours: float, attempt: int, lock_timeout_ms: int) -> TableCutover:
-    """Try once, in one transaction."""
-    begun = time.monotonic()
+    """Try once, in one transaction; what can be done before the locks is done before them."""
     with transaction(conn, lock_timeout_ms=lock_timeout_ms, statement_timeout_ms=WORK_TIMEOUT_MS):
         conn.execute("SET LOCAL jit = off")
-        first = _lock(conn, swap, lock_timeout_ms)
+        # Nobody changes the table from here on, and nobody is hindered: it is the mode of VACUUM.
+        conn.execute(sql.SQL("LOCK TABLE {} IN SHARE UPDATE EXCLUSIVE MODE").format(change_log.whole(conn, swap.table)))
+        live = conn.oid_of("regclass", str(swap.table)) or 0
+        requests, seen = list(_requests(conn, swap, live)), _seen(conn, live)
+        after, script = _exchange(conn, swap, live)
+        swap_store.note(conn, after, keep_hours=keep_hours)
+        begun = time.monotonic()
+        first = _lock(conn, requests, lock_timeout_ms)
+        if _seen(conn, live) != seen:
+            raise GivenBackError("rights on the table, or what reads it, were changed just then")
         notes = of_live(swap).size(conn)
         if notes > MOST_NOTES:
-            raise TooManyChangesError(f"{notes:,} changes came while the locks were waited for")
+            raise GivenBackError(f"{notes:,} changes came while the locks were waited for")
         change_log.drain(conn, swap)
-        conn.execute("SET CONSTRAINTS ALL IMMEDIATE")
-        after = _exchange(conn, swap)
-        swap_store.note(conn, after, keep_hours=keep_hours)
+        with conn.as_target():
+            conn.execute(script.encode())
     ended = time.monotonic()
     return TableCutover(after, (ended - first) * 1000, (first - begun) * 1000, attempt, notes)
 
 
-def _lock(conn: Connection, swap: TableSwap, lock_timeout_ms: int) -> float:
+def _lock(conn: Connection, requests: Sequence[sql.Composed], lock_timeout_ms: int) -> float:
     """Request all locks within one budget; return when the first was had."""
     query = "SELECT s.setting::integer FROM pg_catalog.pg_settings AS s WHERE s.name = 'deadlock_timeout'"
     (deadlock_ms,) = conn.execute(query).fetchone() or (1000,)
     budget_s = min(lock_timeout_ms, OF_DEADLOCK_TIMEOUT * int(str(deadlock_ms))) / 1000
     first = 0.0
     ends = time.monotonic() + budget_s
-    for statement in _requests(conn, swap):
+    limit = sql.SQL("SET LOCAL lock_timeout = {}; {}")
+    for statement in requests:
         left_ms = max(1, round((ends - time.monotonic()) * 1000))
-        conn.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(left_ms)))
-        conn.execute(statement)
+        conn.execute(limit.format(sql.Literal(left_ms), statement))
         first = first or time.monotonic()
-    conn.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(max(1, round(budget_s * 1000)))))
     return first
 
 
-def _requests(conn: Connection, swap: TableSwap) -> Iterator[sql.Composed]:
-    oid = conn.oid_of("regclass", str(swap.table)) or 0
+def _requests(conn: Connection, swap: TableSwap, oid: int) -> Iterator[sql.Composed]:
     lock = sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE")
     keys = rows(conn, "swap", "foreign_keys", oid=oid)
     views = [one.address[1] for one in carried.hanging(conn, oid) if one.kind == "view"]
@@ -164,39 +170,44 @@ def _requests(conn: Connection, swap: TableSwap) -> Iterator[sql.Composed]:
     # LOCK TABLE of a view would lock all that it reads.
     for row in rows(conn, "swap", "view_owners", oids=views):
         yield sql.SQL("ALTER VIEW {} OWNER TO {}").format(sql.SQL(row["view"]), sql.SQL(row["owner"]))
-    yield lock.format(change_log.whole(conn, swap.table))
-    yield lock.format(swap.other.identifier())
+    both = sql.SQL("{}, {}").format(change_log.whole(conn, swap.table), swap.other.identifier())
+    yield lock.format(both)
     for parent in sorted({row["parent"] for row in keys if row["child_oid"] == oid} - own):
         yield lock.format(sql.SQL(parent))
 
 
-def _exchange(conn: Connection, swap: TableSwap) -> TableSwap:
-    """Exchange the two tables; return the swap as it is then."""
-    live = conn.oid_of("regclass", str(swap.table)) or 0
+def _seen(conn: Connection, oid: int) -> object:
+    """Return what others may change without a lock on the table: rights, and who depends on it."""
+    return rows(conn, "swap", "seen", oid=oid)
+
+
+def _exchange(conn: Connection, swap: TableSwap, live: int) -> tuple[TableSwap, str]:
+    """Begin the log of the way back; return the swap as it is behind the exchange, and the script of that."""
     other = conn.oid_of("regclass", str(swap.other)) or 0
-    after = replace(swap, state=SwapState.READY if swap.is_new_live else SwapState.CUT_OVER)
     columns = [one.name for one in swap_shape.columns(conn, other)]
     letter = "n" if swap.is_new_live else "o"
     ended = replace(swap.live_side, parts=swap_build.parts_of_live(conn, swap, live, letter))
     found = carried.read(conn, swap, live, columns)
-    statements = [*carried.cleared(conn, other, str(swap.other)), *found.ends]
-    statements += _renamed(swap.table.schema, [(kind, name, to) for kind, to, name in ended.parts], SCHEMA)
-    statements += _moved(swap)
-    statements += _renamed(SCHEMA, swap.other_side.parts, swap.table.schema)
-    statements += _positions(conn, live, other, ended)
-    with conn.as_target():
-        conn.execute("; ".join(statements).encode())
-    of_live(swap).drop(conn)
     validated = tuple(dict.fromkeys([*swap.plan.validated, *found.validated]))
     new, old = (ended, swap.plan.old) if swap.is_new_live else (swap.plan.new, ended)
     plan = replace(swap.plan, new=new, old=old, validated=validated, views=tuple(found.views))
-    after = replace(after, plan=plan)
+    after = replace(swap, state=SwapState.READY if swap.is_new_live else SwapState.CUT_OVER, plan=plan)
     back = of_live(after)
     back.create(conn)
-    with conn.as_target():
-        conn.execute("; ".join(found.begins).encode())
-    ChangeLog(back.name, after.table, after.plan.key, after.live_side).watch(conn)
-    return after
+    begins = back.watch(is_partitioned=change_log.is_partitioned(conn, swap.other))
+    script = [
+        "SET CONSTRAINTS ALL IMMEDIATE",
+        *carried.cleared(conn, other, str(swap.other)),
+        *found.ends,
+        *_renamed(swap.table.schema, [(kind, name, to) for kind, to, name in ended.parts], SCHEMA),
+        *_moved(swap),
+        *_renamed(SCHEMA, swap.other_side.parts, swap.table.schema),
+        *_positions(conn, live, other, ended),
+        *(one.as_string(conn) for one in of_live(swap).drop()),
+        *found.begins,
+        *(one.as_string(conn) for one in begins),
+    ]
+    return after, ";\n".join(script)
 
 
 def _moved(swap: TableSwap) -> list[str]:
@@ -264,15 +275,15 @@ def _positions(conn: Connection, live: int, other: int, ended: SwapSide) -> list
     return [one.as_string(None) for one in found]
 
 
-def _until_free(conn: Connection, target: Target, swap: TableSwap) -> None:
-    """Wait, with the target's patience, until no old transaction holds what the cut-over locks."""
+def _until_free(conn: Connection, swap: TableSwap, *, patience_ms: float) -> None:
+    """Wait, with what is left of the target's patience, until no old transaction holds what the cut-over locks."""
     oid = conn.oid_of("regclass", str(swap.table)) or 0
     keys = rows(conn, "swap", "foreign_keys", oid=oid)
     names = {str(swap.table)} | {row["child"] for row in keys} | {row["parent"] for row in keys}
     mode = "AccessExclusiveLock"
     wanted = [LockRequest(name, mode, CONFLICTS[mode]) for name in sorted(names)]
     try:
-        lock_wait.until_free(conn, wanted, patience_ms=target.lock_patience_ms)
+        lock_wait.until_free(conn, wanted, patience_ms=patience_ms)
     except psycopg.Error as exc:
         if conn.closed:
             raise

@@ -27,9 +27,11 @@ from pgrunbook.database.control import Obedience
 from pgrunbook.display import progress
 from pgrunbook.errors import Broken, Refused
 from pgrunbook.online import alteration, rollout_state
-from pgrunbook.online.batches import BatchProgress, run_batches
+from pgrunbook.online.batch_progress import BatchProgress
+from pgrunbook.online.batches import run_batches
 from pgrunbook.online.rollout_state import BegunStage, StageStanding
 from pgrunbook.online.rollout_table import ROWS, RolloutTable, has_default
+from pgrunbook.online.throttle import ThrottleGoals, throttled
 from pgrunbook.plan.rollout import RolloutStage
 from pgrunbook.plan.step import Batches
 
@@ -122,8 +124,8 @@ def write(
     Some are left where others insert faster than the passes follow, or a trigger of the application keeps a row as it
     was.
 
-    Raises Refused where it changes more rows than expected; psycopg's errors, and those of ``database.control``, as
-    they come. Committed batches stay, and the same call goes on.
+    It is throttled by what hurts others. Raises Refused where it changes more rows than expected; psycopg's errors, and
+    those of ``online.throttle``, as they come. Committed batches stay, and the same call goes on.
     Locks: RowExclusiveLock on the table, and the rows of one batch.
     """
     rollout, stage = table.rollout, table.rollout.stages[begun.number - 1]
@@ -137,7 +139,7 @@ def write(
                 if stage.expected is not None and before + rows > stage.expected[1]:
                     raise _too_many(stage, before + rows)
 
-            _write(conn, target, table, begun, note)
+            _write(conn, target, table, begun, run_id, note)
         left = count(conn, table, stage).due
         if not left or stage.keys is not None or begun.number_of_pass >= MOST_PASSES:
             break
@@ -149,7 +151,7 @@ def write(
     return left
 
 
-def follow(conn: Connection, target: Target, table: RolloutTable, begun: BegunStage) -> int:
+def follow(conn: Connection, target: Target, table: RolloutTable, begun: BegunStage, run_id: str) -> int:
     """Give the flag to rows that came into a stage which is held or done; return how many.
 
     Raises as :func:`write`. Locks: as there.
@@ -164,7 +166,7 @@ def follow(conn: Connection, target: Target, table: RolloutTable, begun: BegunSt
 
     rollout_state.forget_passes(conn, table.rollout, begun)
     with progress.doing(f"rows that came into stage {stage.name}"):
-        _write(conn, target, table, begun, note)
+        _write(conn, target, table, begun, run_id, note)
     rollout_state.forget_passes(conn, table.rollout, begun)
     return written
 
@@ -226,16 +228,16 @@ def alter(conn: Connection, target: Target, table: RolloutTable, change: Callabl
 
 
 def _write(
-    conn: Connection, target: Target, table: RolloutTable, begun: BegunStage, note: Callable[[int], None]
+    conn: Connection, target: Target, table: RolloutTable, begun: BegunStage, run_id: str, note: Callable[[int], None]
 ) -> None:
     if table.rollout.stages[begun.number - 1].keys is not None:
         _write_list(conn, target, table, begun, note)
     else:
-        _write_ranges(conn, target, table, begun, note)
+        _write_ranges(conn, target, table, begun, run_id, note)
 
 
 def _write_ranges(
-    conn: Connection, target: Target, table: RolloutTable, begun: BegunStage, note: Callable[[int], None]
+    conn: Connection, target: Target, table: RolloutTable, begun: BegunStage, run_id: str, note: Callable[[int], None]
 ) -> None:
     stage = table.rollout.stages[begun.number - 1]
     batches = Batches(
@@ -249,10 +251,13 @@ def _write_ranges(
     def on_batch(batch: BatchProgress) -> None:
         note(batch.rows - before)
 
-    run_batches(
-        conn, batches, resume_from=name, on_batch=on_batch,
-        lock_timeout_ms=target.lock_timeout_ms, statement_timeout_ms=target.statement_timeout_ms,
-    )  # fmt: skip
+    with throttled(
+        target, conn, table.schema, table.name, rows=target.batch_rows, run_id=run_id, goals=ThrottleGoals()
+    ) as throttle:
+        run_batches(
+            conn, batches, resume_from=name, on_batch=on_batch, throttle=throttle,
+            lock_timeout_ms=target.lock_timeout_ms, statement_timeout_ms=target.statement_timeout_ms,
+        )  # fmt: skip
 
 
 def _write_list(

@@ -99,8 +99,8 @@ def create(conn: Connection) -> None:
             own_schema.refuse_foreign(conn)
 
 
-def read(conn: Connection, rollout: DeclaredRollout) -> RolloutState:
-    """Return the state of a rollout.
+def read(conn: Connection, rollout: DeclaredRollout, *, counted: bool = True) -> RolloutState:
+    """Return the state of a rollout; its rows by what became of them only where they are ``counted``.
 
     Raises Refused where it was begun with another declaration: the flag, its values and the salt are fixed then, and so
     is who gets the flag in a stage that has begun.
@@ -112,8 +112,8 @@ def read(conn: Connection, rollout: DeclaredRollout) -> RolloutState:
         return RolloutState(RolloutStanding.NEW)
     with conn.cursor(row_factory=class_row(BegunStage)) as cursor:
         stages = cursor.execute(_sql("stages"), {"name": rollout.name}).fetchall()
-    became = {(row["stage"], row["state"]): row["rows"]
-              for row in queries.rows(conn, "rollout", "became", name=rollout.name)}  # fmt: skip
+    rows = queries.rows(conn, "rollout", "became", name=rollout.name) if counted else []
+    became = {(row["stage"], row["state"]): row["rows"] for row in rows}
     state = RolloutState(
         RolloutStanding(found[0]["state"]), found[0]["head"], tuple(_typed(one) for one in stages), became,
         found[0]["changed_by"],

@@ -16,10 +16,10 @@ from pgrunbook.database.connection import Connection, transaction
 from pgrunbook.database.queries import rows
 from pgrunbook.display.prose import listed
 from pgrunbook.errors import Blocked, Refused, WrongInput
-from pgrunbook.online import carried, swap_copy, swap_shape, swap_store
+from pgrunbook.online import carried, swap_build, swap_copy, swap_shape, swap_store
 from pgrunbook.online.carried import NOT_CARRIED, Hanging
 from pgrunbook.online.change_log import ChangeLog
-from pgrunbook.online.swap_shape import SwapChoice
+from pgrunbook.online.swap_shape import ShapeColumn, SwapChoice
 from pgrunbook.online.swap_store import SCHEMA, SwapPlan, SwapState, TableSwap
 
 ATTEMPTS = 10
@@ -50,7 +50,7 @@ def look(conn: Connection, choice: SwapChoice) -> SwappedTable:
     """
     oid = conn.oid_of("regclass", str(choice.table))
     if oid is None:
-        raise WrongInput(f"there is no table {choice.table}", hint="Name it with its schema, as public.orders.")
+        raise WrongInput(f"there is no table {choice.table.label}", hint="Name it with its schema, as public.orders.")
     (facts,) = rows(conn, "swap", "facts", oid=oid)
     found = tuple(carried.hanging(conn, oid))
     _refuse_kind(choice, facts)
@@ -82,14 +82,24 @@ def begin(conn: Connection, target: Target, choice: SwapChoice, table: SwappedTa
                 time.sleep(pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
     raise Blocked(
-        f"could not begin to watch table {choice.table} in {ATTEMPTS} attempts",
+        f"could not begin to watch table {choice.table.label} in {ATTEMPTS} attempts",
         detail=f"Another session holds a lock on it for longer than lock_timeout ({target.lock_timeout_ms} ms).",
         hint="See who holds it: pgrunbook monitor. Then begin again.",
     )
 
 
-def trial(conn: Connection, choice: SwapChoice, table: SwappedTable) -> tuple[SwapPlan, list[str]]:
-    """Make the new table in a transaction that is aborted; return what a swap would do, and what it would not carry.
+@dataclass(frozen=True)
+class SwapTrial:
+    """What a swap would do: its plan, both tables' columns, and what of the old table the new one does not get."""
+
+    plan: SwapPlan
+    before: tuple[ShapeColumn, ...]
+    after: tuple[ShapeColumn, ...]
+    not_carried: tuple[tuple[str, str], ...]
+
+
+def trial(conn: Connection, choice: SwapChoice, table: SwappedTable) -> SwapTrial:
+    """Make the new table in a transaction that is aborted; return what a swap would do.
 
     So a shape is refused before anything is written: one that loses a column which must have a value, that a view
     needs, or that has another type there. Locks: AccessShareLock on the table.
@@ -100,8 +110,12 @@ def trial(conn: Connection, choice: SwapChoice, table: SwappedTable) -> tuple[Sw
     with conn.transaction(force_rollback=True):
         conn.execute("SET LOCAL lock_timeout = 2000")
         plan = _made(conn, choice, table, new)
-        told = _lost(conn, choice, table, new)
-    return plan, told
+        _refuse_lost(conn, choice, table, new)
+        oid = conn.oid_of("regclass", str(new)) or 0
+        swap = TableSwap(name, choice.table, "", SwapState.COPYING, plan, table.oid)
+        left = [(row["name"], why) for row, why in swap_build.not_carried(conn, swap, oid)]
+        before, after = swap_shape.columns(conn, table.oid), swap_shape.columns(conn, oid)
+    return SwapTrial(plan, tuple(before), tuple(after), tuple(left))
 
 
 def _begin(conn: Connection, target: Target, choice: SwapChoice, table: SwappedTable, run_id: str) -> TableSwap:
@@ -111,7 +125,8 @@ def _begin(conn: Connection, target: Target, choice: SwapChoice, table: SwappedT
         swap = TableSwap(name, choice.table, run_id, SwapState.COPYING, plan, table.oid)
         log = ChangeLog(swap.changes, swap.table, plan.key, plan.old)
         log.create(conn)
-        log.watch(conn)
+        for statement in log.watch(is_partitioned=table.is_partitioned):
+            conn.execute(statement)
         swap_store.begin(conn, swap)
     return swap
 
@@ -147,14 +162,14 @@ def _refuse_kind(choice: SwapChoice, facts: dict[str, Any]) -> None:
         "it is of pgrunbook itself": facts["schema"] == SCHEMA,
     }  # fmt: skip
     if found := [reason for reason, holds in reasons.items() if holds]:
-        raise Refused(f"cannot swap {choice.table}: {found[0]}", detail="; ".join(found[1:]))
+        raise Refused(f"cannot swap {choice.table.label}: {found[0]}", detail="; ".join(found[1:]))
 
 
 def _refuse_hanging(choice: SwapChoice, found: Sequence[Hanging]) -> None:
     wrong = [one for one in found if one.kind in NOT_CARRIED]
     if wrong:
         raise Refused(
-            f"cannot swap {choice.table}: {len(wrong)} of what hangs on it cannot be carried over",
+            f"cannot swap {choice.table.label}: {len(wrong)} of what hangs on it cannot be carried over",
             detail="; ".join(f"{one.says}: {NOT_CARRIED[one.kind]}" for one in wrong),
             hint="Drop or change these first, with a migration.",
         )
@@ -164,13 +179,13 @@ def _refuse_statistics(conn: Connection, choice: SwapChoice, oid: int) -> None:
     away = [row["name"] for row in rows(conn, "swap", "statistics", oid=oid) if row["schema"] != choice.table.schema]
     if away:
         raise Refused(
-            f"cannot swap {choice.table}: statistics {listed(away)} are in another schema",
+            f"cannot swap {choice.table.label}: statistics {listed(away)} are in another schema",
             hint=f"ALTER STATISTICS ... SET SCHEMA {choice.table.schema}, then begin again.",
         )
 
 
-def _lost(conn: Connection, choice: SwapChoice, table: SwappedTable, new: TableName) -> list[str]:
-    """Return the columns that the new table does not have; Raises Refused where something that hangs needs one."""
+def _refuse_lost(conn: Connection, choice: SwapChoice, table: SwappedTable, new: TableName) -> None:
+    """Raise Refused where something that hangs needs a column that the new table does not have, or has otherwise."""
     after = {one.name: one.type for one in swap_shape.columns(conn, conn.oid_of("regclass", str(new)) or 0)}
     before = {one.name: one.type for one in swap_shape.columns(conn, table.oid)}
     gone = [name for name in before if name not in after]
@@ -186,8 +201,7 @@ def _lost(conn: Connection, choice: SwapChoice, table: SwappedTable, new: TableN
             wrong.append(f"{one.says} shows {listed(needed)}, whose type changes")
     if wrong:
         raise Refused(
-            f"cannot swap {choice.table}: its shape takes away what others need",
+            f"cannot swap {choice.table.label}: its shape takes away what others need",
             detail="; ".join(wrong),
             hint="Change or drop these first, or name an index or statistics in left (-p left=...).",
         )
-    return gone

@@ -80,10 +80,12 @@ def finish(conn: Connection, target: Target, swap: TableSwap) -> TableSwap:
     Locks: AccessExclusiveLock on both tables, for a moment.
     """
     if swap.state is not SwapState.CUT_OVER:
-        raise Refused(f"cannot finish the swap of {swap.table}: it is not cut over", detail=f"It is {swap.state}.")
+        raise Refused(
+            f"cannot finish the swap of {swap.table.label}: it is not cut over", detail=f"It is {swap.state}."
+        )
     if swap.plan.validated or swap.plan.views:
         raise Refused(
-            f"cannot finish the swap of {swap.table}: it is not settled",
+            f"cannot finish the swap of {swap.table.label}: it is not settled",
             detail="; ".join([*swap.plan.validated, *swap.plan.views]),
         )
     return _ended(conn, target, swap, SwapState.FINISHED)
@@ -96,7 +98,7 @@ def abandon(conn: Connection, target: Target, swap: TableSwap) -> TableSwap:
     """
     if swap.is_new_live:
         raise Refused(
-            f"cannot take the swap of {swap.table} away: the new table is the live one",
+            f"cannot take the swap of {swap.table.label} away: the new table is the live one",
             detail="What was written since the cut-over is brought back by swapping back first.",
         )
     return _ended(conn, target, swap, SwapState.ABANDONED)
@@ -105,7 +107,8 @@ def abandon(conn: Connection, target: Target, swap: TableSwap) -> TableSwap:
 def _ended(conn: Connection, target: Target, swap: TableSwap, state: SwapState) -> TableSwap:
     with transaction(conn, lock_timeout_ms=target.lock_timeout_ms, statement_timeout_ms=target.statement_timeout_ms):
         for name in (f"changes_{swap.name}", f"changes_{swap.name}_back"):
-            ChangeLog(name, swap.table, swap.plan.key, swap.live_side).drop(conn)
+            for statement in ChangeLog(name, swap.table, swap.plan.key, swap.live_side).drop():
+                conn.execute(statement)
         conn.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(swap.other.identifier()))
         if swap.plan.has_own_index and swap.is_new_live:
             index = sql.Identifier(swap.table.schema, f"swap_{swap.name}_key")

@@ -15,14 +15,18 @@ https://github.com/github/gh-ost/blob/master/doc/throttle.md
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+from psycopg import sql
+
+from pgrunbook.config.targets import Target
 from pgrunbook.database import control
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.control import Obedience, Order
 from pgrunbook.display import progress
-from pgrunbook.errors import Blocked
+from pgrunbook.errors import Blocked, WrongInput
 from pgrunbook.online.brakes import Brake, BrakeLimits, Brakes
 from pgrunbook.online.latency import LatencyProbe
 
@@ -37,13 +41,17 @@ MOST_SAMPLES = 4_000
 
 @dataclass(frozen=True)
 class ThrottleGoals:
-    """What a throttle aims at: the latency of others, the time and the rows of a batch; how long it waits at most."""
+    """What a throttle aims at: the latency of others, the time and the rows of a batch; how long it waits at most.
+
+    With ``halves`` a batch whose lock or statement times out is halved; else that ends the loop.
+    """
 
     latency_ms: float = 20.0
     batch_ms: float = 50.0
     least_rows: int = 10
     most_rows: int = 20_000
     patience_s: float = 1_800.0
+    halves: bool = True
     brakes: BrakeLimits = field(default_factory=BrakeLimits)
 
 
@@ -89,6 +97,7 @@ class Throttle:
     rest: float = field(default=FIRST_REST, init=False)
     latency_ms: float | None = field(default=None, init=False)
     pace: float = field(default=1.0, init=False)
+    worked_s: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
         self._obedience = Obedience(self.conn, self._paused, run_id=self.run_id)
@@ -118,13 +127,18 @@ class Throttle:
         """Learn from a batch: how long it took with its COMMIT, the rows it wrote, the rows that it was to look at."""
         if self.probe is not None and time.monotonic() - self._began > STEER_S:
             self.probe.begin()
-        self._done += rows
+        self._done, self.worked_s = self._done + rows, self.worked_s + took_s
         self._commit_ms = max(self._commit_ms, commit_s * 1000)
         self._owed_s += took_s * self.rest
         if not asked or asked >= self.rows:  # a last batch, which is smaller, tells nothing about a whole one
             self._resize(took_s)
         if time.monotonic() - self._steered_at >= STEER_S:
             self._steer()
+
+    @property
+    def can_halve(self) -> bool:
+        """Whether a batch that timed out may be tried again with fewer rows."""
+        return self.goals.halves and self.rows > self.goals.least_rows
 
     def failed(self) -> None:
         """Halve the next batch: a lock or the statement timed out."""
@@ -207,3 +221,25 @@ class Throttle:
         else:
             self.waits.append(waited)
         self._looked_at = self._steered_at = now
+
+
+@contextmanager
+def throttled(
+    target: Target,
+    conn: Connection,
+    schema: str,
+    table: str,
+    *,
+    rows: int,
+    run_id: str,
+    goals: ThrottleGoals,
+    on_wait: Callable[[Brake], None] = lambda _: None,
+    on_pause: Callable[[Order], None] = lambda _: None,
+) -> Iterator[Throttle]:
+    """Give the throttle of a loop on a table, with a probe of its own, which opens a connection after a moment."""
+    name = sql.Identifier(schema, table).as_string(conn)
+    oid = conn.oid_of("regclass", name)
+    if oid is None:
+        raise WrongInput(f"there is no table {name}")
+    with LatencyProbe(target, schema, table, conn.info.backend_pid) as probe:
+        yield Throttle(conn, oid, goals, rows, probe, run_id, on_wait, on_pause)

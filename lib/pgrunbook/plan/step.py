@@ -12,6 +12,8 @@ from pgrunbook.sql.tree import quoted
 
 # The word in a batch's statement that is replaced by the batch's range of the key.
 RANGE = "pgrunbook_range"
+# And a second one, for a CASE around what may fail for rows of other ranges: only that decides what is evaluated first.
+GUARD = "pgrunbook_guard"
 
 Procedure = Literal["swap", "backfill", "expand and contract", "restore", "rollback", "troubleshoot", "by hand"]
 
@@ -26,7 +28,8 @@ class Batches:
     ``statement`` is the UPDATE or DELETE with the word ``pgrunbook_range`` as a condition, which each batch
     replaces by its range of the key of ``alias``. ``tracker`` is the name of the :class:`RowTracker` that a step
     before it has installed, "" where nobody else writes to the table. The setting ``pgrunbook.started_at`` is, in every
-    batch, the time at which the loop began.
+    batch, the time at which the loop began. With ``by_pages`` the ranges are of the table's pages, and the statement's
+    own condition tells which rows are done; ``key`` then only names rows, and may be ().
     """
 
     schema: str
@@ -38,6 +41,7 @@ class Batches:
     rows: int = 1_000
     fires_triggers: bool = True
     tracker: str = ""
+    by_pages: bool = False
 
 
 @dataclass(frozen=True)
@@ -128,7 +132,7 @@ class Expansion:
     ``form`` is "" where the statement is executed as it is written; ``explains`` says why in both cases.
     Each row of each query of ``cleanup`` is a statement that drops a helper object, or a half-made object, when
     the steps are abandoned. ``differs`` lists where the result differs from that of the statement as written. ``back``
-    is the form's own way back, () where the inverse of the statement is the way.
+    is the form's own way back, () where the inverse of the statement is the way; ``back_cleanup`` is that of its steps.
     """
 
     statement: Statement
@@ -140,3 +144,4 @@ class Expansion:
     gate: Gate | None = None
     off: str = ""
     back: tuple[SafeStep, ...] = ()
+    back_cleanup: tuple[str, ...] = ()

@@ -51,7 +51,8 @@ class Back(Frozen):
     taken back by its own down script, and this inverse is for a migration that stops half way. ``position`` is that of
     the first column that it adds to a table again, 0 where it adds none. Without ``fires_triggers``, those of the
     application are silent while captured rows and values are reverted: prepare has found that so all is equal.
-    ``own`` are the steps of the safe form's own way back, executed as they are, in place of ``steps``.
+    ``own`` are the steps of the safe form's own way back, executed as they are, in place of ``steps``; ``own_cleanup``
+    is the cleanup of these.
     """
 
     steps: tuple[BackStep, ...] = ()
@@ -65,6 +66,7 @@ class Back(Frozen):
     position: int = 0
     fires_triggers: bool = True
     own: tuple[SafeStep, ...] = ()
+    own_cleanup: tuple[str, ...] = ()
 
     @property
     def is_nothing(self) -> bool:

@@ -17,6 +17,7 @@ from pgrunbook.errors import Broken, Refused, WrongInput
 from pgrunbook.procedures import restored_branch, restored_server, shared_steps
 from pgrunbook.record import journal
 from pgrunbook.record import run as runs
+from pgrunbook.session import once
 from pgrunbook.session import session as heres
 from pgrunbook.session.parameters import Drill
 from pgrunbook.session.session import Session
@@ -93,6 +94,7 @@ def is_it_whole(here: Session) -> Table:
 
 
 @heres.step
+@once.once()
 def remove_the_server(here: Session) -> Card:
     """Remove the restored server with its files; what it took stays in the record."""
     if not _told(here, "drill-proved"):

@@ -20,7 +20,7 @@ from pgrunbook.plan import plan as plans
 from pgrunbook.plan.hidden import hidden
 from pgrunbook.plan.plan import Plan
 from pgrunbook.procedures import monitor_views, shared_steps
-from pgrunbook.session import acceptance, checks
+from pgrunbook.session import acceptance, checks, once
 from pgrunbook.session import session as heres
 from pgrunbook.session.parameters import Migrate
 from pgrunbook.session.session import Session
@@ -85,6 +85,7 @@ def take_restore_point(here: Session) -> Card:
 
 
 @heres.live_step
+@once.once(lambda here: shared_steps.recall_results(here, "up"))
 def execute_plan(here: Session) -> Table:
     """Execute the plan, step by step, with a table that is redrawn as it goes.
 
@@ -107,11 +108,10 @@ def where_are_we(here: Session) -> Table:
     history = histories.read(here.conn, here.target)
     here.facts["version_after"] = history.version()
     left = history.pending()
-    rows = [
-        ("version", here.facts["version_before"] or "(none)", history.version() or "(none)"),
-        ("applied", len(here.facts["history"].applied()), len(history.applied())),
-        ("pending", len(here.facts["history"].pending()), len(left)),
-    ]
+    before = here.facts.get("before") or shared_steps.standing(here.facts["history"])
+    now = shared_steps.standing(history)
+    rows = [(name, before[name], now[name]) for name in ("applied", "pending")]
+    rows.insert(0, ("version", before["version"] or "(none)", now["version"] or "(none)"))
     here.journal("history-after", version=history.version(), pending=[m.name for m in left])
     return Table(["", "before", "after"], rows)
 

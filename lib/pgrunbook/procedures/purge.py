@@ -21,7 +21,7 @@ from pgrunbook.execute.permit import Permit
 from pgrunbook.execute.purge import PurgeItem
 from pgrunbook.procedures import shared_steps, undo_data_views
 from pgrunbook.record.run import again
-from pgrunbook.session import checks
+from pgrunbook.session import checks, once
 from pgrunbook.session import session as heres
 from pgrunbook.session.parameters import Purge
 from pgrunbook.session.session import Session
@@ -92,6 +92,7 @@ def what_goes(here: Session) -> Table:
 
 
 @heres.step
+@once.once()
 def purge_it(here: Session) -> Table:
     """Drop the chosen items under the run lock; each is dropped and marked as purged in one transaction.
 

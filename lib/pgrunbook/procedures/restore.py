@@ -27,7 +27,7 @@ from pgrunbook.procedures import (
     salvage_steps,
     shared_steps,
 )
-from pgrunbook.session import checks
+from pgrunbook.session import checks, once
 from pgrunbook.session import session as heres
 from pgrunbook.session.parameters import ALL, LAST, NEWEST, NONE, Restore
 from pgrunbook.session.session import Session
@@ -248,6 +248,7 @@ def try_salvage(here: Session) -> Card:
 
 
 @heres.step
+@once.once()
 def salvage_rows(here: Session) -> Table:
     """Write the old rows back, in batches; what is new stays, and what is overwritten is kept.
 
@@ -278,6 +279,7 @@ def fence(here: Session) -> Card:
 
 
 @heres.step
+@once.once()
 def cut_over(here: Session) -> Table:
     """Carry rows over, list what is left behind, and lead programs to the restored server.
 

@@ -21,7 +21,7 @@ from pgrunbook.plan.hidden import hidden
 from pgrunbook.plan.plan import Change, Plan
 from pgrunbook.procedures import rollback_choice, rollback_views, shared_steps, undo_data_views
 from pgrunbook.rehearse import rollback, schema_only
-from pgrunbook.session import checks
+from pgrunbook.session import checks, once
 from pgrunbook.session import session as heres
 from pgrunbook.session.parameters import Rollback
 from pgrunbook.session.session import Session
@@ -120,6 +120,7 @@ def take_restore_point(here: Session) -> Card:
 
 
 @heres.live_step
+@once.once(lambda here: shared_steps.recall_results(here, "down"))
 def take_back(here: Session) -> Table:
     """Execute the inverse steps, newest first; the last transaction of each migration removes its history row.
 

@@ -22,12 +22,12 @@ from pgrunbook.online.rollout_metric import Measure
 from pgrunbook.online.rollout_state import BegunStage, RolloutStanding, RolloutState, StageStanding
 from pgrunbook.online.rollout_table import RolloutTable
 from pgrunbook.plan import rollout as plan
-from pgrunbook.plan.rollout import DeclaredRollout
+from pgrunbook.plan.rollout import DeclaredRollout, RolloutMetric
 from pgrunbook.session import checks
 from pgrunbook.session.session import Session
 
 FOLDER = "rollouts"
-LONGEST_LOOK_S = 60.0  # how long a pause from another terminal may wait to be seen
+LOOK_S = 1.0  # how often a pause from another terminal is looked for
 PATIENCE_S = 300.0  # for the run lock: a stage whose metric has fallen waits for a release to end
 
 
@@ -125,16 +125,17 @@ def _begin(here: Session, number: int) -> None:
     unknown = rollout.unknown_keys(here.conn, table, stage)
     if unknown:
         raise execution.unexpected(table, stage.name, f"no row has these keys of its list: {'; '.join(unknown)}")
-    before = _measure(here, number)
-    if before is not None and not before.is_ok:
-        metric = table.rollout.metric_of(stage)
-        raise Refused(
-            f'stage "{stage.name}" does not begin: the metric is {before.value:g} before it',
-            detail=f"It has to be {metric.bounds if metric else 'known'}.",
-            state="This stage changed nothing; the stages before it are as they were.",
-            hint="Find out why, then run it again.",
-        )
-    value = before.value if before is not None else None
+    metric, value = table.rollout.metric_of(stage), None
+    if metric is not None:
+        before = _measure(here, number, metric)
+        value = before.value
+        if not before.is_ok:
+            raise Refused(
+                f'stage "{stage.name}" does not begin: the metric is {value:g} before it',
+                detail=f"It has to be {metric.bounds}.",
+                state="This stage changed nothing; the stages before it are as they were.",
+                hint="Find out why, then run it again.",
+            )
     here.at_work()
     here.journal("stage-meant", name=table.rollout.name, stage=stage.name, metric=value)
     with at_work(here) as conn:
@@ -159,26 +160,25 @@ def _watch(here: Session, begun: BegunStage, ends_at: float) -> bool:
     """
     table: RolloutTable = here.facts["table"]
     stage = table.rollout.stages[begun.number - 1]
-    metric, bad = table.rollout.metric_of(stage), 0
+    metric, bad, ask_at, value = table.rollout.metric_of(stage), 0, 0.0, ""
     with progress.doing(f"watching stage {stage.name}") as told:
         while True:
-            measured = _measure(here, begun.number)
-            now = state(here, table)
+            if metric is not None and time.monotonic() >= ask_at:
+                measured, ask_at = _measure(here, begun.number, metric), time.monotonic() + metric.every_s
+                bad, value = 0 if measured.is_ok else bad + 1, f"metric {measured.value:g}, "
+                if bad >= metric.bad_in_a_row:
+                    raise _taken_back(here, begun, f"the metric fell to {measured.value:g}, {metric.bounds} was wanted")
+            now = rollout_state.read(here.conn, table.rollout, counted=False)
             held = now.stage(begun.number)
             if now.standing is not RolloutStanding.OPEN or held is None or held.state is not StageStanding.HELD:
                 return now.standing is RolloutStanding.OPEN
-            bad = bad + 1 if measured is not None and not measured.is_ok else 0
-            if measured is not None and metric is not None and bad >= metric.bad_in_a_row:
-                raise _taken_back(here, begun, f"the metric fell to {measured.value:g}, {metric.bounds} was wanted")
             left_s = stage.hold_s - (held.held_s or 0.0)
             if left_s <= 0 and not bad:
                 _end(here, begun.number)
                 return True
-            wait_s = min(metric.every_s if metric is not None else LONGEST_LOOK_S, LONGEST_LOOK_S)
-            wait_s = min(wait_s, max(left_s, 0.1))
+            wait_s = min(LOOK_S, max(left_s, 0.1), max(ask_at - time.monotonic(), 0.1) if metric else LOOK_S)
             if time.monotonic() + wait_s > ends_at:
                 return False
-            value = f"metric {measured.value:g}, " if measured is not None else ""
             told.how_far(f"{value}{left_s:,.0f} s left")
             time.sleep(wait_s)
 
@@ -268,13 +268,10 @@ def _stand(here: Session, standing: RolloutStanding) -> None:
     here.journal("rollout-stands", name=table.rollout.name, standing=standing)
 
 
-def _measure(here: Session, number: int) -> Measure | None:
-    """Ask the metric of a stage, None where it has none, and note the answer."""
+def _measure(here: Session, number: int, metric: RolloutMetric) -> Measure:
+    """Ask the metric of a stage, and note the answer."""
     table: RolloutTable = here.facts["table"]
     stage = table.rollout.stages[number - 1]
-    metric = table.rollout.metric_of(stage)
-    if metric is None:
-        return None
     found = rollout_metric.measure(here.conn, metric, what=f'the metric of stage "{stage.name}"')
     if rollout_state.is_there(here.conn):
         rollout_state.looked(here.conn, table.rollout, number, found.value)

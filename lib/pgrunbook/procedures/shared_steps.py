@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from pgrunbook import history as histories
@@ -20,15 +22,15 @@ from pgrunbook.execute import permit
 from pgrunbook.execute.execution import Execution
 from pgrunbook.execute.permit import CELLS
 from pgrunbook.execute.preconditions import POINTS
-from pgrunbook.execute.results import StepResult, StepState
+from pgrunbook.execute.results import StepResult, StepState, Stretch
 from pgrunbook.history import History
 from pgrunbook.plan import plan as plans
-from pgrunbook.plan.plan import Direction, Plan
+from pgrunbook.plan.plan import Direction, Plan, Step
 from pgrunbook.record import journal
 from pgrunbook.seal import anchor
 from pgrunbook.session import checks
 from pgrunbook.session.live_display import LiveDisplay
-from pgrunbook.session.session import Session
+from pgrunbook.session.session import Session, is_headless
 from pgrunbook.sql import secrets
 
 TONES = {
@@ -43,6 +45,10 @@ TONES = {
     StepState.UNDONE: WARN,
 }
 COLOURS = {"running": "#2da44e", "waiting": "#cf222e", "looking": "#bf8700"}
+EXECUTED = "plan-executed"
+PLANS: Mapping[Direction, tuple[str, str]] = {
+    "up": ("plan.json", "plan-frozen"), "down": ("rollback-plan.json", "rollback-plan-frozen")
+}  # fmt: skip
 REDRAW_S = 0.2
 ARCHIVED_WITHIN_S = 60.0
 
@@ -96,9 +102,10 @@ def take_restore_point(here: Session, direction: Direction) -> Card:
     if not plan.changes:
         here.facts["restore_point"] = "none: nothing to do"
         return Card("Restore point", [("taken", Cell("no: there is nothing to do", QUIET))])
-    _check_base_backup(here)
     step_log.create(here.conn)
     anchor.opening(here.conn, here.run)
+    if _point_of_run(here, POINTS[direction]) is None:
+        _check_base_backup(here)
     name, lsn, before = _restore_point(here, POINTS[direction], plan.base.version)
     with progress.doing("waiting for the archive to hold the restore point"):
         waited_s = archive.wait_archived(here.conn, lsn, ARCHIVED_WITHIN_S)
@@ -117,9 +124,14 @@ def _time_before(here: Session) -> Card:
     """Record the database's own time before the change: what PlanetScale can restore to."""
     now = "pg_catalog.clock_timestamp() AT TIME ZONE 'UTC'"
     asked = f'SELECT pg_catalog.to_char({now}, \'YYYY-MM-DD"T"HH24:MI:SS.US"Z"\')'
-    (at,) = here.conn.execute(asked.encode()).fetchone() or ("",)
+    told = events(here, here.procedure)
+    before = [str(e["at"]) for e in told if e["event"] == "restore-point-left-out"]
+    if before and any(e["event"] == "migration-started" for e in told):
+        at = before[-1]  # the change has begun: now would be too late
+    else:
+        (at,) = map(str, here.conn.execute(asked.encode()).fetchone() or ("",))
+        here.journal("restore-point-left-out", reason="PlanetScale restores to a time", at=at)
     here.facts["restore_point"] = f"none: PlanetScale restores to a time, {at}"
-    here.journal("restore-point-left-out", reason="PlanetScale restores to a time", at=at)
     facts: list[tuple[str, object]] = [
         ("taken", Cell("no: PlanetScale restores to a time", QUIET)),
         ("time before the change", at),
@@ -230,9 +242,44 @@ def execute(here: Session, direction: Direction) -> Table:
             live.finish(work.results, failed=True)
             raise
     here.facts["results"] = results
+    if not is_headless():
+        here.journal(EXECUTED, digest=plan.digest, restore_point=here.facts["restore_point"], before=standing(history),
+                     results=[_plain(one) for one in results])  # fmt: skip
     table = table_of(results)
     live.finish(results, failed=False)
     return here.keep_table(f"{here.procedure}-steps", table)
+
+
+def standing(history: History) -> dict[str, Any]:
+    """Return how a history stands: its version, and how many migrations are applied and pending."""
+    return {"version": history.version(), "applied": len(history.applied()), "pending": len(history.pending())}
+
+
+def recall_results(here: Session, direction: Direction) -> None:
+    """Let the cells behind the execution know again what another kernel of this run has executed, and from where."""
+    told = [e for e in events(here, here.procedure) if e["event"] == EXECUTED]
+    name, frozen = PLANS[direction]
+    plan = here.facts.get("plan") or frozen_plan(here, name, frozen)
+    if not told or plan is None or plan.digest != told[-1]["digest"]:
+        return
+    steps = {(change.migration, step.number): step for change, step in plan.steps()}
+    results = [_result(one, steps) for one in told[-1]["results"]]
+    first = next(e for e in told if e["digest"] == plan.digest)
+    here.facts.update(plan=plan, results=results, restore_point=told[-1]["restore_point"], before=first["before"],
+                      version_before=first["before"]["version"])  # fmt: skip
+
+
+def _plain(result: StepResult) -> dict[str, Any]:
+    """Return the result of a step for the journal; its statement stands in the plan."""
+    facts = {name: value for name, value in result.__dict__.items() if name != "step"}
+    return {**facts, "number": result.step.number, "stretches": [asdict(one) for one in result.stretches]}
+
+
+def _result(told: dict[str, Any], steps: Mapping[tuple[str, int], Step]) -> StepResult:
+    facts = {name: value for name, value in told.items() if name != "number"}
+    facts["stretches"] = tuple(Stretch(**one) for one in facts["stretches"])
+    facts |= {"state": StepState(facts["state"]), "notices": tuple(facts["notices"])}
+    return StepResult(**facts, step=steps[told["migration"], told["number"]])
 
 
 def _history_now(here: Session, conn: Connection, seen: History) -> History:

@@ -15,17 +15,23 @@ from pgrunbook.errors import NOTHING_CHANGED, RunbookError, StatementFailed, Wro
 from pgrunbook.execute import removal, session_end
 from pgrunbook.history import repair
 from pgrunbook.procedures import diagnosis, monitor_views, shared_steps, slow_queries
+from pgrunbook.session import once
 from pgrunbook.session import session as heres
 from pgrunbook.session.parameters import Troubleshoot
 from pgrunbook.session.session import Session
 
 LOCK_TIMEOUT_MS = 2_000
+# What the events of this run's journal say that it has done.
+DID = {
+    "session-ended": "{how} {session}: {became}", "repaired": "repaired the history ({key})",
+    "removed": "removed {key}", "reindexed": "REINDEX INDEX CONCURRENTLY {index}",
+}  # fmt: skip
 
 
 def begin(**given: object) -> Session:
     """Check the parameters and find or make the run. Raises WrongInput, Blocked."""
     here = heres.begin("troubleshoot", Troubleshoot, given)
-    here.facts["done"] = []
+    here.facts["done"] = _done_before(here)
     return here
 
 
@@ -52,6 +58,7 @@ def stuck(here: Session) -> Stack:
 
 
 @heres.step
+@once.once()
 def end_session(here: Session) -> Card:
     """Cancel or terminate the session that a person has chosen, and no other one; record who did it.
 
@@ -97,6 +104,7 @@ def history(here: Session) -> Stack:
 
 
 @heres.step
+@once.once()
 def repair_history(here: Session) -> Table:
     """Do the repairs of the history that a person has chosen, each in one transaction, with a copy of the rows before.
 
@@ -133,6 +141,7 @@ def left_behind(here: Session) -> Table:
 
 
 @heres.step
+@once.once()
 def remove_leftovers(here: Session) -> Table:
     """Remove the leftovers that a person has chosen, one statement each, after a look whether it is still one.
 
@@ -177,6 +186,7 @@ def slow(here: Session) -> Stack:
 
 
 @heres.step
+@once.once()
 def explain_queries(here: Session) -> Table:
     """EXPLAIN the queries that a person has chosen; those of ``explain_analyze`` are executed once, and aborted.
 
@@ -196,6 +206,7 @@ def explain_queries(here: Session) -> Table:
 
 
 @heres.step
+@once.once()
 def analyze_tables(here: Session) -> Table:
     """ANALYZE the tables that a person has chosen: it reads a sample of each, and blocks no reader or writer.
 
@@ -234,6 +245,7 @@ def analyze_tables(here: Session) -> Table:
 
 
 @heres.step
+@once.once()
 def reindex_indexes(here: Session) -> Table:
     """Build the indexes that a person has chosen anew, CONCURRENTLY: each is there twice meanwhile.
 
@@ -265,6 +277,13 @@ def verdict(here: Session) -> Banner:
     state = f"Done: {'; '.join(done)}." if done else "Nothing changed in the database: it was only looked at."
     facts = [("still wrong", Cell(counted(len(left), "thing"), BAD if left else QUIET))]
     return here.verdict(state, facts, then=urgent.todo if urgent else "nothing: nothing is wrong")
+
+
+def _done_before(here: Session) -> list[str]:
+    """Return what this run has done before, in another kernel."""
+    told = shared_steps.events(here, "troubleshoot")
+    done = [DID[e["event"]].format_map(e) for e in told if e["event"] in DID]
+    return [*done, *(f"ANALYZE {name}" for e in told if e["event"] == "analyzed" for name in e["tables"])]
 
 
 @contextmanager

@@ -113,9 +113,15 @@ class Run:
         text = json.dumps(facts, indent=1, ensure_ascii=False)
         write_atomically(self.folder / RUN_FILE, door.masked_json(text + "\n"))
 
-    def keep(self, name: str, text: str) -> Path:
-        """Write a piece of evidence (a table as CSV) into the run folder, without secrets; return its path."""
+    def keep(self, name: str, text: str, *, keep_earlier: bool = False) -> Path:
+        """Write a piece of evidence (a table as CSV) into the run folder, without secrets; return its path.
+
+        With ``keep_earlier`` one of that name that says something else is kept, with a number.
+        """
         masked = door.masked_json(text) if name.endswith(".json") else door.masked(text)
+        path = self.folder / name
+        if keep_earlier and path.is_file() and path.read_bytes() != masked.encode():
+            keep_attempt(path)
         return self.keep_masked(name, masked)
 
     def keep_masked(self, name: str, parts: str | Iterable[str]) -> Path:
@@ -205,6 +211,14 @@ class Run:
         """Return each part with its status as it is: at work only where somebody is."""
         at_work = self.is_held()
         return [(p, p.status if at_work or p.status is not Status.RUNNING else Status.BROKEN_OFF) for p in self.parts]
+
+
+def keep_attempt(path: Path) -> None:
+    """Rename a file of an earlier attempt, with a number: a record is never overwritten."""
+    number = 1
+    while (kept := path.with_name(f"{path.stem}.attempt-{number}{path.suffix}")).exists():
+        number += 1
+    path.rename(kept)
 
 
 def operator() -> str:

@@ -228,7 +228,8 @@ def _execute(
     kernel = early or EarlyKernel(f"pgrunbook.procedures.{part.procedure}")
     try:
         with stops.held():
-            _keep_earlier(made.folder / part.notebook)
+            if (made.folder / part.notebook).exists():
+                runs.keep_attempt(made.folder / part.notebook)
             part.status, part.started_at, part.ended_at, part.says = Status.RUNNING, runs.stamp(), "", ""
             made.save()
             made.journal.write("notebook-started", procedure=part.procedure, notebook=part.notebook)
@@ -301,16 +302,6 @@ def _ended(exc: Any) -> Outcome:
         )
     status = Status.INTERRUPTED if name in INTERRUPTED else Status.REFUSED if name == "Refused" else Status.FAILED
     return Outcome(status, EXIT_CODES.get(name, 1), says, name)
-
-
-def _keep_earlier(path: Path) -> None:
-    """Rename the notebook of an earlier attempt, with a number: a record is never overwritten."""
-    if not path.exists():
-        return
-    number = 1
-    while (kept := path.with_name(f"{path.stem}.attempt-{number}.ipynb")).exists():
-        number += 1
-    path.rename(kept)
 
 
 def _verdict(made: Run, procedure: str) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from pgrunbook.config import regular_file
 from pgrunbook.errors import RecordFailed, Refused, WrongInput
 from pgrunbook.record import journal
+from pgrunbook.record import run as runs
 from pgrunbook.record.files import write_atomically
 from pgrunbook.record.run import Run, Status, operator
 from pgrunbook.seal import faithfulness, ledger, predicate, secret_scan, signers, signing_key, subjects
@@ -144,7 +145,7 @@ def addition(run: Run) -> Iterator[None]:
     try:
         yield
     finally:
-        end(run)
+        end(runs.load(run.folder))
 
 
 def write_late(run: Run, event: str, **facts: object) -> None:

@@ -9,17 +9,19 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 from pgrunbook.config import regular_file
+from pgrunbook.config.regular_file import is_there
 from pgrunbook.errors import WrongInput
+from pgrunbook.record import cell_attempts, cell_log, executed_copy
+from pgrunbook.record.cell_attempts import SET_UP
 from pgrunbook.record.journal import Event
 from pgrunbook.record.run import Part, Run
-from pgrunbook.seal import subjects
 
 MOST_TOLD = 20
 UNWRITTEN = frozenset(("parameters", "injected-parameters"))  # the recorder begins in the cell after these: set-up
-SET_UP = "set-up"
 
 
 def differences(run: Run, events: Sequence[Event], rows: Sequence[Mapping[str, Any]] | None) -> list[str]:
@@ -27,13 +29,11 @@ def differences(run: Run, events: Sequence[Event], rows: Sequence[Mapping[str, A
 
     ``rows`` are those that the target's database has of this run; None where it has none, or was not asked.
     """
-    copies = subjects.working_copies(run)
-    found = [
-        told
-        for part in run.parts
-        if part.notebook and part.notebook not in copies and part.started_at
-        for told in _of_notebook(run, part, events)
-    ]
+    found = []
+    for part in run.parts:
+        if part.notebook and part.started_at:
+            log = executed_copy.log_of(run, part.notebook)
+            found += _of_log(log, part, events) if is_there(log) else _of_notebook(run, part, events)
     if rows is not None:
         found += _of_rows(events, rows)
     more = len(found) - MOST_TOLD
@@ -72,6 +72,29 @@ def _of_notebook(run: Run, part: Part, events: Sequence[Event]) -> list[str]:
         if says is False and event.get("source_sha256") not in failed:
             found.append(f"{part.notebook}: cell {event.get('cell')} failed, and shows no error")
     return found
+
+
+def _of_log(log: Path, part: Part, events: Sequence[Event]) -> list[str]:
+    """Return what differs between what the kernels of a notebook wrote of its cells, and the journal.
+
+    The executed copy of what somebody stepped through is made from the former.
+    """
+    try:
+        lines = cell_log.read(log)
+        given = cell_attempts.from_log(lines) or {"cells": []}
+        every = cell_attempts.attempts(lines, [str(cell["id"]) for cell in given["cells"]], living=None)
+    except (WrongInput, KeyError, TypeError, ValueError) as exc:
+        return [f"{log.name} cannot be read: {' '.join(str(exc).split())[:200]}"]
+    shown = Counter(
+        sha256(one.source.encode()).hexdigest()
+        for one in every
+        if one.cell != SET_UP and one.ended is not cell_attempts.Ended.UNSEEN
+    )
+    started = [e for e in events if e["event"] == "cell-started" and e.get("procedure") == part.procedure]
+    ran = Counter(str(e.get("source_sha256", "")) for e in started if e.get("cell") != SET_UP)
+    lost = [f"{log.name}: a cell that ran is not in it ({_cell(started, d)})" for d in (ran - shown).elements()]
+    more = sum((shown - ran).values())
+    return [*lost, f"{log.name}: {more} cells of it did not run, as the journal says"] if more else lost
 
 
 def _of_rows(events: Sequence[Event], rows: Sequence[Mapping[str, Any]]) -> list[str]:

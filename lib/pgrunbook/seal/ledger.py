@@ -179,8 +179,13 @@ def is_line(raw: bytes) -> bool:
 
 def predicate_of(line: bytes) -> dict[str, Any]:
     """Return what the statement of a line says of its run. Raises Broken where it is none as we write it."""
+    return checked(envelope.read(line).statement())
+
+
+def checked(statement: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a statement says of its run. Raises Broken where it is none as we write it."""
     try:
-        predicate = envelope.read(line).statement()["predicate"]
+        predicate = statement["predicate"]
         texts = (predicate["run_id"], predicate["kind"], predicate["ledger"], predicate["prev"], predicate["at"])
         if type(predicate["seq"]) is not int or not all(isinstance(text, str) for text in texts):
             raise TypeError("it has another form")

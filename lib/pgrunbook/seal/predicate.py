@@ -65,7 +65,7 @@ def of_closing(run: Run, events: Sequence[Event], *, has_key: bool) -> dict[str,
         "steps": _steps(events),
         "versions": run.versions,
         "journal": _journal(run) | {"chained": is_chained(events)},
-        "outside": sorted(subjects.working_copies(run)),
+        "outside": subjects.working_copies(run),
     }  # fmt: skip
 
 

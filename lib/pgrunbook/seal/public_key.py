@@ -6,8 +6,13 @@ import base64
 import hashlib
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from pgrunbook.errors import WrongInput
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 KIND = "ssh-ed25519"
 _PREFIX = struct.pack(">I", len(KIND)) + KIND.encode() + struct.pack(">I", 32)
@@ -37,13 +42,19 @@ class PublicKey:
     def signed(self, value: bytes, data: bytes) -> bool:
         """Tell whether a signature over data was made with the private key of this one."""
         from cryptography.exceptions import InvalidSignature
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
         try:
-            Ed25519PublicKey.from_public_bytes(self.raw).verify(value, data)
+            _loaded(self.raw).verify(value, data)
         except InvalidSignature:
             return False
         return True
+
+
+@lru_cache(maxsize=256)
+def _loaded(raw: bytes) -> Ed25519PublicKey:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    return Ed25519PublicKey.from_public_bytes(raw)
 
 
 def parsed(kind: str, encoded: str, *, place: str) -> PublicKey:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 from pgrunbook.errors import WrongInput
 from pgrunbook.record import journal
 from pgrunbook.record import run as runs
+from pgrunbook.record.cell_log import SUFFIX
 from pgrunbook.record.run import JOURNAL_FILE
 from pgrunbook.seal import subjects
 from pgrunbook.seal.verification import SealedLine, Verification
@@ -29,25 +30,35 @@ def _check_run(found: Verification, folder: Path, run_id: str, lines: Sequence[S
         _check_last(found, folder, run_id, last)
     there = {subjects.digest(folder / name) for name in subjects.files(folder) if name.endswith(".ipynb")}
     for line in lines[:-1]:
-        for one in line.subjects:
-            if not line.is_open and one["name"].endswith(".ipynb") and one["digest"]["sha256"] not in there:
-                says = f"{one['name']} of the attempt that line {line.seq} seals is not there as it was"
-                found.note("files", "altered", says, run_id, line.seq)
+        if not line.is_open:
+            _check_earlier(found, folder, line, there)
+
+
+def _check_earlier(found: Verification, folder: Path, line: SealedLine, there: Set[str]) -> None:
+    """See that what an earlier attempt left is there as it was, under whatever name.
+
+    A notebook that somebody stepped through is made anew from the log of its cells, which only grows.
+    """
+    for name, digest in line.subjects.items():
+        log = f"{name.removesuffix('.ipynb')}{SUFFIX}"
+        is_log = name.endswith(SUFFIX) and subjects.digest(folder / name, line.sizes[name]) != digest
+        is_notebook = name.endswith(".ipynb") and log not in line.subjects and digest not in there
+        if is_log or is_notebook:
+            says = f"{name} of the attempt that line {line.seq} seals is not there as it was"
+            found.note("files", "altered", says, line.run_id, line.seq)
 
 
 def _check_last(found: Verification, folder: Path, run_id: str, line: SealedLine) -> None:
     """Compare every file with the last seal, but for the journal, which may have grown by what opens an attempt."""
-    sealed = {str(one["name"]): str(one["digest"]["sha256"]) for one in line.subjects}
-    for name, digest in sealed.items():
+    for name, digest in line.subjects.items():
         if name == JOURNAL_FILE:
             continue
         if not os.path.lexists(folder / name):
             found.note("files", "missing", f"{name} is not there", run_id, line.seq)
         elif subjects.digest(folder / name) != digest:
             found.note("files", "altered", f"{name} is not as it was sealed", run_id, line.seq)
-    outside = set(line.predicate.get("outside") or ())
     for name in subjects.files(folder):
-        if name not in sealed and name not in outside:
+        if name not in line.subjects:
             found.note("files", "added", f"{name} was not there when it was sealed", run_id, line.seq)
 
 

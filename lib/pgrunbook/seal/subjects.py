@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pgrunbook.record.run import JOURNAL_FILE, Run
+from pgrunbook.record.run import JOURNAL_FILE, WORK, Run
 
 # Made from the record, and made again at will: they prove nothing.
 MADE_FROM_IT = frozenset(("report.html",))
@@ -19,11 +19,11 @@ CHECKPOINTS = ".ipynb_checkpoints"
 def files(folder: Path) -> Iterator[str]:
     """Yield the names of the files that a seal is over, as paths below the folder, in their order.
 
-    Left out are files whose name begins with a dot (locks, and what a crash left half written), what Jupyter keeps of
-    its own, and pages that are made from the record.
+    Left out are files whose name begins with a dot (locks, and what a crash left half written), the working copies of a
+    run by hand, which a browser saves when it likes, and pages that are made from the record.
     """
     for place, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if name != CHECKPOINTS)
+        folders[:] = sorted(n for n in folders if n != CHECKPOINTS and not (n == WORK and Path(place) == folder))
         for name in sorted(names):
             found = (Path(place) / name).relative_to(folder).as_posix()
             if not name.startswith(".") and found not in MADE_FROM_IT:
@@ -31,12 +31,8 @@ def files(folder: Path) -> Iterator[str]:
 
 
 def of(run: Run) -> list[dict[str, Any]]:
-    """Return the subjects of a run's seal; the working copies of a run by hand are the browser's, and left out.
-
-    Raises OSError for a file that cannot be read.
-    """
-    copies = working_copies(run)
-    return [_subject(run.folder, name) for name in files(run.folder) if name not in copies]
+    """Return the subjects of a run's seal. Raises OSError for a file that cannot be read."""
+    return [_subject(run.folder, name) for name in files(run.folder)]
 
 
 def journal_only(run: Run) -> list[dict[str, Any]]:
@@ -44,9 +40,9 @@ def journal_only(run: Run) -> list[dict[str, Any]]:
     return [_subject(run.folder, JOURNAL_FILE)]
 
 
-def working_copies(run: Run) -> frozenset[str]:
-    """Return the notebooks that a browser saves when it likes, also after the seal."""
-    return frozenset() if run.how in ("headless", "command") else frozenset(p.notebook for p in run.parts if p.notebook)
+def working_copies(run: Run) -> list[str]:
+    """Return the notebooks that a browser saves when it likes, also after the seal: they are outside of it."""
+    return sorted(f"{WORK}/{path.name}" for path in (run.folder / WORK).glob("*.ipynb"))
 
 
 def digest(path: Path, most: int | None = None) -> str:
@@ -73,4 +69,6 @@ def _subject(folder: Path, name: str) -> dict[str, Any]:
     found = digest(folder / name)
     if not found and (folder / name).exists():
         raise OSError(5, "cannot be read, or is no file", str(folder / name))
-    return {"name": name, "digest": {"sha256": found or hashlib.sha256(b"").hexdigest()}}
+    size = (folder / name).stat().st_size if found else 0
+    sha256 = found or hashlib.sha256(b"").hexdigest()
+    return {"name": name, "digest": {"sha256": sha256}, "annotations": {"bytes": size}}

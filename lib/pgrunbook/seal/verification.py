@@ -26,6 +26,7 @@ Word = Literal[
     "altered", "missing", "truncated", "reordered", "replayed", "forged", "added", "revoked", "not checked"
 ]  # fmt: skip
 Part = Literal["chain", "signature", "files", "anchor"]
+_PART = 500
 THREADS = min(4, os.cpu_count() or 1)
 
 
@@ -42,13 +43,16 @@ class Problem:
 
 @dataclass
 class SealedLine:
-    """A line of the ledger as it lies in the file: what it says, and what its signature is worth."""
+    """A line of the ledger as it lies in the file: what it says, and what its signature is worth.
+
+    ``subjects`` are the files that it is over, each with its sha256; ``sizes`` are their bytes.
+    """
 
     number: int
-    raw: bytes
     envelope: Envelope
     predicate: dict[str, Any]
-    subjects: list[dict[str, Any]]
+    subjects: dict[str, str]
+    sizes: dict[str, int]
     signer: str = ""
     sha256: str = ""
 
@@ -135,15 +139,14 @@ def _was_opened(folder: Path) -> bool:
 
 def _line(number: int, text: bytes) -> SealedLine | None:
     try:
-        ledger.predicate_of(text)
         wrapped = envelope.read(text)
         statement = wrapped.statement()
-        subjects = [dict(one) for one in statement["subject"]]
-        digests = [(str(one["name"]), str(one["digest"]["sha256"])) for one in subjects]
-    except (Broken, KeyError, TypeError, ValueError):
+        predicate = ledger.checked(statement)
+        subjects = {str(one["name"]): str(one["digest"]["sha256"]) for one in statement["subject"]}
+        sizes = {str(one["name"]): int(one.get("annotations", {}).get("bytes", 0)) for one in statement["subject"]}
+    except (Broken, KeyError, TypeError, ValueError, AttributeError):
         return None
-    line = SealedLine(number, text, wrapped, dict(statement["predicate"]), subjects, sha256=sha256(text).hexdigest())
-    return line if len(digests) == len(subjects) else None
+    return SealedLine(number, wrapped, predicate, subjects, sizes, sha256=sha256(text).hexdigest())
 
 
 def _check_pieces(found: Verification, line: SealedLine, pieces: Sequence[bytes]) -> None:
@@ -194,8 +197,9 @@ def _check_places(found: Verification) -> None:
 
 
 def _check_signatures(found: Verification, team: Mapping[str, Signer] | None) -> None:
+    parts = [found.lines[at : at + _PART] for at in range(0, len(found.lines), _PART)]
     with ThreadPoolExecutor(THREADS) as pool:
-        worth = list(pool.map(lambda line: _signature(line, team), found.lines, chunksize=64))
+        worth = [one for part in pool.map(lambda part: [_signature(x, team) for x in part], parts) for one in part]
     latest = None
     for line, (signer, problem) in zip(found.lines, worth, strict=True):
         line.signer = signer

@@ -28,6 +28,11 @@ NEEDED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "take-restore-point": _BEFORE_ROLLBACK,
         "take-back": (*_BEFORE_ROLLBACK, "take-restore-point"),
     },
+    "backfill": {
+        "keep-in-sync": ("plan-the-batches", "look-at-the-rows"),
+        "fill-the-rows": ("plan-the-batches", "look-at-the-rows"),
+        "let-go": ("plan-the-batches",),
+    },
     "purge": {"purge-it": ("what-is-captured", "what-goes")},
     "restore": {
         "restore-to-branch": ("choose-the-point",),
@@ -41,6 +46,7 @@ NEEDED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "roll-out": ("plan-the-stages",),
         "remove-the-flag": ("plan-the-stages", "who-reads-it"),
     },
+    "swap": dict.fromkeys(("make-and-fill", "cut-over", "settle", "end-it"), ("what-hangs", "try-the-shape")),
 }
 View = TypeVar("View")
 

@@ -36,7 +36,12 @@ CELLS: dict[str, dict[str, str]] = {
         "salvage": "what-to-salvage",
     },
     "contract": dict.fromkeys(("found", "accepted"), "what-is-still-double"),
+    "backfill": {
+        **dict.fromkeys(("made", "order"), "plan-the-batches"), "looked_at": "look-at-the-rows",
+        **dict.fromkeys(("filled", "throttle"), "fill-the-rows"), "in_sync": "keep-in-sync", "proven": "prove-it",
+    },
     "rollout": dict.fromkeys(("rollout", "table"), "plan-the-stages"),
+    "swap": {"work": "what-hangs"},
     "drill": {"alive": "meet-the-target", "restored": "what-was-restored"},
 }  # fmt: skip
 

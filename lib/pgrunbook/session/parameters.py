@@ -260,6 +260,27 @@ class Rollout(Parameters):
     watch_s: float = Field(default=600.0, ge=0, le=604_800)
 
 
+class Swap(Parameters):
+    """The parameters of swap: the table, and the SQL of its new ``shape``: {table} is the new one, {old} that of today.
+
+    ``values`` fills columns by expressions over the old table, ``back`` the other way; ``cutover`` may be a time.
+    """
+
+    table: str = ""
+    shape: str = ""
+    do: Literal["swap", "back", "finish", "abandon"] = "swap"
+    cutover: str = "now"
+    order_by: Names = ()
+    values: Annotated[dict[Word, Word], BeforeValidator(_mapped)] = {}
+    back: Annotated[dict[Word, Word], BeforeValidator(_mapped)] = {}
+    leave: Names = ()
+    keep_hours: int = Field(default=24, ge=0, le=8_760)
+    attempts: int = Field(default=10, ge=1, le=1_000)
+    latency_ms: float = Field(default=20.0, gt=0, le=60_000)
+    workers: int = Field(default=2, ge=1, le=16)
+    force: bool = False
+
+
 class Monitor(Parameters):
     """The parameters of monitor: for how long to watch, and how often to look, in seconds."""
 
@@ -287,19 +308,41 @@ class Troubleshoot(Parameters):
     explain_timeout_s: int = Field(default=60, ge=1, le=3_600)
 
 
-OF: dict[str, type[Parameters]] = {
-    "prepare": Prepare,
-    "migrate": Migrate,
-    "validate": Validate,
-    "rollback": Rollback,
-    "restore": Restore,
-    "drill": Drill,
-    "purge": Purge,
-    "contract": Contract,
-    "rollout": Rollout,
-    "monitor": Monitor,
-    "troubleshoot": Troubleshoot,
-}
+class Backfill(Parameters):
+    """The parameters of backfill: the columns of a table to ``fill``, each with the expression over its row.
+
+    ``where`` leaves rows out. With ``keep_in_sync`` a trigger fills what is written meanwhile; ``back`` are columns and
+    expressions for programs that write the filled columns; with ``leave_in_sync`` the trigger stays. ``order`` is that
+    of the batches. Rows that the server refuses ``stop`` it, or up to ``most_bad_rows`` are passed over (``skip``).
+
+    The throttle aims at a latency of others of ``latency_ms``, at batches of ``batch_ms`` and ``most_batch_rows`` at
+    most. It waits while ``wait_while`` (a query) gives more than 0, a standby lags by ``max_lag_s``, or a transaction
+    is older than ``max_transaction_age_s``; for ``patience_s`` at most.
+    """
+
+    table: str = ""
+    fill: Annotated[dict[Word, Word], BeforeValidator(_mapped)] = {}
+    where: str = ""
+    back: Annotated[dict[Word, Word], BeforeValidator(_mapped)] = {}
+    keep_in_sync: bool = True
+    leave_in_sync: bool = False
+    order: Literal["auto", "key", "pages"] = "auto"
+    bad_rows: Literal["stop", "skip"] = "stop"
+    most_bad_rows: int = Field(default=1_000, ge=1, le=100_000)
+    latency_ms: float = Field(default=20.0, gt=0, le=60_000)
+    batch_ms: float = Field(default=50.0, ge=1, le=10_000)
+    most_batch_rows: int = Field(default=20_000, ge=1, le=1_000_000)
+    wait_while: str = ""
+    max_lag_s: float = Field(default=30.0, ge=0, le=86_400)
+    max_transaction_age_s: int = Field(default=600, ge=0, le=86_400)
+    patience_s: int = Field(default=1_800, ge=0, le=604_800)
+
+
+_MODELS = (
+    Prepare, Migrate, Validate, Rollback, Restore, Drill, Purge, Contract, Rollout, Swap, Monitor, Troubleshoot,
+    Backfill,
+)  # fmt: skip
+OF: dict[str, type[Parameters]] = {model.__name__.lower(): model for model in _MODELS}
 
 
 def checked(

@@ -15,6 +15,7 @@ from pgrunbook.record import cell_log, door, executed_copy
 from pgrunbook.record import run as runs
 from pgrunbook.record.cell_log import CellLog
 from pgrunbook.record.run import Part, Run
+from pgrunbook.seal import attempt
 from pgrunbook.session import outputs
 
 INJECTED = "# Parameters"  # how papermill begins the cell that it puts in
@@ -92,9 +93,10 @@ class Recorder:
 
     def end(self) -> None:
         """Stop recording: the kernel ends, or another notebook begins in it."""
-        self.log.note("kernel-ended")
         try:
-            executed_copy.write(self._run, self._path, living=None)
+            with attempt.addition(self._run):  # the run may be sealed by now
+                self.log.note("kernel-ended")
+                executed_copy.write(self._run, self._path, living=None)
         except RecordFailed as exc:
             self.log.broken = exc  # the next command of ours that meets the run makes the copy
         self.log.close()

@@ -29,7 +29,7 @@ from pgrunbook.errors import (
     RunbookError,
     WrongInput,
 )
-from pgrunbook.record import door, table_file
+from pgrunbook.record import door, steps, table_file
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import RUNNER, Part, Run, Status
 from pgrunbook.seal import anchor, attempt
@@ -39,14 +39,8 @@ from pgrunbook.session.parameters import Parameters, checked
 from pgrunbook.session.recorder import Recorder
 
 ENGINE = "PGRUNBOOK_ENGINE"  # set where our engine runs the notebook
-CHANGES = (
-    "prepare",
-    "migrate",
-    "rollback",
-    "purge",
-    "contract",
-    "rollout",
-)  # the procedures that work for a change of the target
+# The procedures that work for a change of the target.
+CHANGES = ("prepare", "migrate", "rollback", "purge", "contract", "rollout", "backfill", "swap")
 CHANGING = "The history table and schema pgrunbook say what is done; an open transaction was aborted."
 View = TypeVar("View")
 _begun: list[Session] = []  # the session of this kernel: one at a time
@@ -67,6 +61,8 @@ class Session:
     subject: frozenset[str] = frozenset()
     changing: bool = False
     recorder: Recorder | None = None
+    works: int = 0
+    _repeats: set[str] = field(default_factory=set)
     _conn: Connection | None = None
     _identity: Identity | None = None
 
@@ -101,7 +97,7 @@ class Session:
         # A cell at a time: an apostrophe in one would be taken for the quote of another.
         rows = ([table_file.cell(str(v.text if isinstance(v, Cell) else v)) for v in row] for row in table.rows)
         writer.writerows(rows)
-        self.run.keep(f"{name}.csv", text.getvalue())
+        self.run.keep(f"{name}.csv", text.getvalue(), keep_earlier=True)
         return table
 
     def meet_the_target(self) -> Card:
@@ -178,10 +174,23 @@ class Session:
         if self.recorder is not None and self.recorder.log.broken is not None:
             raise self.recorder.log.broken
         self.changing = True
+        self.works += 1
         if not is_headless():
             self.run.hold()
             self.seal_opened()
             _note_part(self.run, self.procedure, Status.RUNNING)
+
+    def repeat(self, cell: str) -> str:
+        """Let a cell that is done be done once more, the next time that it is run."""
+        self._repeats.add(cell)
+        self.journal("repeat-meant", cell=cell, by=runs.operator())
+        return f'Run cell "{cell}" now: it is done again, as far as the database says that there is something to do.'
+
+    def repeats(self, cell: str) -> bool:
+        """Tell whether somebody wants a cell repeated; that counts once."""
+        wanted = cell in self._repeats
+        self._repeats.discard(cell)
+        return wanted
 
     def show(self, view: object) -> None:
         """Show a view above what the step returns, or above the error that it raises."""
@@ -321,23 +330,20 @@ def _engine_note() -> str:
 
 def _last_run(procedure: str, this: Run) -> str:
     """Return a line on the last run of the same procedure on the same target, with a link to its notebook."""
-    for folder in reversed(runs.folders()):
-        if folder == this.folder:
-            continue
-        try:
-            run = runs.load(folder)
-        except WrongInput:
-            continue  # `pgrunbook runs` reports a folder that cannot be read
-        part = next((p for p in run.parts if p.procedure == procedure), None)
-        if run.target == this.target and part is not None:
-            standing = part.status if part.status is not Status.RUNNING else run.actual_status()
-            link = escape(str(folder / part.notebook if part.notebook else folder))
-            says = escape(f": {part.says}" if part.says else "")
-            return (
-                f"<div style='margin-top:6px'>Last run of {procedure} here: <b>{standing}</b>{says} "
-                f"(<a href='{link}'>{escape(run.run_id)}</a>)</div>"
-            )
-    return f"<div style='margin-top:6px'>{procedure} was not run on this target before.</div>"
+    last = steps.last_run(procedure, this.target, but=this.folder)
+    if last is None:
+        return f"<div style='margin-top:6px'>{procedure} was not run on this target before.</div>"
+    run, part = last
+    standing = part.status if part.status is not Status.RUNNING else run.actual_status()
+    link = escape(str(run.folder / part.notebook if part.notebook else run.folder))
+    says = escape(f": {part.says}" if part.says else "")
+    rows = [(one.cell, one.state, one.says) for one in steps.standing(run, part)]
+    table = Table(["step", "then", "it said"], rows)._repr_html_() if rows else ""
+    folded = f"<details><summary>its steps</summary>{table}</details>" if rows else ""
+    return (
+        f"<div style='margin-top:6px'>Last run of {procedure} here: <b>{standing}</b>{says} "
+        f"(<a href='{link}'>{escape(run.run_id)}</a>){folded}</div>"
+    )
 
 
 def _note_part(run: Run, procedure: str, status: Status, says: str = "") -> None:

@@ -60,6 +60,7 @@ WITH RECURSIVE us AS (
         ('control', 'name text, command text, reason text, asked_by text, asked_at timestamp with time zone,
                      until timestamp with time zone'),
         ('pace', 'run_id text, times double precision, asked_by text, asked_at timestamp with time zone'),
+        ('refused_row', 'loop text, key text[], sqlstate text, said text, refused_at timestamp with time zone'),
         ('salvage', 'run_id text, place integer, table_schema text, table_name text, columns text[],
                      made_at timestamp with time zone'),
         ('salvaged_row', 'run_id text, place integer, number bigint, fate text, state text, row_values text[],
@@ -114,6 +115,7 @@ WITH RECURSIVE us AS (
     WHERE ((p.proname ~ '^(write_kept_[0-9a-f]{16}(_[0-9]+)?|note_moves_[0-9a-f]{16}|write_sync_[0-9a-f]{16})$'
                OR p.proname ~ '^note_changes_[0-9a-f]{16}(_back)?$')
            AND p.prorettype = 'pg_catalog.trigger'::regtype
+           OR p.proname ~ '^fill_[0-9a-f]{16}(_[0-9]+)?$'
            OR p.proname ~ '^(agrees|forward|backward)_sync_[0-9a-f]{16}$'
            -- Only within the transaction that changes the type of a key back.
            OR p.proname ~ '^old_kept_[0-9a-f]{16}(_[0-9]+)?$'
@@ -376,7 +378,7 @@ SELECT EXISTS (SELECT FROM schemas) AS is_there,
               SELECT t.relname::text FROM tables AS t WHERE pg_catalog.starts_with(t.relname::text, 'kept_')
               UNION ALL
               SELECT f.proname::text FROM functions AS f
-              WHERE f.proname !~ '^(note_(moves|changes)|[a-z]+_sync)_'
+              WHERE f.proname !~ '^(note_(moves|changes)|[a-z]+_sync|fill)_'
                 AND f.proname <> 'refuse_ledger_change') AS x (name)) AS captured,
        EXISTS (SELECT FROM tables AS t WHERE t.relname = 'kept') AS has_registry
 

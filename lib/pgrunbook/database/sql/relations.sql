@@ -553,6 +553,47 @@ SET pass = %(pass)s,
     updated_at = pg_catalog.clock_timestamp()
 WHERE name = %(name)s
 
+-- name: pages
+-- a row is: the pages of the largest of a table and its partitions, and the live rows of a page as its statistics tell
+SELECT (pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_size')::bigint)::bigint AS pages,
+       CASE WHEN c.relpages > 0 THEN c.reltuples / c.relpages ELSE 50 END::float8 AS rows_of_page
+FROM pg_catalog.pg_class AS c
+WHERE c.oid IN (SELECT p.relid FROM pg_catalog.pg_partition_tree(%(table)s::regclass) AS p
+                UNION ALL
+                SELECT %(table)s::regclass)
+  AND c.relkind = 'r'
+ORDER BY pages DESC
+LIMIT 1
+
+-- name: has_refused_rows
+-- a row is: whether the table of rows that loops passed over exists
+SELECT pg_catalog.to_regclass('pgrunbook.refused_row') IS NOT NULL
+
+-- name: create_refused_row
+-- a row is: nothing; creates the table of rows that loops passed over
+CREATE TABLE IF NOT EXISTS pgrunbook.refused_row (
+    loop text NOT NULL,
+    key text[] NOT NULL,
+    sqlstate text NOT NULL,
+    said text NOT NULL,
+    refused_at timestamptz NOT NULL
+)
+
+-- name: refuse_row
+-- a row is: nothing; records a row that a batch was refused for, in the transaction that passes it over
+WITH before AS (
+    DELETE FROM pgrunbook.refused_row AS r WHERE r.loop = %(loop)s AND r.key = %(key)s::text[]
+)
+INSERT INTO pgrunbook.refused_row (loop, key, sqlstate, said, refused_at)
+VALUES (%(loop)s, %(key)s, %(sqlstate)s, %(said)s, pg_catalog.clock_timestamp())
+
+-- name: refused_rows
+-- a row is: a row that a loop was refused for, and what the server said
+SELECT r.key, r.sqlstate, r.said
+FROM pgrunbook.refused_row AS r
+WHERE r.loop = %(loop)s
+ORDER BY r.refused_at, r.key
+
 -- name: switched_off
 -- a row is: a trigger of ours that somebody has switched off, and on again perhaps: its row is not that of its creation
 SELECT g.tgname::text AS name

@@ -142,7 +142,10 @@ LEFT JOIN pg_catalog.pg_class AS toast ON toast.oid = c.reltoastrelid
 LEFT JOIN pg_catalog.pg_tablespace AS s ON s.oid = c.reltablespace
 LEFT JOIN pg_catalog.pg_am AS m ON m.oid = c.relam
 CROSS JOIN LATERAL (
-    SELECT 1 AS place, 'SET (' || pg_catalog.array_to_string(c.reloptions, ', ') || ')' AS sql
+    SELECT 0 AS place, 'SET UNLOGGED' AS sql
+    WHERE c.relpersistence = 'u'
+    UNION ALL
+    SELECT 1, 'SET (' || pg_catalog.array_to_string(c.reloptions, ', ') || ')'
     UNION ALL
     SELECT 2, 'SET (' || (SELECT pg_catalog.string_agg('toast.' || o, ', ') FROM pg_catalog.unnest(toast.reloptions) AS o)
               || ')'
@@ -495,3 +498,17 @@ FROM pg_catalog.pg_constraint AS k
 WHERE k.conrelid = %(oid)s
   AND k.contype = 'c'
   AND NOT k.convalidated
+
+-- name: seen
+-- a row is: the rights on a table, and all that depends on it, as a digest
+SELECT pg_catalog.md5(pg_catalog.concat_ws('|', c.relacl::text, c.relowner,
+                                           (SELECT pg_catalog.string_agg(a.attname || a.attacl::text, ',' ORDER BY a.attnum)
+                                            FROM pg_catalog.pg_attribute AS a
+                                            WHERE a.attrelid = c.oid AND a.attacl IS NOT NULL),
+                                           (SELECT pg_catalog.string_agg(d.classid || '.' || d.objid || '.' || d.refobjsubid, ','
+                                                                         ORDER BY d.classid, d.objid, d.objsubid, d.refobjsubid)
+                                            FROM pg_catalog.pg_depend AS d
+                                            WHERE d.refclassid IN ('pg_catalog.pg_class'::regclass, 'pg_catalog.pg_type'::regclass)
+                                              AND d.refobjid IN (c.oid, c.reltype)))) AS digest
+FROM pg_catalog.pg_class AS c
+WHERE c.oid = %(oid)s

@@ -11,16 +11,27 @@ SELECT tree.oid::bigint AS oid
 FROM tree
 
 -- name: table
--- a row is: a table with its partitions: live and dead rows, and whether autovacuum would remove the dead ones
-SELECT coalesce(sum(pg_catalog.pg_stat_get_live_tuples(t.oid)), 0)::bigint AS live,
-       coalesce(sum(pg_catalog.pg_stat_get_dead_tuples(t.oid)), 0)::bigint AS dead,
-       pg_catalog.current_setting('autovacuum') = 'on'
-           AND pg_catalog.current_setting('track_counts') = 'on'
-           AND NOT coalesce(pg_catalog.bool_or(t.reloptions @> ARRAY['autovacuum_enabled=false']
-                                               OR t.reloptions @> ARRAY['autovacuum_enabled=off']), false) AS is_vacuumed
-FROM pg_catalog.pg_class AS t
-WHERE t.oid = ANY (%(tables)s::oid[])
-  AND t.relkind = 'r'
+-- a row is: a table with its partitions: live and dead rows, and whether autovacuum will come for the dead ones
+SELECT coalesce(sum(t.live), 0)::bigint AS live,
+       coalesce(sum(t.dead), 0)::bigint AS dead,
+       coalesce(pg_catalog.bool_or(t.is_enabled AND t.dead > t.threshold), false)
+           AND pg_catalog.current_setting('autovacuum') = 'on'
+           AND pg_catalog.current_setting('track_counts') = 'on' AS is_vacuumed
+FROM (
+    SELECT greatest(pg_catalog.pg_stat_get_live_tuples(c.oid), c.reltuples) AS live,  -- the first is 0 after a crash
+           pg_catalog.pg_stat_get_dead_tuples(c.oid) AS dead,
+           coalesce((o.options ->> 'autovacuum_enabled')::boolean, true) AS is_enabled,
+           coalesce((o.options ->> 'autovacuum_vacuum_threshold')::float8,
+                    pg_catalog.current_setting('autovacuum_vacuum_threshold')::float8)
+               + greatest(c.reltuples, 0)
+                   * coalesce((o.options ->> 'autovacuum_vacuum_scale_factor')::float8,
+                              pg_catalog.current_setting('autovacuum_vacuum_scale_factor')::float8) AS threshold
+    FROM pg_catalog.pg_class AS c
+    CROSS JOIN LATERAL (SELECT pg_catalog.jsonb_object_agg(x.option_name, x.option_value) AS options
+                        FROM pg_catalog.pg_options_to_table(c.reloptions) AS x) AS o
+    WHERE c.oid = ANY (%(tables)s::oid[])
+      AND c.relkind = 'r'
+) AS t
 
 -- name: vacuums
 -- a row is: a vacuum at work on the table or one of its partitions

@@ -1,0 +1,127 @@
+-- name: columns
+-- a row is: a column of a table with its type as SQL spells it, in the order of the table
+SELECT a.attname::text AS name,
+       pg_catalog.format_type(a.atttypid, a.atttypmod) AS type,
+       a.attgenerated <> '' AS is_generated,
+       a.attnotnull AS is_not_null
+FROM pg_catalog.pg_attribute AS a
+WHERE a.attrelid = %(table)s
+  AND a.attnum > 0
+  AND NOT a.attisdropped
+ORDER BY a.attnum
+
+-- name: volatile
+-- a row is: a function of one of these names that gives another value each time
+SELECT DISTINCT p.proname::text AS name
+FROM pg_catalog.pg_proc AS p
+WHERE p.proname = ANY (%(names)s::text[])
+  AND p.provolatile = 'v'
+ORDER BY name
+
+-- name: triggers
+-- a row is: the trigger of a backfill on a table, and in which sessions it fires
+SELECT g.tgname::text AS name,
+       g.tgenabled::text AS enabled
+FROM pg_catalog.pg_trigger AS g
+JOIN pg_catalog.pg_proc AS p ON p.oid = g.tgfoid
+WHERE p.pronamespace = pg_catalog.to_regnamespace('pgrunbook')
+  AND p.proname = %(function)s
+  AND g.tgrelid = %(table)s::oid
+
+-- name: behind
+-- a row is: a trigger BEFORE INSERT or UPDATE of each row that fires behind one of that name
+SELECT g.tgname::text AS name
+FROM pg_catalog.pg_trigger AS g
+WHERE g.tgrelid = %(table)s
+  AND NOT g.tgisinternal
+  AND g.tgtype & 1 = 1
+  AND g.tgtype & 2 = 2
+  AND g.tgtype & 20 > 0
+  AND g.tgname::text COLLATE "C" > %(last)s
+  AND g.tgenabled <> 'D'
+ORDER BY name
+
+-- name: fired
+-- a row is: a trigger of the application that an UPDATE of these columns fires
+SELECT g.tgname::text AS name,
+       CASE WHEN g.tgtype & 1 = 1 THEN 'each row' ELSE 'each batch' END AS fires,
+       CASE WHEN g.tgtype & 2 = 2 THEN 'before' ELSE 'after' END AS at,
+       g.tgfoid::regprocedure::text AS executes
+FROM pg_catalog.pg_trigger AS g
+JOIN pg_catalog.pg_proc AS p ON p.oid = g.tgfoid
+WHERE g.tgrelid = %(table)s
+  AND NOT g.tgisinternal
+  AND g.tgtype & 16 = 16
+  AND g.tgenabled <> 'D'
+  AND p.pronamespace <> coalesce(pg_catalog.to_regnamespace('pgrunbook')::oid, 0)
+  AND (g.tgattr = ''::int2vector
+       OR EXISTS (SELECT
+                  FROM pg_catalog.pg_attribute AS a
+                  WHERE a.attrelid = g.tgrelid
+                    AND a.attnum = ANY (g.tgattr::int2[])
+                    AND a.attname = ANY (%(columns)s::text[])))
+ORDER BY name
+
+-- name: foreign_keys
+-- a row is: a foreign key of which one of these columns is a part, on either side
+SELECT k.conname::text AS name,
+       k.conrelid = %(table)s::oid AS is_outgoing,
+       CASE WHEN k.conrelid = %(table)s::oid THEN k.confrelid::regclass::text ELSE k.conrelid::regclass::text END AS other
+FROM pg_catalog.pg_constraint AS k
+WHERE k.contype = 'f'
+  AND (k.conrelid = %(table)s::oid
+           AND EXISTS (SELECT FROM pg_catalog.pg_attribute AS a
+                       WHERE a.attrelid = k.conrelid AND a.attnum = ANY (k.conkey) AND a.attname = ANY (%(columns)s::text[]))
+       OR k.confrelid = %(table)s::oid
+           AND EXISTS (SELECT FROM pg_catalog.pg_attribute AS a
+                       WHERE a.attrelid = k.confrelid AND a.attnum = ANY (k.confkey) AND a.attname = ANY (%(columns)s::text[])))
+ORDER BY name
+
+-- name: checks
+-- a row is: a check of a table that one of these columns is in, and all columns that it is about
+SELECT pg_catalog.pg_get_constraintdef(k.oid) AS definition,
+       ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute AS a
+             WHERE a.attrelid = k.conrelid AND a.attnum = ANY (k.conkey)) AS columns
+FROM pg_catalog.pg_constraint AS k
+WHERE k.conrelid = %(table)s
+  AND k.contype = 'c'
+  AND k.conkey && ARRAY(SELECT a.attnum FROM pg_catalog.pg_attribute AS a
+                        WHERE a.attrelid = k.conrelid AND a.attname = ANY (%(columns)s::text[]))
+
+-- name: order_facts
+-- a row is: what decides the order of a backfill: its size, room on pages, how far the key follows the pages, indexes
+SELECT pg_catalog.pg_table_size(c.oid) AS bytes,
+       greatest(c.reltuples, 0)::bigint AS rows_estimate,
+       coalesce((SELECT o.option_value::int FROM pg_catalog.pg_options_to_table(c.reloptions) AS o
+                 WHERE o.option_name = 'fillfactor'), 100) AS fillfactor,
+       (SELECT s.correlation::float8
+        FROM pg_catalog.pg_stats AS s
+        WHERE s.schemaname = n.nspname AND s.tablename = c.relname AND s.attname = %(key)s) AS correlation,
+       EXISTS (SELECT
+               FROM pg_catalog.pg_index AS i
+               JOIN pg_catalog.pg_class AS x ON x.oid = i.indexrelid
+               JOIN pg_catalog.pg_am AS m ON m.oid = x.relam
+               WHERE i.indrelid = c.oid
+                 AND m.amname <> 'brin'
+                 AND EXISTS (SELECT
+                             FROM pg_catalog.pg_depend AS d
+                             JOIN pg_catalog.pg_attribute AS a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+                             WHERE d.classid = 'pg_catalog.pg_class'::regclass
+                               AND d.objid = i.indexrelid
+                               AND d.refclassid = 'pg_catalog.pg_class'::regclass
+                               AND d.refobjid = c.oid
+                               AND a.attname = ANY (%(columns)s::text[]))) AS is_indexed,
+       (SELECT count(*)::int FROM pg_catalog.pg_index AS i WHERE i.indrelid = c.oid) AS indexes
+FROM pg_catalog.pg_class AS c
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE c.oid = %(table)s
+
+-- name: counted
+-- a row is: how many rows of a table and its partitions the server has counted as updated, and how many of them as HOT
+SELECT coalesce(sum(pg_catalog.pg_stat_get_tuples_updated(t.oid)), 0)::bigint AS updated,
+       coalesce(sum(pg_catalog.pg_stat_get_tuples_hot_updated(t.oid)), 0)::bigint AS hot
+FROM (
+    SELECT p.relid AS oid FROM pg_catalog.pg_partition_tree(%(table)s::oid) AS p
+    UNION
+    SELECT %(table)s::oid
+) AS t

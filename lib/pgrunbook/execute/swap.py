@@ -1,0 +1,75 @@
+"""The swap that a permit allows: a table is made in another shape, filled, and takes the place of the live one.
+
+Used by notebook swap. Each of these may be done again after a crash: the database says how far the swap has come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pgrunbook.branches import free_space
+from pgrunbook.config.targets import Target
+from pgrunbook.database.connection import Connection
+from pgrunbook.execute.permit import Permit
+from pgrunbook.online import cutover, swap_begin, swap_end, swap_store, swap_sync
+from pgrunbook.online.cutover import TableCutover
+from pgrunbook.online.swap_begin import SwappedTable
+from pgrunbook.online.swap_shape import SwapChoice
+from pgrunbook.online.swap_store import TableSwap
+
+
+def fill(
+    conn: Connection,
+    target: Target,
+    permit: Permit,
+    subject: str,
+    choice: SwapChoice,
+    table: SwappedTable | None,
+    *,
+    latency_ms: float,
+    workers: int,
+    on_part: Callable[[str, int], None],
+) -> TableSwap:
+    """Begin a swap where none is at work, and bring it up to its cut-over; return it.
+
+    ``table`` is None where it is begun already. Raises Refused without a permit or without room on the disk, and what
+    ``online.swap_begin`` and ``online.swap_sync`` raise.
+    """
+    permit.check(subject, conn)
+    swap = swap_store.of_table(conn, choice.table)
+    if table is not None and (swap is None or swap.state.is_over):
+        if target.server is not None:
+            free_space.check(f"a second table {choice.table.label}", round(table.bytes * swap_begin.SPACE_TIMES))
+        swap = swap_begin.begin(conn, target, choice, table, permit.run_id)
+    assert swap is not None  # noqa: S101 - it was begun just now, or before
+    return swap_sync.fill(conn, target, swap, latency_ms=latency_ms, workers=workers, on_part=on_part)
+
+
+def cut_over(
+    conn: Connection,
+    target: Target,
+    permit: Permit,
+    subject: str,
+    swap: TableSwap,
+    *,
+    keep_hours: float,
+    attempts: int,
+    on_attempt: Callable[[int, str], None],
+) -> TableCutover:
+    """Let the two tables change their places. Raises Refused without a permit, and as ``online.cutover``."""
+    permit.check(subject, conn)
+    return cutover.cut_over(conn, target, swap, keep_hours=keep_hours, attempts=attempts, on_attempt=on_attempt)
+
+
+def settle(
+    conn: Connection, target: Target, permit: Permit, subject: str, swap: TableSwap, on_part: Callable[[str], None]
+) -> TableSwap:
+    """Validate and make anew what the cut-over has left. Raises Refused without a permit, and as ``swap_end``."""
+    permit.check(subject, conn)
+    return swap_end.settle(conn, target, swap, on_part)
+
+
+def end(conn: Connection, target: Target, permit: Permit, subject: str, swap: TableSwap, *, away: bool) -> TableSwap:
+    """Drop the old table of a swap, or take the swap away. Raises Refused without a permit, and as its parts."""
+    permit.check(subject, conn)
+    return swap_end.abandon(conn, target, swap) if away else swap_end.finish(conn, target, swap)

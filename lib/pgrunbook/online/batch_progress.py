@@ -1,0 +1,61 @@
+"""The progress of a loop of batches, in ``pgrunbook.batch``: read and written in the transaction of each batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg.rows import dict_row
+
+from pgrunbook.database.connection import Connection
+from pgrunbook.database.queries import load
+
+
+@dataclass(frozen=True)
+class BatchProgress:
+    """The progress of a loop: keys as text, ``last_key`` None before the first batch."""
+
+    name: str
+    number: int
+    last_key: tuple[str, ...] | None
+    end_key: tuple[str, ...] | None
+    batches: int
+    rows: int
+    is_done: bool
+    started_at: str
+
+
+def begin(conn: Connection, name: str, end: tuple[str, ...] | None) -> BatchProgress:
+    """Write the progress row of a loop that begins; one without an end is done."""
+    values = {"name": name, "end_key": list(end) if end else None, "is_done": end is None}
+    return _progress(name, _one(conn, "begin_batch", values) or {})
+
+
+def read(conn: Connection, name: str) -> BatchProgress | None:
+    """Read the progress row and lock it until this batch is committed."""
+    found = _one(conn, "read_batch", {"name": name})
+    return None if found is None else _progress(name, found)
+
+
+def write(conn: Connection, progress: BatchProgress) -> None:
+    """Write the progress in the transaction of the batch."""
+    values = {
+        "name": progress.name,
+        "pass": progress.number,
+        "last_key": list(progress.last_key) if progress.last_key else None,
+        "end_key": list(progress.end_key) if progress.end_key else None,
+        "batches": progress.batches,
+        "rows": progress.rows,
+        "is_done": progress.is_done,
+    }
+    conn.execute(load("relations")["write_batch"].encode(), values)
+
+
+def _progress(name: str, row: dict[str, Any]) -> BatchProgress:
+    row = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
+    return BatchProgress(name=name, number=row.pop("pass"), **row)
+
+
+def _one(conn: Connection, query: str, values: dict[str, Any]) -> dict[str, Any] | None:
+    with conn.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(load("relations")[query].encode(), values).fetchone()

@@ -1,0 +1,252 @@
+"""Backfill: fill columns in batches while others write. The steps of notebooks/backfill.ipynb, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+
+import psycopg
+
+from pgrunbook.database import locks
+from pgrunbook.database.connection import Connection, connect
+from pgrunbook.display import progress
+from pgrunbook.display.prose import counted
+from pgrunbook.display.show import Banner, Card, Picture, Table
+from pgrunbook.errors import Broken, Refused, RunbookError
+from pgrunbook.execute import backfill as execution
+from pgrunbook.execute import permit
+from pgrunbook.online import backfill as mechanism
+from pgrunbook.online import backfill_check, batch_order
+from pgrunbook.online.backfill import ColumnBackfill
+from pgrunbook.online.backfill_run import BackfillRun, Filled
+from pgrunbook.online.bad_rows import OF_A_ROW, BadRows
+from pgrunbook.online.batch_order import BatchOrder
+from pgrunbook.online.throttle import Throttle, throttled
+from pgrunbook.procedures import backfill_views as views
+from pgrunbook.procedures import shared_steps
+from pgrunbook.record import run as runs
+from pgrunbook.session import checks
+from pgrunbook.session import session as heres
+from pgrunbook.session.parameters import Backfill
+from pgrunbook.session.session import Session
+
+BAD_FILE = "rows-that-cannot-be-filled"
+
+
+def begin(**given: object) -> Session:
+    """Check the parameters and find or make the run. Raises WrongInput, Blocked."""
+    return heres.begin("backfill", Backfill, given)
+
+
+@heres.step
+def meet_the_target(here: Session) -> Card:
+    """Show the server and database of the target. Raises Unreachable, Refused on a replica."""
+    return here.meet_the_target()
+
+
+@checks.check
+def plan_the_batches(here: Session) -> Table:
+    """Ask the server what is meant; show range, key, order and time, triggers that fire, foreign keys, and room.
+
+    Raises WrongInput for a table, column or expression that is none, Refused for what cannot be filled.
+    """
+    given = here.parameters
+    made = mechanism.resolve(here.conn, given.table, given.fill, where=given.where, back=given.back)
+    found = batch_order.facts(here.conn, made)
+    order = batch_order.decided(made, found, given.order)
+    if made.table.is_partitioned and order is not None and order.by_pages and given.bad_rows == "skip":
+        raise Refused(
+            f"cannot pass over rows of {made.table.label} by its pages",
+            detail="Rows of its partitions have the same places, and would be passed over together.",
+            hint="Let order be key, which asks for a key; or backfill each partition by its own name.",
+        )
+    here.facts.update(made=made, order=order)
+    here.subject = frozenset({made.subject})
+    behind = mechanism.behind_ours(here.conn, made)
+    if given.keep_in_sync and behind:
+        raise Refused(
+            f'cannot keep {made.table.label} in sync: trigger "{behind[0]}" fires behind ours',
+            detail="Triggers fire in the order of their names; it may change what ours has filled.",
+            hint="Give it another name (ALTER TRIGGER ... RENAME TO), or set keep_in_sync to false.",
+        )
+    here.journal("backfill-planned", subject=made.subject, table=made.table.label, fill=dict(made.values),
+                 where=made.where, key=list(made.key), is_immutable=made.is_immutable, **asdict(found))  # fmt: skip
+    room = views.Surroundings(
+        tuple(mechanism.fired(here.conn, made)), tuple(mechanism.foreign_keys(here.conn, made)),
+        mechanism.oldest(here.conn), given.max_transaction_age_s,
+    )  # fmt: skip
+    return here.keep_table("plan-the-batches", views.planned(made, found, order, room, here.parameters))
+
+
+@checks.check
+def look_at_the_rows(here: Session) -> Table:
+    """Evaluate the expressions over all rows, and list those whose values cannot be assigned; nothing is written.
+
+    Raises Refused where there are such rows, and they are not to be passed over.
+    """
+    made: ColumnBackfill = here.facts["made"]
+    here.subject = frozenset({made.subject})
+    with progress.doing("evaluating the expressions over all rows") as stage:
+        found = backfill_check.check(
+            here.conn, made, statement_timeout_ms=here.target.statement_timeout_ms,
+            on_part=lambda done, pages: stage.how_far(f"{done:,} of {counted(pages, 'page')}"),
+        )  # fmt: skip
+    here.facts["looked_at"] = found.rows
+    here.journal("rows-looked-at", rows=found.rows, bad=len(found.bad), is_whole=found.is_whole)
+    table = here.keep_table(BAD_FILE, views.bad(made, found))
+    if found.bad and here.parameters.bad_rows == "stop":
+        here.show(table)
+        raise Refused(
+            f"{'at least ' if not found.is_whole else ''}{counted(len(found.bad), 'row')} of {made.table.label}"
+            " cannot be filled",
+            detail="; ".join(views.told(made, row) for row in found.bad[:5]) + ".",
+            hint=f"Correct them or the expression ({BAD_FILE}.csv lists them); -p bad_rows=skip passes them over.",
+        )
+    return table
+
+
+@heres.step
+def keep_in_sync(here: Session) -> Card:
+    """Install the trigger that fills what is written from now on, where it is not there yet.
+
+    Raises Refused without its checks, Blocked where its lock is not to be had.
+    """
+    made: ColumnBackfill = here.facts["made"]
+    if not here.parameters.keep_in_sync:
+        here.facts["in_sync"] = False
+        return views.not_in_sync(made)
+    checks.passed(here, "backfill", "keep-in-sync")
+    with _at_work(here) as conn:
+        permitted = permit.of_backfill(here, made.subject, "keep-in-sync", conn)
+        here.journal("trigger-begun", table=made.table.label, trigger=made.fill.trigger_name)
+        is_new = execution.install(conn, here.target, made, permitted, views.note_wait(here))
+    here.facts["in_sync"] = True
+    here.journal("trigger-installed", trigger=made.fill.trigger_name, is_new=is_new)
+    return views.in_sync(made, is_new=is_new)
+
+
+@heres.live_step
+def fill_the_rows(here: Session) -> Table:
+    """Fill the rows in batches, under the throttle; draw rows, rate, what is left and why it waits, in one place.
+
+    Raises Refused without its checks, StatementFailed for a row that the server refuses, Blocked where something that
+    it waits for does not end, Interrupted where somebody stops it.
+    """
+    made: ColumnBackfill = here.facts["made"]
+    in_sync: bool = here.facts["in_sync"]
+    checks.passed(here, "backfill", "fill-the-rows")
+    bad = BadRows(here.parameters.bad_rows, here.parameters.most_bad_rows)
+    with (
+        _at_work(here) as conn,
+        throttled(
+            here.target, conn, made.table.schema, made.table.name, rows=here.target.batch_rows,
+            run_id=here.run.run_id, goals=views.goals(here.parameters),
+            on_wait=lambda brake: here.journal("batches-wait", why=brake.name, told=brake.told),
+            on_pause=lambda order: here.journal("batches-paused", by=order.asked_by, reason=order.reason),
+        ) as throttle,
+    ):  # fmt: skip
+        permitted = permit.of_backfill(here, made.subject, "fill-the-rows", conn)
+        here.facts["throttle"] = throttle
+        run = BackfillRun(
+            conn, made, here.run.run_id, throttle, bad, in_sync,
+            lambda by_pages: made.batches(rows=here.target.batch_rows, by_pages=by_pages),
+            here.target.lock_timeout_ms, views.live(here, throttle), lambda order: _note_order(here, order),
+        )  # fmt: skip
+        try:
+            filled = execution.fill(run, here.parameters.order, permitted, chosen=_order_before(here))
+        except (psycopg.Error, RunbookError, KeyboardInterrupt) as exc:
+            error = views.explained(here, made, run, exc, runs.again())
+            raise error from (None if error is exc else exc)
+        finally:
+            views.keep_samples(here, throttle)
+    here.facts["filled"] = filled
+    here.journal("rows-filled", rows=filled.rows, batches=filled.batches, refused=len(filled.refused),
+                 took_s=round(filled.took_s, 3), hot=filled.hot, unseen=list(throttle.unseen))  # fmt: skip
+    if filled.refused:
+        here.keep_table("rows-passed-over", views.refused(made, filled.refused))
+    return here.keep_table("fill-the-rows", views.filled(made, filled, throttle))
+
+
+@heres.step
+def prove_it(here: Session) -> Card:
+    """Count the rows that differ, in one snapshot, while the trigger cannot be switched off.
+
+    Raises Broken where one differs, or the trigger was switched off meanwhile.
+    """
+    made: ColumnBackfill = here.facts["made"]
+    filled: Filled = here.facts["filled"]
+    passed_over = [row.key for row in filled.refused]
+    try:
+        differ = mechanism.proof(
+            here.conn, made, statement_timeout_ms=here.target.statement_timeout_ms, in_sync=here.facts["in_sync"],
+            refused=passed_over,
+        )  # fmt: skip
+    except OF_A_ROW as exc:
+        raise views.cannot_prove(here.conn, made, exc) from exc
+    here.facts["proven"] = differ == 0
+    here.journal("proven", differ=differ, passed_over=len(passed_over), in_sync=here.facts["in_sync"])
+    if differ and here.facts["in_sync"]:
+        raise Broken(
+            f"{counted(differ, 'row')} of {made.table.label} differ from what they should be",
+            detail="Something has written them past the trigger.",
+            state="The batches are committed, and the trigger is installed.",
+            hint="Start the backfill again as a new run: it writes only rows that differ.",
+        )
+    return views.proof(made, differ, len(passed_over), in_sync=here.facts["in_sync"])
+
+
+@heres.step
+def let_go(here: Session) -> Card:
+    """Take the trigger away, where it is not to stay. Raises as keep_in_sync."""
+    made: ColumnBackfill = here.facts["made"]
+    if here.parameters.leave_in_sync or not here.facts["in_sync"]:
+        return views.stays(made, in_sync=here.facts["in_sync"])
+    checks.passed(here, "backfill", "let-go")
+    with _at_work(here) as conn:
+        permitted = permit.of_backfill(here, made.subject, "let-go", conn)
+        execution.remove(conn, here.target, made, permitted, views.note_wait(here))
+    here.journal("trigger-removed", trigger=made.fill.trigger_name)
+    return views.gone(made)
+
+
+@heres.step
+def over_time(here: Session) -> Picture | Table:
+    """Draw the rate and the latency of others over time, with the pauses and their reasons."""
+    throttle: Throttle = here.facts["throttle"]
+    return views.picture(throttle)
+
+
+@heres.step
+def verdict(here: Session) -> Banner:
+    """Say what was filled, what was passed over, and what stays in the database."""
+    made: ColumnBackfill = here.facts["made"]
+    filled: Filled = here.facts["filled"]
+    facts = [("rows written", f"{filled.rows:,}"), ("passed over", f"{len(filled.refused):,}"),
+             ("batches", f"{filled.batches:,}"), ("proven", "yes" if here.facts["proven"] else "no")]  # fmt: skip
+    state = views.state(made, filled, stays=here.parameters.leave_in_sync and here.facts["in_sync"])
+    return here.verdict(state, facts, then=here.following() or views.following(here, made),
+                        is_open=bool(filled.refused) or not here.facts["proven"])  # fmt: skip
+
+
+@contextmanager
+def _at_work(here: Session) -> Iterator[Connection]:
+    """Give the connection that changes something, under the run lock."""
+    here.refuse_replica()
+    here.at_work()
+    with (
+        locks.one_runner(here.target, here.run.run_id),
+        connect(here.target, purpose=f"backfill {here.run.run_id}") as conn,
+        locks.one_executor(conn),
+    ):
+        yield conn
+
+
+def _order_before(here: Session) -> BatchOrder | None:
+    """Return the order that an earlier attempt of this run has chosen, None where there is none."""
+    chosen = [e for e in shared_steps.events(here, "backfill") if e["event"] == "order-chosen"]
+    return BatchOrder(chosen[-1]["by_pages"], chosen[-1]["why"]) if chosen else None
+
+
+def _note_order(here: Session, order: BatchOrder) -> None:
+    here.journal("order-chosen", by_pages=order.by_pages, why=order.why, measured=dict(order.measured))

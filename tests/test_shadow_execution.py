@@ -1,0 +1,187 @@
+"""A change of type beside the traffic as a plan: released, killed, refused, taken back; and what stands in its way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+
+from acting import error, run
+from conftest import connect, do, rows
+from pgrunbook.config.targets import Target
+from pgrunbook.database.schema import snapshot
+from pgrunbook.database.schema_diff import diff
+from pgrunbook.errors import Blocked, StatementFailed
+from pgrunbook.plan.plan import Change, Step
+from pgrunbook.record.run import Status
+from scenes import beside, error_of, execute, gone, safe_plan_of, session, until
+from test_execution_of_safe_forms import Place, _short_pauses, place
+
+Project = Callable[..., Target]
+__all__ = ["_short_pauses", "place"]
+pytestmark = pytest.mark.newest
+
+TABLES = """
+CREATE TABLE orders (id serial PRIMARY KEY, amount integer NOT NULL DEFAULT 1 CHECK (amount > 0), code varchar(9));
+CREATE TABLE lines (id integer PRIMARY KEY, order_id integer REFERENCES orders);
+INSERT INTO orders (amount, code) SELECT i, i FROM generate_series(1, 300) AS i;
+INSERT INTO lines SELECT i, i FROM generate_series(1, 300) AS i;
+"""
+# Of the tables of ``place``.
+OWN = "ALTER TABLE orders ALTER COLUMN amount TYPE bigint;"
+CHANGE = "ALTER TABLE orders ALTER COLUMN amount TYPE bigint;"
+KEYS = "ALTER TABLE customers ALTER id TYPE bigint;\nALTER TABLE orders ALTER customer TYPE bigint;"
+OURS = "SELECT attname FROM pg_attribute WHERE attname LIKE 'pgrunbook%' AND attrelid > 16384 AND NOT attisdropped"
+
+
+@pytest.mark.slow
+def test_a_release_and_its_rollback(project: Project) -> None:
+    """No gate; what is written after it is there when it is taken back, and nothing of ours stays."""
+    target = project(folder={"0001_a.sql": CHANGE}, batch_rows=100)
+    do(target, TABLES)
+    made, code = run("release", with_data="true")
+    assert (code, made.status) == (0, Status.DONE), error(made)
+    assert rows(target, "SELECT pg_typeof(amount)::text FROM orders LIMIT 1") == [("bigint",)]
+    do(target, "INSERT INTO orders (amount, code) VALUES (7, 'new'); UPDATE orders SET amount = 9 WHERE id = 1")
+    made, code = run("rollback", with_data="true")
+    assert (code, made.status) == (0, Status.DONE), error(made)
+    query = "SELECT pg_typeof(amount)::text, amount FROM orders WHERE code IN ('1', 'new') ORDER BY id"
+    assert rows(target, query) == [("integer", 9), ("integer", 7)]
+    assert rows(target, OURS) == []
+    left = "SELECT proname FROM pg_proc WHERE proname LIKE '%\\_sync\\_%' AND pronamespace = 'pgrunbook'::regnamespace"
+    assert rows(target, left) == []
+
+
+@dataclass
+class Before:
+    """An observer that calls a function before each step."""
+
+    call: Callable[[Step], None]
+
+    def begins(self, _: Change, step: Step, *__: object) -> None:
+        """A step is about to be sent."""
+        self.call(step)
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_: None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["begins", "ran"])
+def test_killed_at_any_step_it_goes_on(place: Place, moment: str) -> None:
+    """SIGKILL right before each step, and right before its end is committed: the next run ends it, no row is lost."""
+    number = 0
+    while True:
+        number += 1
+        target = place(KEYS, name=f"safe{number}")
+        do(target, "ALTER TABLE orders ADD CONSTRAINT known FOREIGN KEY (customer) REFERENCES customers")
+        before = rows(target, "SELECT id, customer FROM orders ORDER BY id")
+        plan = safe_plan_of(target)
+        if number > len(plan.changes[0].steps):
+            return
+        with beside(target, plan, killed_when=f"{moment} {number}") as process:
+            assert process.wait() == -9
+        until(gone(target))
+        do(target, "UPDATE orders SET customer = 1 + id % 19 WHERE id % 2 = 0; INSERT INTO customers VALUES (100)")
+        execute(target, plan)
+        assert rows(target, "SELECT count(*) FROM orders AS o JOIN customers AS c ON c.id = o.customer") == [(500,)]
+        assert rows(target, "SELECT id, customer FROM orders WHERE id % 2 = 1 ORDER BY id") == before[::2]
+        types = (
+            "SELECT pg_typeof(customer)::text, (SELECT pg_typeof(id)::text FROM customers LIMIT 1) FROM orders LIMIT 1"
+        )
+        assert rows(target, types) == [("bigint", "bigint")]
+        left = "SELECT conname FROM pg_constraint WHERE conname LIKE 'pgrunbook%' UNION ALL"
+        left += " SELECT indexrelid::regclass::text FROM pg_index WHERE NOT indisvalid"
+        assert rows(target, left) == []
+
+
+def test_rows_that_cannot_be_converted_are_named_before_anything_is_written(place: Place) -> None:
+    """Five of them by their key; nothing of ours is left in the table."""
+    target = place("ALTER TABLE orders ALTER COLUMN code TYPE integer USING substr(code, 2)::integer;")
+    do(target, "UPDATE orders SET code = 'cx' WHERE id IN (7, 8)")
+    refused = error_of(lambda: execute(target, safe_plan_of(target)))
+    assert isinstance(refused, StatementFailed)
+    assert refused.message.endswith('values of "public"."orders" cannot be converted, in 2 of its rows')
+    assert refused.detail.startswith(
+        '7: invalid input syntax for type integer: "x". 8: invalid input syntax for type integer: "x".'
+    )
+    assert rows(target, OURS) == []
+
+
+def test_a_cutover_that_gets_no_lock_is_given_up(place: Place) -> None:
+    """Bounded; what is done stays, clients write on, and the same plan ends it when the lock is free."""
+    target = place(OWN, lock_timeout_ms=100, lock_patience_ms=100, attempts=2)
+    plan = safe_plan_of(target)
+    with session(target) as other:
+        held = plan.changes[0].steps[-2].number
+
+        def holds(step: Step) -> None:
+            if step.number == held:
+                other.execute("BEGIN; SELECT FROM orders WHERE id = 1")
+
+        blocked = error_of(lambda: execute(target, plan, observer=Before(holds)))
+        assert isinstance(blocked, Blocked)
+        assert blocked.message.startswith('could not lock "')
+        assert "steps are done and stay so" in blocked.state
+        other.execute("COMMIT")
+    do(target, "UPDATE orders SET amount = 5 WHERE id = 2")
+    execute(target, plan)
+    assert rows(target, "SELECT pg_typeof(amount)::text, amount FROM orders WHERE id = 2") == [("bigint", 5)]
+
+
+@pytest.mark.slow
+def test_values_that_the_old_type_cannot_hold_stand_in_the_way_back(project: Project) -> None:
+    """It is refused before anything is changed; once they are gone, it is taken back."""
+    target = project(folder={"0001_a.sql": CHANGE}, batch_rows=100)
+    do(target, TABLES)
+    assert run("release")[1] == 0
+    do(target, "INSERT INTO orders (amount, code) VALUES (3000000000, 'big')")
+    made, code = run("rollback")
+    assert code == 1
+    assert 'two columns of "public"."orders" do not agree, in 1 of its rows' in error(made)
+    assert "Detail: One is 301. What the other type cannot hold is NULL there." in error(made)
+    assert rows(target, "SELECT pg_typeof(amount)::text FROM orders LIMIT 1") == [("bigint",)]
+    assert rows(target, "SELECT conname FROM pg_constraint WHERE conname LIKE 'pgrunbook%'") == []
+    do(target, "DELETE FROM orders WHERE code = 'big'")
+    made, code = run("rollback")
+    assert (code, made.status) == (0, Status.DONE), error(made)
+    assert rows(target, "SELECT pg_typeof(amount)::text FROM orders LIMIT 1") == [("integer",)]
+
+
+@pytest.mark.slow
+def test_what_stopped_half_way_is_removed_by_rollback(project: Project) -> None:
+    """A key that is not unique any more under the new type: one command takes everything of ours away."""
+    target = project(folder={"0001_a.sql": "ALTER TABLE orders ALTER code TYPE integer USING code::integer / 2;"})
+    do(target, TABLES + "CREATE UNIQUE INDEX ON orders (code);")
+    made, code = run("release")
+    assert code == 1
+    assert "these steps are done and stay so: 1, 2, 3;" in error(made)
+    assert rows(target, OURS) == [("pgrunbook_new_code",)]
+    do(target, "UPDATE orders SET code = '1000' WHERE id = 3")
+    made, code = run("rollback")
+    assert (code, made.status) == (0, Status.DONE), error(made)
+    assert rows(target, OURS) == []
+    assert rows(target, "SELECT tgname FROM pg_trigger WHERE NOT tgisinternal AND tgrelid = 'orders'::regclass") == []
+
+
+@pytest.mark.slow
+def test_contract_drops_the_old_column(project: Project) -> None:
+    """Then the schema is that of the plain change, and rollback says that nothing leads back."""
+    target = project(folder={"0001_a.sql": CHANGE}, batch_rows=100)
+    do(target, TABLES)
+    assert run("release")[1] == 0
+    assert rows(target, OURS) == [("pgrunbook_old_amount",)]
+    made, code = run("contract", accept="all")
+    assert (code, made.status) == (0, Status.DONE), error(made)
+    assert rows(target, OURS) == []
+    assert rows(target, "SELECT tgname FROM pg_trigger WHERE NOT tgisinternal AND tgrelid = 'orders'::regclass") == []
+    other = project(folder={"0001_a.sql": "SELECT 1"}, name="other")
+    do(other, TABLES + CHANGE)
+    with connect(target) as one, connect(other) as two:
+        left = ["pgrunbook", "public.schema_migrations"]
+        found = diff(snapshot(two, leave_out=left), snapshot(one, leave_out=left))
+    assert [(each.change, each.name) for each in found] == [("moved", "public.orders")]
+    made, code = run("rollback")
+    assert (code, made.status) == (3, Status.REFUSED)
+    assert "has dropped public.orders.pgrunbook_old_amount, from which it would come back" in error(made)
