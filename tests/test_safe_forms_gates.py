@@ -34,7 +34,6 @@ GATES = [
     ("rename", "ALTER SCHEMA app RENAME TO other"),
     ("type-change", "ALTER TABLE p ALTER v TYPE bigint"),
     ("type-change", "ALTER TABLE parent ALTER a TYPE bigint"),
-    ("type-change", "ALTER TABLE keyless ALTER b TYPE varchar(50)"),
     ("type-change", "ALTER TABLE q ALTER b TYPE varchar(5)"),
     ("type-change", "ALTER TABLE t ALTER a TYPE integer USING a + c"),
     ("type-change", "ALTER TABLE t ALTER a TYPE bigint, ADD COLUMN z integer"),

@@ -103,6 +103,10 @@ CASES = {
     ),
     "serial": (SERIAL, "ALTER TABLE app.t ALTER a TYPE bigint; ALTER TABLE app.child ALTER a TYPE bigint"),
     "columns and defaults": (SEVERAL, SEVERAL_TYPES),
+    "no key": (
+        "CREATE TABLE app.t (a integer, n integer); INSERT INTO app.t SELECT i, i FROM generate_series(1, 60) AS i",
+        "ALTER TABLE app.t ALTER a TYPE bigint",
+    ),
     "of the table itself": (
         SELF,
         "; ".join(f"ALTER TABLE app.t ALTER {column} TYPE bigint" for column in "ank"),
@@ -340,7 +344,6 @@ NOT_CARRIED = {
     "a foreign key of partitions": "ALTER TABLE app.t ADD UNIQUE (n);"
     " CREATE TABLE app.p (n integer REFERENCES app.t (n)) PARTITION BY LIST (n)",
     "a trigger behind ours": 'CREATE TRIGGER "~~" BEFORE UPDATE ON app.t FOR EACH ROW EXECUTE FUNCTION app.touch()',
-    "no key": "ALTER TABLE app.t DROP CONSTRAINT t_pkey",
     "a domain without NULL": "CREATE DOMAIN app.sure AS integer NOT NULL; ALTER TABLE app.t ALTER n TYPE app.sure",
 }
 
