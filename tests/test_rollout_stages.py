@@ -20,7 +20,7 @@ from pgrunbook.config.targets import Target
 from pgrunbook.database import connection
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import Refused, WrongInput
-from pgrunbook.online import rollout, rollout_state, rollout_table
+from pgrunbook.online import rollout, rollout_preconditions, rollout_state
 from pgrunbook.online.rollout_state import RolloutState, StageStanding
 from pgrunbook.online.rollout_table import RolloutTable
 from pgrunbook.plan.rollout import DeclaredRollout
@@ -53,7 +53,7 @@ class Scene:
 
     def table(self, *stages: dict[str, Any], **given: Any) -> RolloutTable:
         """Return the table of a rollout with these stages."""
-        return rollout_table.find(self.conn, declared(*stages, **given))
+        return rollout_preconditions.find(self.conn, declared(*stages, **given))
 
     def begin(self, table: RolloutTable) -> None:
         """Note that the rollout begins."""
@@ -408,6 +408,11 @@ NO_ROLLOUT = {
                "CREATE RULE r AS ON UPDATE TO customers DO ALSO NOTHING"], {}, "has rules"),
     "parts of a key": ([f"CREATE TABLE customers (id int, b int, {FLAG}, PRIMARY KEY (id, b))"],
                        {"stages": [{"name": "few", "keys": [1]}]}, "the key of public.customers is id, b"),
+    "no table of": ([f"CREATE TABLE customers (id int PRIMARY KEY, {FLAG})"], {"of": "people"}, 'there is no table "people"'),
+    "other key": ([f"CREATE TABLE customers (id int PRIMARY KEY, {FLAG})", "CREATE TABLE people (id bigint PRIMARY KEY)"],
+                  {"of": "people"}, "their keys are of other types"),
+    "no default": ([f"CREATE TABLE customers (id int PRIMARY KEY, why text NOT NULL, {FLAG})",
+                    "CREATE TABLE people (id int PRIMARY KEY)"], {"of": "people"}, "why is NOT NULL and has no default"),
     "hostile trigger": (
         [f"CREATE TABLE customers (id int PRIMARY KEY, {FLAG})", "CREATE ROLE mallory",
          "CREATE FUNCTION evil() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'",
@@ -546,6 +551,47 @@ def test_ordinary_role_rolls_out_its_own_table(scene: Callable[..., Scene]) -> N
             here.conn.close()
     finally:
         here.sql("DROP OWNED BY clerk CASCADE; DROP ROLE clerk")
+
+
+@pytest.mark.slow
+@pytest.mark.every_version
+def test_flag_in_a_table_of_its_own(scene: Callable[..., Scene]) -> None:
+    """Rows that it lacks are added when a stage needs them, and count as rows that are off."""
+    here = scene(
+        "CREATE TABLE organisations (id text PRIMARY KEY)",
+        "INSERT INTO organisations SELECT 'o' || i FROM generate_series(1, 200) AS i",
+        "CREATE TABLE flags (organisation text PRIMARY KEY REFERENCES organisations ON DELETE CASCADE,"
+        " beta boolean NOT NULL DEFAULT false, other int NOT NULL DEFAULT 5)",
+        "INSERT INTO flags SELECT 'o' || i, i = 1 FROM generate_series(1, 20) AS i",
+    )
+    few, half = {"name": "few", "keys": ["o2", "o150"]}, {"name": "half", "share": 50}
+    table = here.table(few, half, EVERYONE, table="flags", of="organisations")
+    here.begin(table)
+    assert rollout.unknown_keys(here.conn, table, table.rollout.stages[0]) == []
+    counted = rollout.count(here.conn, table, table.rollout.stages[0])
+    assert (counted.rows, counted.due, counted.verdict(table.rollout.stages[0])) == (2, 2, "")
+    has = "SELECT organisation FROM flags WHERE beta"
+    here.write(table)
+    assert {row[0] for row in here.sql(has)} == {"o1", "o2", "o150"}
+    every = [f"o{i}" for i in range(1, 201)]
+    due = in_share(50, every) - {"o1", "o2", "o150"}
+    assert rollout.count(here.conn, table, table.rollout.stages[1]).due == len(due)
+    assert here.write(table, 2) == 0
+    assert {row[0] for row in here.sql(has)} == in_share(50, every) | {"o1", "o2", "o150"}
+    assert here.state(table).rows(2, "on") == len(due)
+    here.sql(
+        "INSERT INTO organisations SELECT 'o' || i FROM generate_series(201, 300) AS i; DELETE FROM organisations WHERE id = 'o2'"
+    )
+    begun = here.state(table).stage(2)
+    assert begun is not None
+    came = rollout.follow(here.conn, here.target, table, begun, RUN)
+    assert came == len(in_share(50, [f"o{i}" for i in range(201, 301)]))
+    assert here.write(table, 3) == 0
+    assert here.sql("SELECT count(*) FROM flags WHERE beta") == [(299,)]
+    for number in (3, 2, 1):
+        here.back(table, number)
+    assert here.sql(has) == [("o1",)]
+    assert here.sql("SELECT DISTINCT other FROM flags") == [(5,)]
 
 
 def test_trigger_of_the_application_that_keeps_rows_off_is_told(scene: Callable[..., Scene]) -> None:
