@@ -71,9 +71,14 @@ def records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Records:
             ended(made[name])
         if name == "two":
             attempt.begin(made[name])
-            (made[name].folder / "01-prepare.ipynb").rename(made[name].folder / "01-prepare.attempt-1.ipynb")
+            keep_earlier(made[name])
             ended(made[name])
     return Records(tmp_path / "outputs", made, key)
+
+
+def keep_earlier(made: Run) -> None:
+    """Keep the notebook of an earlier attempt, as a runner does."""
+    (made.folder / "01-prepare.ipynb").rename(made.folder / "01-prepare.attempt-1.ipynb")
 
 
 def begun(name: str) -> Run:
@@ -454,6 +459,35 @@ def test_the_command_says_it_in_a_table_and_in_json(records: Records, command: C
     records.ledger.unlink()
     code, _, err = command("verify")
     assert (code, err.splitlines()[0]) == (1, "could not read ledger.jsonl")
+
+
+def test_a_run_that_is_at_work_is_said_to_be(records: Records) -> None:
+    """As long as a process holds its folder."""
+    records.runs["open"].hold()
+    try:
+        assert records.verify().runs[-1].outcome == "at work"
+    finally:
+        records.runs["open"].release()
+    assert records.verify().runs[-1].outcome == "open"
+
+
+def test_an_earlier_attempts_notebook_that_is_overwritten_is_found(records: Records) -> None:
+    """Each attempt's own stays."""
+    attempt.begin(records.runs["one"])
+    ended(records.runs["one"])
+    (problem,) = records.verify().problems
+    assert (problem.word, problem.line) == ("altered", 2)
+    assert problem.says == "01-prepare.ipynb of the attempt that line 2 seals is not there as it was"
+
+
+def test_what_a_folder_remembers_of_its_line_may_be_lost(records: Records) -> None:
+    """The ledger knows it: the run goes on as it would have."""
+    (records.folder("one") / attempt.MARK_FILE).unlink()
+    attempt.begin(records.runs["one"])
+    keep_earlier(records.runs["one"])
+    ended(records.runs["one"])
+    found = records.verify()
+    assert (found.exit_code, found.problems, found.runs[0].attempts) == (0, (), 2)
 
 
 def test_a_run_that_was_killed_is_sealed_by_command(records: Records, command: Command) -> None:
