@@ -312,6 +312,11 @@ HINDERED: dict[str, tuple[str, SwapChoice, str]] = {
         "CREATE FUNCTION f() RETURNS SETOF orders LANGUAGE sql AS 'SELECT * FROM orders'", SwapChoice(ORDERS),
         "cannot be carried over",
     ),
+    "a view shows its rows whole": ("CREATE VIEW v AS SELECT o FROM orders AS o", SwapChoice(ORDERS), "cannot be carried over"),
+    "a cast to its row type": (
+        "CREATE VIEW v AS SELECT ROW(1, 2, 3, 'x', 4)::orders AS o", SwapChoice(ORDERS), "cannot be carried over",
+    ),
+    "an array of its row type": ("CREATE TABLE c (o orders[])", SwapChoice(ORDERS), "cannot be carried over"),
     "a column of its row type": ("CREATE TABLE c (o orders)", SwapChoice(ORDERS), "cannot be carried over"),
     "a domain over its row type": ("CREATE DOMAIN d AS orders", SwapChoice(ORDERS), "cannot be carried over"),
     "its identity is used elsewhere": (
@@ -443,3 +448,90 @@ def test_difference_is_found_and_named(stage: SwapStage) -> None:
         stage.filled(swap)
     assert "hold other rows" in str(caught.value)
     assert "(77)" in str(caught.value)
+
+
+FAMILY = """
+CREATE TABLE things (id int, name text);
+CREATE TABLE orders (id int PRIMARY KEY, name text, total int) INHERITS (things);
+CREATE TABLE more (extra text) INHERITS (orders);
+INSERT INTO orders SELECT n, 'o', n FROM generate_series(1, 50) AS n;
+INSERT INTO more SELECT n, 'm', n, 'x' FROM generate_series(51, 60) AS n
+"""
+
+
+@pytest.mark.slow
+def test_table_keeps_its_place_among_parents_and_children(
+    server: Server, database: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of children stay theirs, and are seen through the new table and its parent; columns become their own too."""
+    name = database(*FAMILY.strip().split(";\n"))
+    monkeypatch.setenv(URL, url_of(server, name))
+    stage = stage_of(server, name)
+    before = stage.schema()
+    swap = stage.begun(SwapChoice(ORDERS))
+    stage.do("UPDATE things SET name = 'all' WHERE id % 7 = 0", "DELETE FROM orders WHERE id IN (3, 53)")
+    stage.filled(swap)
+    for _ in range(2):
+        stage.cut_over()
+        assert stage.rows("SELECT count(*), count(*) FILTER (WHERE name = 'all') FROM things") == [(58, 8)]
+        assert stage.rows("SELECT count(*) FROM orders") == [(58,)]
+        assert stage.rows("SELECT count(*) FROM ONLY orders") == [(49,)]
+        assert {line.split(":")[0] for line in differences(before, stage.schema())} <= LOCAL
+    stage.abandon()
+    assert stage.rows("SELECT count(*) FROM things") == [(58,)]
+
+
+# NO INHERIT and INHERIT let columns be the table's own, beside being inherited.
+LOCAL = {
+    "~ column public.orders.id", "~ column public.orders.name",
+    "~ column public.more.id", "~ column public.more.name", "~ column public.more.total",
+    "~ constraint public.more.orders_id_not_null",
+}  # fmt: skip
+PARTED = """
+CREATE TABLE orders (id bigint GENERATED ALWAYS AS IDENTITY, region int NOT NULL, note text, PRIMARY KEY (id, region)) PARTITION BY LIST (region);
+CREATE TABLE orders_1 PARTITION OF orders FOR VALUES IN (1);
+CREATE TABLE orders_2 PARTITION OF orders FOR VALUES IN (2, 3) PARTITION BY LIST (region);
+CREATE TABLE orders_2a PARTITION OF orders_2 FOR VALUES IN (2);
+CREATE TABLE orders_2b PARTITION OF orders_2 DEFAULT;
+CREATE TABLE customers (id int PRIMARY KEY); INSERT INTO customers VALUES (1), (2), (3);
+ALTER TABLE orders ADD FOREIGN KEY (region) REFERENCES customers;
+CREATE INDEX orders_note ON orders (note);
+INSERT INTO orders (region, note) SELECT 1 + n % 3, 'o' || n FROM generate_series(1, 300) AS n
+"""
+BY_HASH = """
+CREATE TABLE {table} (LIKE {old} INCLUDING DEFAULTS INCLUDING IDENTITY, PRIMARY KEY (id, region)) PARTITION BY HASH (id);
+CREATE TABLE orders_h0 PARTITION OF {table} FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+CREATE TABLE orders_h1 PARTITION OF {table} FOR VALUES WITH (MODULUS 2, REMAINDER 1)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [BY_HASH, "CREATE TABLE {table} (LIKE {old} INCLUDING DEFAULTS INCLUDING IDENTITY)"])
+def test_partitions_are_made_others_or_given_up(
+    server: Server, database: Callable[..., str], monkeypatch: pytest.MonkeyPatch, shape: str
+) -> None:
+    """Writers of single partitions, rows that move between them, TRUNCATE of one: forth, and back to the old ones."""
+    name = database(*PARTED.strip().split(";\n"))
+    monkeypatch.setenv(URL, url_of(server, name))
+    stage = stage_of(server, name)
+    swap = stage.begun(SwapChoice(ORDERS, shape))
+    stage.do("UPDATE orders SET region = 3 WHERE id < 20", "INSERT INTO orders_1 (region, note) VALUES (1, 'direct')")
+    stage.do(
+        "TRUNCATE orders_2a", "DELETE FROM orders_2 WHERE id = 50", "UPDATE orders_2b SET note = NULL WHERE id = 2"
+    )
+    stage.filled(swap)
+    stage.do("TRUNCATE orders_2b", "INSERT INTO orders (region, note) VALUES (2, 'last')")
+    rows = stage.rows("SELECT * FROM orders ORDER BY id")
+    stage.cut_over()
+    assert stage.rows("SELECT * FROM orders ORDER BY id") == rows
+    assert stage.rows(
+        "SELECT conname::text FROM pg_constraint WHERE conrelid = 'orders'::regclass AND contype = 'f'"
+    ) == [("orders_region_fkey",)]
+    stage.do("UPDATE orders SET region = 1 WHERE note = 'last'", "INSERT INTO orders (region, note) VALUES (3, 'new')")
+    if shape == BY_HASH:
+        stage.do("DELETE FROM orders_h0 WHERE id % 5 = 0")
+    rows = stage.rows("SELECT * FROM orders ORDER BY id")
+    stage.cut_over()
+    assert stage.rows("SELECT * FROM orders ORDER BY id") == rows
+    stage.abandon()
+    assert stage.rows("SELECT tgname FROM pg_trigger WHERE tgname LIKE '%changes%'") == []
