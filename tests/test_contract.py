@@ -9,7 +9,7 @@ import pytest
 from acting import events
 from conftest import connect, do, rows
 from pgrunbook.config.targets import Target
-from pgrunbook.database import shadows
+from pgrunbook.database import leftovers, shadows
 from pgrunbook.database.schema import snapshot
 from pgrunbook.database.schema_diff import diff
 from pgrunbook.errors import Blocked, Refused, StatementFailed, WrongInput
@@ -75,6 +75,17 @@ def test_nothing_goes_before_a_person_has_accepted_it(target: Target) -> None:
     assert [str(cell) for cell in table.rows[0][:2]] == ["public.nodes.ip", "public.nodes.ip_address"]
     assert waiting(target) == []
     assert "1 column is dropped; no column waits." in str(contract.verdict(here))
+
+
+def test_what_waits_for_contract_is_no_leftover(target: Target, command: Callable[..., tuple[int, str, str]]) -> None:
+    """Neither the column nor its index is one that troubleshoot would remove; status tells that it waits."""
+    with connect(target) as conn:
+        assert leftovers.remnants(conn) == []
+        (row,) = conn.execute("SELECT count(*) FROM pg_index WHERE indrelid = 'public.nodes'::regclass").fetchall()
+        assert row == (3,)
+    code, out, _ = command("status", "--target", "demo")
+    assert code == 0
+    assert "1, 1 column waits for contract" in out
 
 
 def test_what_is_left_is_what_the_plain_sql_leaves(project: Project, target: Target) -> None:

@@ -64,9 +64,9 @@ def ours(server: Server) -> str:
     steps = queries.load("step_log")
     made = [
         text
-        for module in ("undo_data", "control", "salvage", "rollout", "swap", "anchors")
+        for module in ("undo_data", "control", "salvage", "rollout", "swap", "anchors", "relations")
         for name, text in queries.load(module).items()
-        if name in ("create", "create_pace")
+        if name in ("create", "create_pace", "create_refused_row")
     ]
     copies = queries.load("history_table")["create_copy"]
     return server.database("our_own_tables", steps["create_schema"], steps["create"], *made, copies)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import random
+import threading
 from typing import Any
 
+import psycopg
 import pytest
 
 from budget import sample
@@ -16,7 +19,7 @@ from pgrunbook.plan.step import Expansion
 from pgrunbook.safe_forms import rename_column
 from pgrunbook.safe_forms.expander import Expander
 from pgrunbook.sql import statements
-from safe_forms_stage import Stage, Watch, end, perform, plan, undo
+from safe_forms_stage import Stage, Watch, end, perform, plan, undo, wait_until
 
 # ruff: noqa: E501 - one statement on a line, whatever its length
 
@@ -367,3 +370,90 @@ def test_it_goes_back_without_a_lost_write(stage: Stage) -> None:
         ("new",),
         ("come",),
     ]
+
+
+class Writers:
+    """Old and new code at work: each change of the table, and of its twin, in one transaction."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage, self.errors, self.done = stage, list[str](), dict.fromkeys(("was", "becomes"), 0)
+        self._stop = {name: threading.Event() for name in self.done}
+        self._threads: dict[str, threading.Thread] = {}
+
+    def start(self, name: str) -> None:
+        """Let code begin that knows the column by this name."""
+        self._stop[name].clear()
+        self._threads[name] = threading.Thread(target=self._write, args=(name,))
+        self._threads[name].start()
+
+    def end(self, name: str) -> None:
+        """Let that code end."""
+        self._stop[name].set()
+        self._threads[name].join()
+
+    def go_on(self, name: str, times: int = 30) -> None:
+        """Wait until it has written so often again."""
+        wanted = self.done[name] + times
+        wait_until(lambda: self.done[name] >= wanted or bool(self.errors))
+
+    def _write(self, name: str) -> None:
+        chance = random.Random(name)  # noqa: S311 - the same each time
+        with self.stage.session() as conn:
+            while not self._stop[name].is_set():
+                key, value = chance.randrange(60), chance.choice([None, f"{name} {self.done[name]}"])
+                both = _CHANGES[chance.randrange(len(_CHANGES))]
+                try:
+                    with conn.transaction():
+                        for table, column in (("n", name), ("same", "value")):
+                            text = both.format(table=table, column=column)
+                            conn.execute(text, {"key": key, "value": value, "other": key + 1000})
+                except psycopg.errors.DeadlockDetected:
+                    continue  # of the writers with each other, as without a rename
+                except psycopg.Error as exc:
+                    self.errors.append(f"{name}: {exc}")
+                    return
+                self.done[name] += 1
+
+
+_CHANGES = [
+    "INSERT INTO {table} (id, {column}) VALUES (%(key)s, %(value)s) ON CONFLICT (id) DO UPDATE SET {column} = %(value)s",
+    "UPDATE {table} SET {column} = %(value)s WHERE id = %(key)s",
+    "UPDATE {table} SET {column} = {column} || 'x' WHERE id = %(key)s",
+    "UPDATE {table} SET other = %(key)s WHERE id = %(key)s",
+    "DELETE FROM {table} WHERE id = %(key)s",
+    "UPDATE {table} SET id = -id WHERE id = %(key)s AND NOT EXISTS (SELECT FROM {table} WHERE id = -%(key)s)",
+    "INSERT INTO {table} (id, {column}) SELECT %(key)s + i, %(value)s FROM generate_series(100, 400) AS i ON CONFLICT DO NOTHING",
+    "DELETE FROM {table} WHERE id > 90",
+]
+APART = "SELECT count(*) FROM n FULL JOIN same USING (id) WHERE n.id IS NULL OR same.id IS NULL OR n.{0} IS DISTINCT FROM same.value"
+
+
+@pytest.mark.slow
+def test_writers_of_both_versions_lose_nothing_there_and_back(stage: Stage) -> None:
+    """Old code writes throughout, new code from the cut-over until the way back begins; the twin differs in no row."""
+    conn = stage.conn
+    conn.execute("CREATE TABLE n (id integer PRIMARY KEY, was text, other integer); CREATE INDEX ON n (was)")
+    conn.execute("INSERT INTO n SELECT i, 'w' || i, i FROM generate_series(1, 2000) AS i WHERE i < 60 OR i > 600")
+    conn.execute("CREATE TABLE same (id integer PRIMARY KEY, value text, other integer); INSERT INTO same TABLE n")
+    writers = Writers(stage)
+    writers.start("was")
+    try:
+        writers.go_on("was")
+        (found,) = plan(conn, RENAME, batch_rows=50)
+        perform(conn, [found], until=lambda _: bool(writers.go_on("was", 5)))
+        writers.start("becomes")
+        writers.go_on("becomes", 200)
+        writers.go_on("was", 200)
+        with conn.transaction():
+            conn.execute("LOCK TABLE n, same IN SHARE MODE")
+            for column in ("was", "becomes"):
+                assert conn.execute(APART.format(column)).fetchone() == (0,)
+        writers.end("becomes")
+        back(stage)
+        writers.go_on("was", 50)
+    finally:
+        for name in writers._threads:
+            writers.end(name)
+    assert writers.errors == []
+    assert conn.execute(APART.format("was")).fetchone() == (0,)
+    assert min(writers.done.values()) >= 200

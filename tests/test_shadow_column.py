@@ -84,6 +84,15 @@ CREATE TABLE app.t (a integer PRIMARY KEY, n integer REFERENCES app.t (a), k int
                     FOREIGN KEY (k) REFERENCES app.t ON DELETE SET NULL (k));
 INSERT INTO app.t SELECT i, nullif(i - 1, 0), nullif(i / 2, 0) FROM generate_series(1, 60) AS i;
 """
+SEVERAL = """
+CREATE TABLE app.t (a integer DEFAULT 1 PRIMARY KEY, n text NOT NULL DEFAULT 'red', k integer DEFAULT 3);
+CREATE INDEX ON app.t (a, n, k);
+INSERT INTO app.t (a) SELECT generate_series(1, 60);
+"""
+SEVERAL_TYPES = (
+    "ALTER TABLE app.t ALTER a TYPE bigint, ALTER n DROP DEFAULT, ALTER n TYPE app.color USING n::app.color,"
+    " ALTER n SET DEFAULT 'green', ALTER k TYPE numeric(9, 1), ALTER k DROP DEFAULT"
+)
 # Tables, and the changes of type of their columns.
 CASES = {
     "key with identity": (EVERYTHING, "ALTER TABLE app.t ALTER a TYPE bigint"),
@@ -93,6 +102,11 @@ CASES = {
         EVERYTHING, "ALTER TABLE app.t ALTER a TYPE bigint; ALTER TABLE app.child ALTER of TYPE bigint",
     ),
     "serial": (SERIAL, "ALTER TABLE app.t ALTER a TYPE bigint; ALTER TABLE app.child ALTER a TYPE bigint"),
+    "columns and defaults": (SEVERAL, SEVERAL_TYPES),
+    "no key": (
+        "CREATE TABLE app.t (a integer, n integer); INSERT INTO app.t SELECT i, i FROM generate_series(1, 60) AS i",
+        "ALTER TABLE app.t ALTER a TYPE bigint",
+    ),
     "of the table itself": (
         SELF,
         "; ".join(f"ALTER TABLE app.t ALTER {column} TYPE bigint" for column in "ank"),
@@ -141,7 +155,7 @@ def planned(conn: Conn, statements: str) -> list[Expansion]:
 
 
 def undone(conn: Conn, expansions: list[Expansion]) -> None:
-    """Take changes back by their own ways."""
+    """Take changes back by their own ways, each step in a transaction of its own."""
     for expansion in reversed(expansions):
         for step in expansion.back:
             if step.policy is Policy.ALONE:
@@ -209,7 +223,7 @@ WRITES = (
     "INSERT INTO {table} (id, a) VALUES ({id}, {value}) ON CONFLICT (id) DO UPDATE SET a = EXCLUDED.a",
     "DELETE FROM {table} WHERE id = {id}",
     "UPDATE {table} SET a = NULL WHERE id = {id}",
-    "UPDATE {table} SET a = {value}, n = n + 1 WHERE id BETWEEN {id} AND {id} + 5",
+    "UPDATE {table} SET a = {value}, n = n + 1 WHERE id BETWEEN {id} AND {id} + 9 AND id % 3 = {id} % 3",
     "UPDATE {table} AS t SET id = {new} WHERE id = {id}",
     "MERGE INTO {table} AS t USING (SELECT {id} AS id) AS s ON t.id = s.id WHEN MATCHED THEN UPDATE SET a = {value}",
     (
@@ -217,8 +231,9 @@ WRITES = (
         " VALUES ({new}, {value})"
     ),
     (
-        "INSERT INTO {table} (id, n) SELECT i, 0 FROM generate_series({first}, {first} + 500) AS i"
-        " ON CONFLICT DO NOTHING; UPDATE {table} SET a = {value} WHERE id BETWEEN {first} AND {first} + 500"
+        "INSERT INTO {table} (id, n) SELECT i, 0 FROM generate_series({first}, {first} + 1500, 3) AS i"
+        " ON CONFLICT DO NOTHING;"
+        " UPDATE {table} SET a = {value} WHERE id BETWEEN {first} AND {first} + 1500 AND id % 3 = {first} % 3"
     ),
 )
 
@@ -243,7 +258,12 @@ class Writers:
 
     def _write(self, conn: Conn, luck: random.Random, done: int, seed: int) -> None:
         value = self.value.format(luck.randrange(1000))  # of no type, as clients send it
-        texts = {"id": luck.randrange(400), "new": 1_000 + done * 8 + seed, "first": luck.randrange(10**6, 10**9)}
+        own = seed % 3  # each has rows of its own: between two statements nobody else changes one of them
+        numbers = {
+            "id": luck.randrange(130) * 3 + own,
+            "new": 900 + done * 3 + own,
+            "first": luck.randrange(10**6, 10**8) * 3 + own,
+        }
         kinds = WRITES[: -1 if done % 10 < 9 else None]
         if done % 60 == 59:
             # Without it, TRUNCATE has a snapshot for which CREATE INDEX CONCURRENTLY waits, which TRUNCATE waits for.
@@ -251,7 +271,7 @@ class Writers:
             conn.execute("TRUNCATE app.t, twin")
         statement = luck.choice(kinds)
         for table in ("app.t", "twin"):
-            conn.execute(statement.format(table=table, value=value, **texts))
+            conn.execute(statement.format(table=table, value=value, **numbers))
 
 
 @contextmanager
@@ -324,7 +344,6 @@ NOT_CARRIED = {
     "a foreign key of partitions": "ALTER TABLE app.t ADD UNIQUE (n);"
     " CREATE TABLE app.p (n integer REFERENCES app.t (n)) PARTITION BY LIST (n)",
     "a trigger behind ours": 'CREATE TRIGGER "~~" BEFORE UPDATE ON app.t FOR EACH ROW EXECUTE FUNCTION app.touch()',
-    "no key": "ALTER TABLE app.t DROP CONSTRAINT t_pkey",
     "a domain without NULL": "CREATE DOMAIN app.sure AS integer NOT NULL; ALTER TABLE app.t ALTER n TYPE app.sure",
 }
 

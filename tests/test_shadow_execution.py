@@ -49,7 +49,7 @@ def test_a_release_and_its_rollback(project: Project) -> None:
     query = "SELECT pg_typeof(amount)::text, amount FROM orders WHERE code IN ('1', 'new') ORDER BY id"
     assert rows(target, query) == [("integer", 9), ("integer", 7)]
     assert rows(target, OURS) == []
-    left = "SELECT proname FROM pg_proc WHERE pronamespace = 'pgrunbook'::regnamespace"
+    left = "SELECT proname FROM pg_proc WHERE proname LIKE '%\\_sync\\_%' AND pronamespace = 'pgrunbook'::regnamespace"
     assert rows(target, left) == []
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from psycopg import sql
 
-from pgrunbook.database import foreign_code, health, locks, queries, step_log
+from pgrunbook.database import foreign_code, health, locks, queries, shadows, step_log
 from pgrunbook.database.connection import Connection
 from pgrunbook.display.units import human
 
@@ -122,8 +122,12 @@ def _remedy(row: Mapping[str, Any]) -> str:
 
 
 def _helpers(conn: Connection) -> Iterator[Remnant]:
-    """Yield what a safe form of ours has left: a run takes its helpers away, unless it was cut off."""
-    rows = queries.rows(conn, "leftovers", "helpers")
+    """Yield what a safe form of ours has left: a run takes its helpers away, unless it was cut off.
+
+    What lives beside a column until contract is no leftover.
+    """
+    wanted = {one.name for one in shadows.objects(conn, shadows.read(conn))}
+    rows = [row for row in queries.rows(conn, "leftovers", "helpers") if row["full_name"] not in wanted]
     if not rows:
         return
     run = locks.run_in_progress(conn, able=True)

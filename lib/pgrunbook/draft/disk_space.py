@@ -25,13 +25,14 @@ class Need:
 def needs(conn: Connection, changes: Sequence[Change]) -> list[Need]:
     """Return the steps that build something, with the space that each needs, largest first; [] for none.
 
-    An index counts as large as its table, and WAL and archive hold it once more.
+    An index counts as large as its table, and WAL and archive hold it once more. Batches that may write each row count
+    as if no row found room on its page.
     """
     found = []
     for change in changes:
         gates = {s.number: s.gate.id for s in change.statements if s.gate is not None}
         for step in change.steps:
-            rewrites = gates.get(step.statement) in REWRITING_GATES
+            rewrites = gates.get(step.statement) in REWRITING_GATES or _fills(step)
             if rewrites or step.kind.startswith(INDEX_BUILDS):
                 found.append(Need(change.migration, step, 2 * _size(conn, step, with_indexes=rewrites)))
     return sorted((need for need in found if need.bytes), key=lambda need: -need.bytes)
@@ -48,6 +49,10 @@ def refuse_without(found: Sequence[Need], free_bytes: int) -> None:
         f"free are {free_bytes / 1024 / 1024:,.0f} MB.",
         hint="Free space on the server's disk, then prepare again.",
     )
+
+
+def _fills(step: Step) -> bool:
+    return step.batches is not None and step.kind == "UPDATE"
 
 
 def _size(conn: Connection, step: Step, *, with_indexes: bool) -> int:

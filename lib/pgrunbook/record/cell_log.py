@@ -10,6 +10,7 @@ import base64
 import fcntl
 import json
 import os
+import secrets
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,7 +41,7 @@ class CellLog:
     def __init__(self, path: Path, **facts: object) -> None:
         self.path = path
         self.broken: RecordFailed | None = None
-        self.kernel = f"{os.getpid()}-{stamp()}"
+        self.kernel = f"{os.getpid()}-{stamp()}-{secrets.token_hex(2)}"
         self._lock = threading.RLock()
         self._number, self._torn = 0, False
         self._left_bytes: dict[int, int] = {}

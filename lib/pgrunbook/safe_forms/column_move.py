@@ -33,7 +33,7 @@ class ColumnMove:
     """``comes`` takes the place of the column of ``on``, which is named ``leaves_as`` afterwards.
 
     ``pair`` are the two as ``sync`` knows them before. ``version`` is that of the server, ``key`` names
-    rows. ``is_new_type`` says that it
+    rows, ``default`` is that of the column that comes. ``is_new_type`` says that it
     stands for a change of type, which resets the targets of statistics objects.
     """
 
@@ -45,6 +45,7 @@ class ColumnMove:
     pair: ColumnPair
     version: int
     key: tuple[str, ...] = ()
+    default: str | None = None
     is_new_type: bool = False
 
     def steps(self, *, ends: Iterable[str], says: str) -> list[SafeStep]:
@@ -180,7 +181,7 @@ class ColumnMove:
             is_key = index.constraint_kind is not None
             drop = self._alter(f"DROP CONSTRAINT {name(index.name)}") if is_key else None
             dropped.append(drop or f"DROP INDEX {name(index.schema, index.name)}")
-        if column.default is not None:
+        if column.identity is None:  # it may have had none, or another one
             dropped.append(self._alter(f"ALTER COLUMN {quoted} DROP DEFAULT"))
         if column.not_null and column.identity is None:
             dropped.append(self._alter(f"ALTER COLUMN {quoted} DROP NOT NULL"))
@@ -196,8 +197,8 @@ class ColumnMove:
         elif column.not_null:
             found.append(self._alter(f"ALTER COLUMN {quoted} SET NOT NULL"))
             found.append(self._alter(f"DROP CONSTRAINT {name(self._proves_not_null)}"))
-        if column.default is not None:
-            found.append(self._alter(f"ALTER COLUMN {quoted} SET DEFAULT {column.default}"))
+        if self.default is not None:
+            found.append(self._alter(f"ALTER COLUMN {quoted} SET DEFAULT {self.default}"))
         for sequence in self.on.sequences:
             found += self._sequence(sequence)
         for index in self.on.indexes:

@@ -11,7 +11,8 @@ What reads the columns of the table by their order (SELECT *, INSERT without nam
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg
@@ -20,7 +21,7 @@ from pglast import ast, enums
 from pgrunbook.database import column_dependents
 from pgrunbook.database.column_dependents import ColumnDependents
 from pgrunbook.database.column_sync import ColumnPair, ColumnSync, Leads, sync_name
-from pgrunbook.database.relations import Column, Relation, UniqueKey
+from pgrunbook.database.relations import Column, Relation
 from pgrunbook.database.row_tracker import LAST
 from pgrunbook.database.shadows import Shadow
 from pgrunbook.plan.declared import Declared
@@ -38,7 +39,10 @@ _LONGEST = 63
 
 @dataclass(frozen=True)
 class TypeChangeParts:
-    """An ALTER COLUMN TYPE taken apart: the column, its new type in full, and the conversions."""
+    """An ALTER COLUMN TYPE taken apart: the column, its new type in full, the conversions, and the default behind it.
+
+    ``parked`` is the name of the old column after the cut-over.
+    """
 
     table: Relation
     column: Column
@@ -46,45 +50,79 @@ class TypeChangeParts:
     pair: ColumnPair
     sync: ColumnSync
     parked: str
+    default: str | None
 
 
 def change(case: Case) -> Expansion | None:
-    """ALTER COLUMN ... TYPE -> a column beside it, batches, and a short cut-over."""
+    """ALTER COLUMN ... TYPE -> a column beside it, batches, and a short cut-over; one column after the other.
+
+    The defaults of these columns may be dropped and set beside it.
+    """
     found = parts(case)
-    if found is None or isinstance(found, str) or not type_cost.of(case, found.table).rewrites:
+    if not isinstance(found, tuple) or not type_cost.of(case, found[0].table).rewrites:
         return None
-    return _expansion(case, found)
+    made = [_Form.of(case, one) for one in found]
+    names = ", ".join(one.column.name for one in found)
+    return Expansion(
+        case.statement,
+        FORM,
+        f"The new type of {names} rewrites the table. A column of the new type is added, kept equal by a trigger,"
+        " filled in batches, and takes its place; the old one follows it until contract drops it.",
+        tuple(step for one in made for step in one.steps()),
+        cleanup=tuple(query for one in made for query in one.cleanup()),
+        differs=tuple(dict.fromkeys(each for one in made for each in one.differs())),
+        back=tuple(step for one in reversed(made) for step in one.way_back()),
+        back_cleanup=tuple(query for one in made for query in one.back.cleanup()),
+    )
 
 
-def shadow(case: Case) -> Shadow | None:
-    """Return the column that a change of type in this form leaves beside the new one, None for any other statement."""
+def shadows_of(case: Case) -> list[Shadow]:
+    """Return the columns that a change of type in this form leaves beside new ones, [] for any other statement."""
     found = parts(case)
-    return None if found is None or isinstance(found, str) else _registered(case, found)
+    return [_registered(case, one) for one in found] if isinstance(found, tuple) else []
 
 
-def parts(case: Case) -> TypeChangeParts | str | None:
-    """Return a change of type in parts, why it has no such form, or None for any other statement."""
+def parts(case: Case) -> tuple[TypeChangeParts, ...] | str | None:
+    """Return changes of type in parts, why they have no such form, or None for any other statement."""
     node = case.node
     if not isinstance(node, ast.AlterTableStmt) or node.objtype != enums.ObjectType.OBJECT_TABLE:
         return None
     table = case.facts.relation(node.relation)
-    if table is None or table.is_temporary or not any(cmd.subtype == A.AT_AlterColumnType for cmd in node.cmds):
+    changes = [cmd for cmd in node.cmds if cmd.subtype == A.AT_AlterColumnType]
+    if table is None or table.is_temporary or not changes:
         return None
-    if len(node.cmds) > 1:
+    names = [cmd.name for cmd in changes]
+    defaults = [cmd for cmd in node.cmds if cmd.subtype == A.AT_ColumnDefault and cmd.name in names]
+    if len(changes) + len(defaults) < len(node.cmds) or len(set(names)) < len(names):
         return "the statement does more than that"
-    (cmd,) = node.cmds
+    found = []
+    for cmd in changes:
+        one = _part(case, table, cmd, [each for each in defaults if each.name == cmd.name])
+        if not isinstance(one, TypeChangeParts):
+            return one
+        found.append(one)
+    return tuple(found)
+
+
+def _part(case: Case, table: Relation, cmd: Any, defaults: Sequence[Any]) -> TypeChangeParts | str | None:
     column = case.facts.columns(table).get(cmd.name)
     if column is None:
         return None
     because = column_dependents.refused(case.facts.conn, table, column.name, last=LAST)
     if because:
         return "; ".join(because)
-    if case.facts.loop_key(table) is None:
-        return "the table has no key by which to cut batches"
-    return _taken_apart(case, table, column, cmd)
+    if len(case.node.cmds) > 1 and not _rewrites(case, table, cmd):
+        return f"the new type of {cmd.name} is one of the catalog alone: it belongs in a statement of its own"
+    return _taken_apart(case, table, column, cmd, defaults)
 
 
-def _taken_apart(case: Case, table: Relation, column: Column, cmd: Any) -> TypeChangeParts | str | None:
+def _rewrites(case: Case, table: Relation, cmd: Any) -> bool:
+    return type_cost.of(replace(case, node=changed(case.node, cmds=(cmd,))), table).rewrites
+
+
+def _taken_apart(
+    case: Case, table: Relation, column: Column, cmd: Any, defaults: Sequence[Any]
+) -> TypeChangeParts | str | None:
     definition = cmd.def_
     made = _type(case, definition)
     if made is None:
@@ -109,7 +147,9 @@ def _taken_apart(case: Case, table: Relation, column: Column, cmd: Any) -> TypeC
         return "the column of an earlier change waits for contract"
     pair = ColumnPair(column.name, comes, column.type, type_, forward, backward, steady)
     sync = ColumnSync(sync_name(table.identifier, column.name, comes), table.identifier)
-    return TypeChangeParts(table, column, definition, pair, sync, parked)
+    given = [expression(each.def_) for each in defaults if each.def_ is not None]
+    default = given[-1] if given else None if defaults else column.default
+    return TypeChangeParts(table, column, definition, pair, sync, parked, default)
 
 
 def shadow_names(table: Relation, column: str) -> tuple[str, str]:
@@ -153,41 +193,86 @@ def _is_accepted(case: Case, value: str) -> bool:
     return True
 
 
-def _expansion(case: Case, found: TypeChangeParts) -> Expansion:
-    table, column, pair, sync = found.table, found.column, found.pair, found.sync
-    on = column_dependents.read(case.facts.conn, table, column)
-    key, version = _key(case, table), case.facts.version
-    there = ColumnMove(table, on, pair.new, found.parked, sync, pair, version, key.columns, is_new_type=True)
-    after = pair.renamed(found.parked, column.name)
-    back = ColumnMove(table, on, found.parked, pair.new, sync, after, version, key.columns)
-    ends = [sync.turn(after, Leads.NEW), _registered(case, found).entry()]
-    says = f"{pair.new} becomes {column.name} with all that hangs on it; {column.name} goes on as {found.parked}."
-    return Expansion(
-        case.statement,
-        FORM,
-        f"The new type rewrites the table. {pair.new} is added beside {column.name}, kept equal by a trigger, filled in"
-        f" batches, and takes its place. {found.parked} follows {column.name} until contract drops it.",
-        (*_beside(case, found), *there.steps(ends=ends, says=says)),
-        cleanup=(sync.cleanup(), *there.cleanup(), probes.drop_column(table, pair.new)),
-        differs=_differs(found, on),
-        back=_way_back(case, found, back),
-        back_cleanup=tuple(back.cleanup()),
-    )
+@dataclass(frozen=True)
+class _Form:
+    """The form of one column's change of type: there, and back."""
+
+    case: Case
+    found: TypeChangeParts
+    on: ColumnDependents
+    there: ColumnMove
+    back: ColumnMove
+
+    @classmethod
+    def of(cls, case: Case, found: TypeChangeParts) -> _Form:
+        """Read what hangs on the column."""
+        table, pair, sync, version = found.table, found.pair, found.sync, case.facts.version
+        on, loop_key = column_dependents.read(case.facts.conn, table, found.column), case.facts.loop_key(table)
+        key = loop_key.columns if loop_key is not None else ()
+        after, default = pair.renamed(found.parked, found.column.name), found.column.default
+        there = ColumnMove(
+            table, on, pair.new, found.parked, sync, pair, version, key, found.default, is_new_type=True
+        )  # fmt: skip
+        back = ColumnMove(table, on, found.parked, pair.new, sync, after, version, key, default)
+        return cls(case, found, on, there, back)
+
+    def steps(self) -> list[SafeStep]:
+        """Return the steps of the change."""
+        found, pair = self.found, self.found.pair
+        ends = [found.sync.turn(self.back.pair, Leads.NEW), _registered(self.case, found).entry()]
+        old = found.column.name
+        says = f"{pair.new} becomes {old} with all that hangs on it; {old} goes on as {found.parked}."
+        return [*_beside(self.case, found, self.there.key), *self.there.steps(ends=ends, says=says)]
+
+    def cleanup(self) -> list[str]:
+        """Return the queries for what drops all that was made before the cut-over."""
+        drop = probes.drop_column(self.found.table, self.found.pair.new)
+        return [self.found.sync.cleanup(), *self.there.cleanup(), drop]
+
+    def way_back(self) -> list[SafeStep]:
+        """Return the steps of the way back."""
+        found, move = self.found, self.back
+        drop = alter_table(found.table.identifier, f"DROP COLUMN {name(found.pair.new)}")
+        ends = [found.sync.removal(), drop, _registered(self.case, found).removal()]
+        says = (
+            f"{found.parked} becomes {found.column.name} again, with all that hangs on it; the new column is dropped."
+        )
+        tried = SafeStep(
+            found.sync.proof(move.pair, move.key),
+            f"Try whether each row has a value that can be {found.column.type} again; reads and writes go on.",
+            quick=False,
+        )
+        return [tried, *move.steps(ends=ends, says=says)]
+
+    def differs(self) -> list[Declared]:
+        """Return what differs from the plain change: until contract, and the order of columns, which stays so."""
+        table, column, parked = self.found.table, self.found.column, self.found.parked
+        label = f"{table.label}.{quoted(parked)}"
+        moved = {table.label: f"column order of {table.label}: what has a new type comes last"}
+        for statistics in self.on.statistics:
+            moved[dotted_name(statistics.schema, statistics.name)] = "the columns come in their new order"
+        beside = f"{parked} follows {column.name} until contract drops it"
+        rights = dict.fromkeys(f"column {label} to {grant.grantee}" for grant in self.on.grants if not grant.sequence)
+        told = [Declared("column order", what, why) for what, why in moved.items()]
+        told += [Declared("until contract", what, beside) for what in (label, *rights)]
+        triggers, silenced = _fired(self.case, table)
+        if triggers and not silenced:
+            why = f"triggers fire for each row that is filled: {', '.join(triggers)}"
+            told.append(Declared("elsewhere", table.sql, why))
+        return told
 
 
-def _key(case: Case, table: Relation) -> UniqueKey:
-    key = case.facts.loop_key(table)
-    if key is None:
-        raise AssertionError("the form does not apply")
-    return key
+def _fired(case: Case, table: Relation) -> tuple[list[str], bool]:
+    """Return the triggers of the application on UPDATE, and whether the loop may silence them."""
+    triggers = [row["name"] for row in case.facts.rows("triggers", oid=table.oid) if row["on_update"]]
+    return triggers, bool(triggers) and case.facts.rows("may_silence_triggers")[0]["may"]
 
 
-def _beside(case: Case, found: TypeChangeParts) -> list[SafeStep]:
+def _beside(case: Case, found: TypeChangeParts, key: tuple[str, ...]) -> list[SafeStep]:
     """Return the steps that try all rows, add the column, and fill it."""
     table, column, pair, sync = found.table, found.column, found.pair, found.sync
-    key = _key(case, table)
     tried = SafeStep(
-        sync.trial(pair, key.columns, not_null=column.not_null),
+        sync.trial(pair, key, not_null=column.not_null),
         f"Try whether each value of {column.name} can be converted; reads and writes go on.",
         quick=False,
     )
@@ -203,11 +288,10 @@ def _beside(case: Case, found: TypeChangeParts) -> list[SafeStep]:
         ";\n".join([*(alter_table(table.identifier, each) for each in clauses), sync.installation(pair, Leads.OLD)]),
         f"Add {pair.new}, and a trigger that keeps it equal to {column.name}; no row is read.",
     )
-    triggers = [row["name"] for row in case.facts.rows("triggers", oid=table.oid) if row["on_update"]]
-    silenced = bool(triggers) and case.facts.rows("may_silence_triggers")[0]["may"]
+    _, silenced = _fired(case, table)
     batches = Batches(
-        schema=table.schema, table=table.name, alias="t", statement=sync.filled(pair, RANGE), key=key.columns,
-        key_types=key.types, rows=case.batch_rows, fires_triggers=not silenced,
+        schema=table.schema, table=table.name, alias="t", statement=sync.filled(pair, RANGE), key=(), key_types=(),
+        rows=case.batch_rows, fires_triggers=not silenced, by_pages=True,
     )  # fmt: skip
     filled = SafeStep(
         sync.filled(pair, ""),
@@ -221,30 +305,3 @@ def _beside(case: Case, found: TypeChangeParts) -> list[SafeStep]:
 def _registered(case: Case, found: TypeChangeParts) -> Shadow:
     table, migration = found.table, case.statement.place.migration
     return Shadow(table.schema, table.name, found.column.name, found.parked, "type change", migration, found.sync.name)
-
-
-def _way_back(case: Case, found: TypeChangeParts, move: ColumnMove) -> tuple[SafeStep, ...]:
-    drop = alter_table(found.table.identifier, f"DROP COLUMN {name(found.pair.new)}")
-    ends = [found.sync.removal(), drop, _registered(case, found).removal()]
-    says = f"{found.parked} becomes {found.column.name} again, with all that hangs on it; the new column is dropped."
-    tried = SafeStep(
-        found.sync.proof(move.pair, move.key),
-        f"Try whether each row has a value that can be {found.column.type} again; reads and writes go on.",
-        quick=False,
-    )
-    return (tried, *move.steps(ends=ends, says=says))
-
-
-def _differs(found: TypeChangeParts, on: ColumnDependents) -> tuple[Declared, ...]:
-    """Return what differs from the plain change until contract, and the order of columns, which stays so."""
-    table, column = found.table, found.column
-    label = f"{table.label}.{quoted(found.parked)}"
-    moved = {table.label: f'column order of {table.label}: "{column.name}" is the last one'}
-    for statistics in on.statistics:
-        moved[dotted_name(statistics.schema, statistics.name)] = "the columns come in their new order"
-    beside = f"{found.parked} follows {column.name} until contract drops it"
-    rights = dict.fromkeys(f"column {label} to {grant.grantee}" for grant in on.grants if not grant.sequence)
-    return (
-        *(Declared("column order", what, why) for what, why in moved.items()),
-        *(Declared("until contract", what, beside) for what in (label, *rights)),
-    )

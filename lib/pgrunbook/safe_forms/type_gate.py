@@ -30,7 +30,7 @@ def find(case: Case, table: Relation) -> Gate | None:
     cost = type_cost.of(case, table)
     if cost.rewrites:
         form = shadow_column.parts(case)
-        if form is not None and not isinstance(form, str):
+        if isinstance(form, tuple):
             return None
         because = f" ({form})" if form else ""
         return _gate(

@@ -338,21 +338,11 @@ class Backfill(Parameters):
     patience_s: int = Field(default=1_800, ge=0, le=604_800)
 
 
-OF: dict[str, type[Parameters]] = {
-    "prepare": Prepare,
-    "migrate": Migrate,
-    "validate": Validate,
-    "rollback": Rollback,
-    "restore": Restore,
-    "drill": Drill,
-    "purge": Purge,
-    "contract": Contract,
-    "rollout": Rollout,
-    "swap": Swap,
-    "monitor": Monitor,
-    "troubleshoot": Troubleshoot,
-    "backfill": Backfill,
-}
+_MODELS = (
+    Prepare, Migrate, Validate, Rollback, Restore, Drill, Purge, Contract, Rollout, Swap, Monitor, Troubleshoot,
+    Backfill,
+)  # fmt: skip
+OF: dict[str, type[Parameters]] = {model.__name__.lower(): model for model in _MODELS}
 
 
 def checked(

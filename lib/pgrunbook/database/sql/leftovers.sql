@@ -156,39 +156,53 @@ FROM found AS f
 ORDER BY 1, 2, 3, 4
 
 -- name: helpers
--- a row is: a helper object of a safe form of ours, by its name
-SELECT 'constraint' AS kind,
-       pg_catalog.format('%I', k.conname) AS name,
-       k.conrelid::regclass::text AS table_name,
-       pg_catalog.format('ALTER TABLE %s DROP CONSTRAINT %I', k.conrelid::regclass, k.conname) AS statement
-FROM pg_catalog.pg_constraint AS k
-WHERE k.conname ~ '^pgrunbook_[0-9a-f]{12}$' AND k.conrelid <> 0 AND k.coninhcount = 0
-UNION ALL
-SELECT 'index',
-       c.oid::regclass::text,
-       i.indrelid::regclass::text,
-       pg_catalog.format('DROP INDEX CONCURRENTLY %s', c.oid::regclass)
-FROM pg_catalog.pg_index AS i
-JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
-WHERE c.relname ~ '^pgrunbook_[0-9a-f]{12}$' AND i.indisvalid AND c.relkind = 'i'
-  AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint AS k WHERE k.conindid = c.oid)
-  AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits AS h WHERE h.inhrelid = c.oid)
-UNION ALL
-SELECT 'trigger',
-       pg_catalog.format('%I', t.tgname),
-       t.tgrelid::regclass::text,
-       pg_catalog.format('DROP TRIGGER %I ON %s', t.tgname, t.tgrelid::regclass)
-FROM pg_catalog.pg_trigger AS t
-WHERE NOT t.tgisinternal AND t.tgparentid = 0 AND t.tgname ~ '^pgrunbook_[0-9a-f]{12}$'
-UNION ALL
-SELECT 'column',
-       pg_catalog.format('%I', a.attname),
-       a.attrelid::regclass::text,
-       ''
-FROM pg_catalog.pg_attribute AS a
-JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p')
+-- a row is: a helper object of a safe form of ours, by its name; ``full_name`` is that of a snapshot of the schema
+WITH found AS (
+    SELECT 'constraint' AS kind,
+           pg_catalog.format('%I', k.conname) AS name,
+           k.conname AS bare_name,
+           k.conrelid AS table_oid,
+           pg_catalog.format('ALTER TABLE %s DROP CONSTRAINT %I', k.conrelid::regclass, k.conname) AS statement
+    FROM pg_catalog.pg_constraint AS k
+    WHERE k.conname ~ '^pgrunbook_[0-9a-f]{12}$' AND k.conrelid <> 0 AND k.coninhcount = 0
+    UNION ALL
+    SELECT 'index',
+           c.oid::regclass::text,
+           c.relname,
+           i.indrelid,
+           pg_catalog.format('DROP INDEX CONCURRENTLY %s', c.oid::regclass)
+    FROM pg_catalog.pg_index AS i
+    JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
+    WHERE c.relname ~ '^pgrunbook_[0-9a-f]{12}$' AND i.indisvalid AND c.relkind = 'i'
+      AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint AS k WHERE k.conindid = c.oid)
+      AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits AS h WHERE h.inhrelid = c.oid)
+    UNION ALL
+    SELECT 'trigger',
+           pg_catalog.format('%I', t.tgname),
+           t.tgname,
+           t.tgrelid,
+           pg_catalog.format('DROP TRIGGER %I ON %s', t.tgname, t.tgrelid::regclass)
+    FROM pg_catalog.pg_trigger AS t
+    WHERE NOT t.tgisinternal AND t.tgparentid = 0 AND t.tgname ~ '^pgrunbook_[0-9a-f]{12}$'
+    UNION ALL
+    SELECT 'column',
+           pg_catalog.format('%I', a.attname),
+           a.attname,
+           a.attrelid,
+           ''
+    FROM pg_catalog.pg_attribute AS a
+    JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p')
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE a.attname ~ '^pgrunbook_[0-9a-f]{12}$' AND NOT a.attisdropped AND n.nspname <> 'pgrunbook'
+)
+SELECT f.kind,
+       f.name,
+       f.table_oid::regclass::text AS table_name,
+       f.statement,
+       pg_catalog.format('%I.%I.%I', n.nspname, c.relname, f.bare_name) AS full_name
+FROM found AS f
+JOIN pg_catalog.pg_class AS c ON c.oid = f.table_oid
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-WHERE a.attname ~ '^pgrunbook_[0-9a-f]{12}$' AND NOT a.attisdropped AND n.nspname <> 'pgrunbook'
 ORDER BY 1, 3, 2
 
 -- name: validations
