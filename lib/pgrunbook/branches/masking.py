@@ -30,7 +30,7 @@ from pgrunbook.branches import branch_server
 from pgrunbook.branches.branch_target import OF_EVERY_CLUSTER, POSTGRES, BranchTarget
 from pgrunbook.branches.server import Server
 from pgrunbook.config.targets import OF_BRANCH, Constant, MaskRule, Target
-from pgrunbook.database import connection
+from pgrunbook.database import connection, shadows
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.queries import load
 from pgrunbook.database.sqlstate import said
@@ -182,12 +182,13 @@ def _nothing_fires(server: Server, database: str) -> Iterator[None]:
 
 def _write(conn: Connection, target: Target, columns: Mapping[str, _Column]) -> None:
     salt, sizes = secrets.token_hex(16), _linked(conn, target, columns)
-    by_table: dict[tuple[str, str], list[sql.Composed]] = {}
+    by_table: dict[tuple[str, str], list[sql.Composed]] = {column.table: [] for column in columns.values()}
     for name, column in columns.items():
         value = _value(column, target.masking[name], salt, sizes[column])
-        by_table.setdefault(column.table, []).append(
-            sql.SQL("{} = {}").format(sql.Identifier(column.column_name), value)
-        )
+        by_table[column.table].append(sql.SQL("{} = {}").format(sql.Identifier(column.column_name), value))
+        also = {one.column_name for one in columns.values() if one.table == column.table}
+        pairs = shadows.read(conn, is_branch=True)
+        by_table[column.table] += shadows.masked_with(pairs, column.table, column.column_name, value, also)
     families = {table: _family(conn, table) for table in by_table}
     with conn.as_target():
         for table, values in by_table.items():
