@@ -148,14 +148,14 @@ def of_live(swap: TableSwap) -> ChangeLog:
     return ChangeLog(swap.changes, swap.table, swap.plan.key, swap.live_side)
 
 
-def drain(conn: Connection, swap: TableSwap) -> int:
-    """Bring the other table up to date; return how many notes there were.
+def drain(conn: Connection, swap: TableSwap, *, notes: int | None = None) -> int:
+    """Bring the other table up to date; return how many ``notes`` there were, where that is not known before.
 
     Call it in a transaction that is REPEATABLE READ, or that holds a lock on the live table which no writer shares.
     Locks: RowExclusiveLock on the other table; AccessExclusiveLock where the live table was emptied.
     """
     log = of_live(swap)
-    notes = log.size(conn)
+    notes = log.size(conn) if notes is None else notes
     if not notes:
         return 0
     source, target = whole(conn, swap.table), swap.other.identifier()
