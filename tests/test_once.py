@@ -27,6 +27,9 @@ ASKS = {
     "restore-to-branch": "what this run has restored to the point before is shown",
     "fence": "it has to be up now, whatever was before",
     "statistics-at-hand": "what has statistics by now is left alone",
+    "add-the-flag": "a rollout that has begun has its flag",
+    "roll-out": "it goes on where the rollout is now, and takes one stage back at most",
+    "remove-the-flag": "what is removed is not there",
 }
 
 
