@@ -115,10 +115,12 @@ def test_the_new_column_follows_the_old_one(server: Server, kind: str) -> None:
             other.execute(f"INSERT INTO t (id) VALUES ({number + 20}) ON CONFLICT (id) DO NOTHING")
             other.execute(f"INSERT INTO t (id) VALUES ({number + 20}) ON CONFLICT (id) DO UPDATE SET old = {value}")
             other.execute("SET session_replication_role = origin")
-            other.execute(
+            merged = (
                 f"MERGE INTO t USING (SELECT 1) AS s ON id = {number + 30}"
                 f" WHEN NOT MATCHED THEN INSERT (id, old) VALUES ({number + 30}, {value})"
             )
+            plain = f"INSERT INTO t (id, old) VALUES ({number + 30}, {value})"
+            other.execute(merged if server.version >= 15 else plain)
         wanted = (
             "CREATE TABLE wanted AS SELECT id, old, new FROM t LIMIT 0; INSERT INTO wanted SELECT id, old, {} FROM t"
         )

@@ -269,7 +269,7 @@ class Writers:
             # Without it, TRUNCATE has a snapshot for which CREATE INDEX CONCURRENTLY waits, which TRUNCATE waits for.
             conn.execute("LOCK TABLE app.t IN ACCESS EXCLUSIVE MODE")
             conn.execute("TRUNCATE app.t, twin")
-        statement = luck.choice(kinds)
+        statement = luck.choice([one for one in kinds if self.server.version >= 15 or not one.startswith("MERGE")])
         for table in ("app.t", "twin"):
             conn.execute(statement.format(table=table, value=value, **numbers))
 
@@ -351,6 +351,8 @@ NOT_CARRIED = {
 @pytest.mark.parametrize("what", sample([*NOT_CARRIED], 6))
 def test_what_is_not_carried_over_is_a_gate(server: Server, what: str) -> None:
     """The statement is not split, and says why; nothing that hangs on a column is passed over."""
+    if server.version < 15 and what in ("a publication's columns", "a publication's rows", "a publication of a schema"):
+        pytest.skip("it is new in PostgreSQL 15")
     made = "CREATE TABLE app.t (id integer PRIMARY KEY, n integer, k integer); CREATE TABLE app.o (n integer);"
     made += "CREATE FUNCTION app.touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'"
     with stage(server, "carried", made) as both:
