@@ -186,6 +186,33 @@ def test_what_cannot_be_filled_is_refused_before_anything_changes(target: Target
     assert rows(target, "SELECT count(cents), count(*) FROM orders") == [(0, 3000)]
 
 
+@pytest.mark.parametrize(
+    ("values", "where", "restless"),
+    [
+        ({"total": "coalesce(total, 0) + 1"}, "", 3000),
+        ({"cents": "coalesce(cents, 0) + 1"}, "", 3000),
+        ({"note": "note || 'x'"}, "note LIKE 'n7x%' OR note = 'n7'", 1),
+        ({"note": "note || 'x'"}, "note = 'n7'", 0),
+        ({"note": "id::text", "cents": "length(note)"}, "", 3000),
+        ({"note": "upper(note)"}, "", 0),
+        ({"total": "round(total)"}, "", 0),
+        ({"total": "0"}, "total > 0", 0),
+        ({"cents": "coalesce(cents, 7)"}, "", 0),
+        ({"cents": "total * 100"}, "", 0),
+    ],
+)
+def test_what_would_never_be_done_is_refused(target: Target, values: dict[str, str], where: str, restless: int) -> None:
+    """An expression may read what it fills where doing it twice changes nothing; the rows are asked, not the text."""
+    with working(target) as conn:
+        made = resolve(conn, "orders", values, where=where)
+        if not restless:
+            backfill_check.refuse_restless(conn, made, statement_timeout_ms=30_000)
+            return
+        with pytest.raises(Refused, match="would differ again once filled") as caught:
+            backfill_check.refuse_restless(conn, made, statement_timeout_ms=30_000)
+    assert str(caught.value).startswith(f"{restless:,} row")
+
+
 def test_expression_is_told_to_be_immutable_or_not(target: Target) -> None:
     """By the server itself; what is not has its turn by the key, and never by pages."""
     with working(target) as conn:

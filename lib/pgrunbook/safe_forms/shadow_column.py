@@ -21,7 +21,7 @@ from pglast import ast, enums
 from pgrunbook.database import column_dependents
 from pgrunbook.database.column_dependents import ColumnDependents
 from pgrunbook.database.column_sync import ColumnPair, ColumnSync, Leads, sync_name
-from pgrunbook.database.relations import Column, Relation, UniqueKey
+from pgrunbook.database.relations import Column, Relation
 from pgrunbook.database.row_tracker import LAST
 from pgrunbook.database.shadows import Shadow
 from pgrunbook.plan.declared import Declared
@@ -95,9 +95,6 @@ def parts(case: Case) -> tuple[TypeChangeParts, ...] | str | None:
     defaults = [cmd for cmd in node.cmds if cmd.subtype == A.AT_ColumnDefault and cmd.name in names]
     if len(changes) + len(defaults) < len(node.cmds) or len(set(names)) < len(names):
         return "the statement does more than that"
-    key = case.facts.loop_key(table)
-    # A key by which loops go comes last: until then it has the type that they know.
-    changes.sort(key=lambda cmd: key is not None and cmd.name in key.columns)
     found = []
     for cmd in changes:
         one = _part(case, table, cmd, [each for each in defaults if each.name == cmd.name])
@@ -114,8 +111,6 @@ def _part(case: Case, table: Relation, cmd: Any, defaults: Sequence[Any]) -> Typ
     because = column_dependents.refused(case.facts.conn, table, column.name, last=LAST)
     if because:
         return "; ".join(because)
-    if case.facts.loop_key(table) is None:
-        return "the table has no key by which to cut batches"
     if len(case.node.cmds) > 1 and not _rewrites(case, table, cmd):
         return f"the new type of {cmd.name} is one of the catalog alone: it belongs in a statement of its own"
     return _taken_apart(case, table, column, cmd, defaults)
@@ -212,7 +207,8 @@ class _Form:
     def of(cls, case: Case, found: TypeChangeParts) -> _Form:
         """Read what hangs on the column."""
         table, pair, sync, version = found.table, found.pair, found.sync, case.facts.version
-        on, key = column_dependents.read(case.facts.conn, table, found.column), _key(case, table).columns
+        on, loop_key = column_dependents.read(case.facts.conn, table, found.column), case.facts.loop_key(table)
+        key = loop_key.columns if loop_key is not None else ()
         after, default = pair.renamed(found.parked, found.column.name), found.column.default
         there = ColumnMove(
             table, on, pair.new, found.parked, sync, pair, version, key, found.default, is_new_type=True
@@ -226,7 +222,7 @@ class _Form:
         ends = [found.sync.turn(self.back.pair, Leads.NEW), _registered(self.case, found).entry()]
         old = found.column.name
         says = f"{pair.new} becomes {old} with all that hangs on it; {old} goes on as {found.parked}."
-        return [*_beside(self.case, found), *self.there.steps(ends=ends, says=says)]
+        return [*_beside(self.case, found, self.there.key), *self.there.steps(ends=ends, says=says)]
 
     def cleanup(self) -> list[str]:
         """Return the queries for what drops all that was made before the cut-over."""
@@ -272,19 +268,11 @@ def _fired(case: Case, table: Relation) -> tuple[list[str], bool]:
     return triggers, bool(triggers) and case.facts.rows("may_silence_triggers")[0]["may"]
 
 
-def _key(case: Case, table: Relation) -> UniqueKey:
-    key = case.facts.loop_key(table)
-    if key is None:
-        raise AssertionError("the form does not apply")
-    return key
-
-
-def _beside(case: Case, found: TypeChangeParts) -> list[SafeStep]:
+def _beside(case: Case, found: TypeChangeParts, key: tuple[str, ...]) -> list[SafeStep]:
     """Return the steps that try all rows, add the column, and fill it."""
     table, column, pair, sync = found.table, found.column, found.pair, found.sync
-    key = _key(case, table)
     tried = SafeStep(
-        sync.trial(pair, key.columns, not_null=column.not_null),
+        sync.trial(pair, key, not_null=column.not_null),
         f"Try whether each value of {column.name} can be converted; reads and writes go on.",
         quick=False,
     )
@@ -302,8 +290,8 @@ def _beside(case: Case, found: TypeChangeParts) -> list[SafeStep]:
     )
     _, silenced = _fired(case, table)
     batches = Batches(
-        schema=table.schema, table=table.name, alias="t", statement=sync.filled(pair, RANGE), key=key.columns,
-        key_types=key.types, rows=case.batch_rows, fires_triggers=not silenced,
+        schema=table.schema, table=table.name, alias="t", statement=sync.filled(pair, RANGE), key=(), key_types=(),
+        rows=case.batch_rows, fires_triggers=not silenced, by_pages=True,
     )  # fmt: skip
     filled = SafeStep(
         sync.filled(pair, ""),
