@@ -183,7 +183,7 @@ def test_what_stopped_half_way_is_removed_by_rollback(project: Project) -> None:
     """A key that is not unique any more under the new type: one command takes everything of ours away."""
     target = project(folder={"0001_a.sql": "ALTER TABLE orders ALTER code TYPE integer USING code::integer / 2;"})
     do(target, TABLES + "CREATE UNIQUE INDEX ON orders (code);")
-    made, code = run("release")
+    made, code = run("migrate")
     assert code == 1
     assert "these steps are done and stay so: 1, 2, 3;" in error(made)
     assert rows(target, OURS) == [("pgrunbook_new_code",)]

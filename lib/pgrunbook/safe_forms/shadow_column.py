@@ -27,7 +27,7 @@ from pgrunbook.database.shadows import Shadow
 from pgrunbook.plan.declared import Declared
 from pgrunbook.plan.step import RANGE, Batches, Expansion, SafeStep
 from pgrunbook.safe_forms import probes, type_cost
-from pgrunbook.safe_forms.column_move import ColumnMove
+from pgrunbook.safe_forms.column_move import ColumnMove, grows
 from pgrunbook.safe_forms.form import Case
 from pgrunbook.sql.deparse import alter_table, changed, command, expression, helper, mapped, name, parsed
 from pgrunbook.sql.tree import column_names, dotted_name, quoted
@@ -255,6 +255,10 @@ class _Form:
         rights = dict.fromkeys(f"column {label} to {grant.grantee}" for grant in self.on.grants if not grant.sequence)
         told = [Declared("column order", what, why) for what, why in moved.items()]
         told += [Declared("until contract", what, beside) for what in (label, *rights)]
+        for sequence in self.on.sequences:
+            if grows(sequence, self.found.pair.new_type):
+                why = f"it grows with {column.name}: as {sequence.type} it would end before the column's values do"
+                told.append(Declared("sequence type", dotted_name(sequence.schema, sequence.name), why))
         triggers, silenced = _fired(self.case, table)
         if triggers and not silenced:
             why = f"triggers fire for each row that is filled: {', '.join(triggers)}"
