@@ -52,7 +52,10 @@ class FrontEnd:
 
     def run_text(self, text: str, cell: str | None = None) -> dict[str, Any]:
         """Run a text as a cell, or as a console's where no cell is named; wait for its reply."""
-        request = self.ask(text, cell)
+        return self.wait(self.ask(text, cell))
+
+    def wait(self, request: str) -> dict[str, Any]:
+        """Wait for the reply to a request."""
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
             try:
@@ -62,7 +65,7 @@ class FrontEnd:
                 continue
             if reply["parent_header"].get("msg_id") == request:
                 return dict(reply["content"])
-        raise AssertionError(f"{cell or text} did not end")
+        raise AssertionError("the cell did not end")
 
     def ask(self, text: str, cell: str | None = None) -> str:
         """Ask for a text to be run, and do not wait: the tab may be closed now."""

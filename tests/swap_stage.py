@@ -73,7 +73,7 @@ class SwapStage:
         return self.filled(self.begun(choice))
 
     def cut_over(self, **options: int) -> TableCutover:
-        """Cut over the swap of table orders, forth or back, and settle it."""
+        """Cut over the swap that is at work, forth or back, and settle it."""
         with connect(self.target) as conn:
             swap = self.swap(conn)
             done = cutover.cut_over(conn, self.target, swap, keep_hours=1, **options)
@@ -91,9 +91,8 @@ class SwapStage:
             swap_end.abandon(conn, self.target, self.swap(conn))
 
     def swap(self, conn: Connection) -> TableSwap:
-        """Return the swap of table orders as the database has it."""
-        found = swap_store.of_table(conn, ORDERS)
-        assert found is not None
+        """Return the swap that is at work, as the database has it."""
+        (found,) = [one for one in swap_store.swaps(conn) if not one.state.is_over]
         return found
 
 

@@ -32,7 +32,8 @@ def test_a_run_opens_and_is_sealed_with_every_file_of_its_folder(
 ) -> None:
     """The predicate says who, what, where and how it ended; the journal in the seal is the whole journal."""
     target = project(folder=FOLDER, restore_points=False)
-    assert command("run", "migrate", "--target", "demo")[0] == 0
+    assert command("run", "migrate", "--target", "demo", "--why", "because=x")[0] == 2
+    assert command("run", "migrate", "--target", "demo", "--why", "reason=orders need a note")[0] == 0
     (folder,) = runs.folders()
     opened, closed = lines(tmp_path / "outputs")
     said = closed["predicate"]
@@ -44,6 +45,7 @@ def test_a_run_opens_and_is_sealed_with_every_file_of_its_folder(
     assert {"run.json", "journal.jsonl", "01-migrate.ipynb", "plan.json"} <= set(named)
     assert said["journal"]["sha256"] == named["journal.jsonl"]
     assert said["journal"]["chained"] is True
+    assert said["why"] == {"change": "", "reason": "orders need a note", "risk": "", "requested_by": ""}
     assert said["plan"]["migrations"] == ["0001_t"]
     assert said["steps"] == [{"migration": "0001_t", "direction": "up", "ran": 1, "committed": 1, "whole": True}]
     assert said["operator"]["os_uid"] is not None

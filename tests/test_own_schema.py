@@ -28,11 +28,8 @@ from scenes import error_of
 from servers import Server
 
 Project = Callable[..., Target]
-CREATE = (
-    load("step_log")["create_schema"], load("step_log")["create"], load("undo_data")["create"],
-    load("anchors")["create"],
-    "REVOKE ALL ON FUNCTION pgrunbook.refuse_ledger_change() FROM PUBLIC",
-)  # fmt: skip
+CREATE = (load("step_log")["create_schema"], load("step_log")["create"], load("undo_data")["create"])
+ANCHORS = (load("anchors")["create"], "REVOKE ALL ON FUNCTION pgrunbook.refuse_ledger_change() FROM PUBLIC")
 ON_LEDGER = "ON pgrunbook.ledger FOR EACH STATEMENT EXECUTE FUNCTION"
 GUARD = "CREATE OR REPLACE FUNCTION pgrunbook.refuse_ledger_change() RETURNS trigger LANGUAGE"
 REFUSES = "BEGIN RAISE EXCEPTION ''rows of pgrunbook.ledger are never changed or deleted''; END"
@@ -209,7 +206,7 @@ def prepared(server: Server) -> str:
     roles = (
         "DO $$BEGIN CREATE ROLE app; CREATE ROLE team; GRANT team TO app; EXCEPTION WHEN duplicate_object THEN END$$"
     )
-    return server.database("own_schema", roles, CANARY, *CREATE)
+    return server.database("own_schema", roles, CANARY, *CREATE, *ANCHORS)
 
 
 @pytest.fixture
@@ -370,9 +367,10 @@ def test_every_entrance_refuses_a_schema_of_somebody_else(target: Target, mallor
         error = error_of(lambda: ENTRANCES[entrance](conn))
     assert str(error) == (
         f"cannot use schema pgrunbook of database {target.database}: not all of it is ours\n"
-        f"Detail: schema pgrunbook belongs to {mallory}; sequence pgrunbook.kept_id_seq belongs to {mallory};"
-        f" table pgrunbook.batch belongs to {mallory}; table pgrunbook.kept belongs to {mallory};"
-        f" table pgrunbook.restore_point belongs to {mallory}; and 4 more.\n"
+        f"Detail: schema pgrunbook belongs to {mallory};"
+        f" function pgrunbook.refuse_ledger_change() belongs to {mallory};"
+        f" sequence pgrunbook.kept_id_seq belongs to {mallory}; table pgrunbook.batch belongs to {mallory};"
+        f" table pgrunbook.kept belongs to {mallory}; and 10 more.\n"
         "State: Nothing in this schema was read or executed.\n"
         "Hint: Ask who has made it, then drop or REVOKE it. If you trust the role that owns it or has the right, run as"
         " that role, or let a superuser GRANT that role to yours."

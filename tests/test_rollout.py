@@ -6,9 +6,9 @@ import hashlib
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import yaml
@@ -23,6 +23,7 @@ from pgrunbook.record.run import Run
 from pgrunbook.session import session as heres
 from pgrunbook.session.session import Session
 
+Key = TypeVar("Key")
 Project = Callable[..., Target]
 STAGES: list[dict[str, Any]] = [
     {"name": "friends", "keys": [1, 2, 3], "rows": 3},
@@ -77,10 +78,10 @@ def flagged(target: Target) -> set[int]:
     return {int(str(row[0])) for row in rows(target, "SELECT id FROM customers WHERE beta")}
 
 
-def share(percent: float, ids: range, salt: str = "beta") -> set[int]:
-    """Return who is in a share, as an application would compute it."""
-    hashes = {i: int(hashlib.sha256(f"{salt}:{i}".encode()).hexdigest()[:8], 16) for i in ids}
-    return {i for i, value in hashes.items() if value < percent / 100 * 2**32}
+def share(percent: float, keys: Iterable[Key], salt: str = "beta") -> set[Key]:
+    """Return which keys are in a share, as an application would compute it."""
+    hashes = {key: int(hashlib.sha256(f"{salt}:{key}".encode()).hexdigest()[:8], 16) for key in keys}
+    return {key for key, value in hashes.items() if value < percent / 100 * 2**32}
 
 
 def lead(accept: str = "", **given: Any) -> Session:

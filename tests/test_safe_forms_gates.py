@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 
 import psycopg
 import pytest
 
 from budget import sample
+from pgrunbook.database.checksums import TableName
+from pgrunbook.online import swap_shape
 from pgrunbook.review.review import Severity, review
 from pgrunbook.safe_forms.expander import Expander
+from pgrunbook.session.parameters import Swap, checked
 from pgrunbook.sql import statements
 from safe_forms_stage import Stage, gate, perform, plan, plan_forms
 
@@ -468,3 +472,28 @@ def gates_after(stage: Stage, first: str) -> list[str]:
     planner = Expander(stage.conn, batch_rows=15)
     found = [planner.expand(statement) for statement in written][1:]
     return [e.gate.id if e.gate else e.form for e in found]
+
+
+SWAPPED = {
+    "VACUUM FULL t": "-p table=public.t",
+    "CLUSTER t USING t_b": "-p table=public.t -p order_by=b",
+    "ALTER TABLE t SET UNLOGGED": "-p table=public.t -p 'shape=ALTER TABLE {table} SET UNLOGGED'",
+    "ALTER TABLE t ADD EXCLUDE (a WITH =)":
+        "-p table=public.t -p 'shape=ALTER TABLE {table} ADD EXCLUDE USING btree (a WITH OPERATOR(=))'",
+    "ALTER TABLE t ADD COLUMN g integer GENERATED ALWAYS AS (a * 2) STORED":
+        "-p table=public.t -p 'shape=ALTER TABLE {table} ADD COLUMN g integer GENERATED ALWAYS AS (a * 2) STORED'",
+    'VACUUM FULL app."T x"': """-p 'table=app."T x"'""",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("migration", SWAPPED)
+def test_gate_names_the_swap_that_reaches_the_same_end(stage: Stage, migration: str) -> None:
+    """The command is ready to type but for the target's name, and swap takes its words."""
+    (expansion,) = plan(stage.conn, migration)
+    assert expansion.gate is not None
+    assert expansion.gate.procedure == "swap"
+    command = expansion.gate.how.partition("pgrunbook run swap --target TARGET ")[2].partition("; or keep")[0]
+    assert command == SWAPPED[migration]
+    given = dict(word.split("=", 1) for word in shlex.split(command) if word != "-p")
+    asked = checked("swap", Swap, {"target": "t", **given}, from_text=True)
+    swap_shape.statements(asked.shape, TableName("public", "t"), TableName("pgrunbook", "swap_new"))

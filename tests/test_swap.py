@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import random
+import re
+import shlex
+import signal
+import subprocess
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from acting import cells, completed, error, events, outputs, run
-from conftest import do, rows
+from acting import cells, completed, error, events, newest_run, outputs, pgrunbook, run
+from conftest import ROOT, connect, do, rows
 from pgrunbook.config.targets import Target
 from pgrunbook.record.run import Status
 from pgrunbook.session import session as heres
@@ -27,6 +33,11 @@ DELETE FROM items WHERE id = 500;
 DELETE FROM orders WHERE id = 500;
 INSERT INTO orders (customer, note) VALUES (7, 'later');
 """
+MANY = """
+INSERT INTO orders (customer, total, note) SELECT n % 50, n / 7.0, 'o' || n FROM generate_series(501, 100000) AS n;
+"""
+COUNTED = "SELECT count(*), sum(id), sum(total), count(DISTINCT id) FROM orders"
+MOST_KILLS = 8
 TYPE = "SELECT format_type(atttypid, NULL) FROM pg_attribute WHERE attrelid = 'orders'::regclass AND attname = 'id'"
 
 
@@ -45,8 +56,8 @@ def leave() -> Iterator[None]:
     heres._end_earlier()
 
 
-def test_table_gets_wider_keys_and_the_old_one_goes_in_its_own_step(target: Target) -> None:
-    """One run swaps, another one ends it; the old table is not dropped before its time, without force."""
+def test_table_gets_wider_keys(target: Target) -> None:
+    """One run makes the new table, cuts over and validates what came along; the journal says for how long it locked."""
     made, code = run("swap", table="orders", shape=WIDER)
     assert (code, made.status, completed(made)) == (0, Status.DONE, True)
     assert rows(target, TYPE) == [("bigint",)]
@@ -56,8 +67,14 @@ def test_table_gets_wider_keys_and_the_old_one_goes_in_its_own_step(target: Targ
     assert events(made, "swap-settled")[0]["parts"] == [
         "ALTER TABLE public.items VALIDATE CONSTRAINT items_order_id_fkey"
     ]
-    do(target, "INSERT INTO orders (customer) VALUES (3000000000)")
     assert rows(target, "SELECT convalidated FROM pg_constraint WHERE conname = 'items_order_id_fkey'") == [(True,)]
+
+
+@pytest.mark.slow
+def test_old_table_goes_in_its_own_step(target: Target) -> None:
+    """It is not dropped before its time, without force; a number beyond the old type is there then."""
+    run("swap", table="orders", shape=WIDER)
+    do(target, "INSERT INTO orders (customer) VALUES (3000000000)")
     early, code = run("swap", table="orders", do="finish")
     assert (code, early.status) == (3, Status.REFUSED)
     assert "refused to drop the old table" in error(early)
@@ -67,6 +84,7 @@ def test_table_gets_wider_keys_and_the_old_one_goes_in_its_own_step(target: Targ
     assert rows(target, "SELECT count(*) FROM orders") == [(501,)]
 
 
+@pytest.mark.slow
 def test_way_back_loses_no_write(target: Target) -> None:
     """What was written since the cut-over is there in the old table too, and the swap can be taken away then."""
     made, _ = run("swap", table="public.orders")
@@ -83,6 +101,7 @@ def test_way_back_loses_no_write(target: Target) -> None:
     assert (code, again.status) == (3, Status.REFUSED)
 
 
+@pytest.mark.slow
 def test_cut_over_waits_for_a_person(target: Target) -> None:
     """Postponed, the run ends with a ready table; changes are noted, and the next run brings them over."""
     was = rows(target, "SELECT 'orders'::regclass::oid")
@@ -97,6 +116,7 @@ def test_cut_over_waits_for_a_person(target: Target) -> None:
     assert rows(target, "SELECT customer FROM orders ORDER BY id") == [(1,), (2,)]
 
 
+@pytest.mark.slow
 def test_rows_that_the_shape_refuses_are_named(target: Target) -> None:
     """The traffic is untouched, and once the rows are mended the same run goes on."""
     shape = "ALTER TABLE {table} ADD CONSTRAINT few CHECK (total < 60)"
@@ -109,3 +129,95 @@ def test_rows_that_the_shape_refuses_are_named(target: Target) -> None:
     later, code = run("swap", table="orders")
     assert (code, later.status) == (0, Status.DONE)
     assert rows(target, "SELECT conname FROM pg_constraint WHERE conname = 'few'") == [("few",)]
+
+
+@pytest.mark.slow
+def test_run_that_is_killed_goes_on_where_the_database_shows_that_it_stopped(target: Target) -> None:
+    """At random moments, until it has ended: no row is lost or there twice, and nobody who writes meanwhile is hurt."""
+    do(target, MANY)
+    kills, chance, made = 0, random.Random(7), ""  # noqa: S311 - the same moments each time
+    before = rows(target, COUNTED)
+    arguments = ["run", "swap", "--target", "demo", "-p", "table=orders", "-p", f"shape={WIDER}"]
+    while True:
+        with pgrunbook(*arguments, start_new_session=True) as process:
+            try:
+                process.wait(chance.uniform(1.0, 6.0) if kills < MOST_KILLS else 120)
+            except subprocess.TimeoutExpired:
+                end_all(process)
+                kills += 1
+        newest = newest_run()
+        if process.returncode == 0:
+            break
+        do(target, "UPDATE orders SET note = 'killed' || id WHERE id % 997 = 0")
+        if newest is not None:
+            made = newest.run_id
+        arguments = ["run", "--resume", made] if made else arguments
+    assert kills > 0
+    assert rows(target, TYPE) == [("bigint",)]
+    assert rows(target, COUNTED) == before
+    assert rows(target, "SELECT count(*) FROM orders WHERE id % 997 = 0 AND note <> 'killed' || id") == [(0,)]
+    _, code = run("swap", table="orders", do="finish", force="true")
+    assert code == 0
+
+
+@pytest.mark.slow
+def test_cut_over_that_never_gets_its_lock_is_given_back(project: Project) -> None:
+    """Who holds the table is not ended, those behind are let through, and the next try succeeds."""
+    target = project(folder={}, name="held", lock_patience_ms=300)
+    do(target, ORDERS)
+    run("swap", "held", table="orders", cutover="postponed")
+    with connect(target) as holder:
+        holder.execute("BEGIN; SELECT FROM orders")
+        made, code = run("swap", "held", table="orders", attempts="2")
+        assert (code, made.status) == (1, Status.FAILED)
+        assert len(events(made, "cut-over-given-back")) == 2
+        assert "could not cut over table" in error(made)
+        assert "State: Table public.orders is as it was, and its changes are noted; the new table is ready" in error(
+            made
+        )
+        do(target, "INSERT INTO orders (customer) VALUES (1)")
+        holder.execute("COMMIT")
+    later, code = run("swap", "held", table="orders")
+    assert (code, later.status) == (0, Status.DONE)
+    assert rows(target, "SELECT count(*) FROM orders") == [(501,)]
+
+
+@pytest.mark.slow
+def test_table_that_was_changed_meanwhile_is_not_cut_over(target: Target) -> None:
+    """Another column, or an index that the new table lacks: what would be lost is named."""
+    run("swap", table="orders", cutover="postponed")
+    for change, told in (
+        ("ALTER TABLE orders ADD COLUMN more int", "its columns are others now"),
+        ("ALTER TABLE orders DROP COLUMN more; CREATE INDEX orders_note ON orders (note)", "orders_note was added"),
+    ):
+        do(target, change)
+        made, code = run("swap", table="orders")
+        assert (code, made.status) == (3, Status.REFUSED)
+        assert told in error(made).lower()
+    do(target, "DROP INDEX orders_note")
+    made, code = run("swap", table="orders")
+    assert (code, made.status) == (0, Status.DONE)
+
+
+def end_all(process: subprocess.Popen[str]) -> None:
+    """Kill a run with its kernels, all at once."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.slow
+def test_each_line_of_the_guide_does_what_it_says(target: Target) -> None:
+    """The chapter's lines, one after the other: postponed, over, back, over again, ended; begun again and abandoned."""
+    text = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
+    chapter = text.partition("\n## Blue-green swap\n")[2].partition("\n## ")[0]
+    lines = [line for block in re.findall(r"^```\n(.*?)^```$", chapter, re.M | re.S) for line in block.splitlines()]
+    assert len(lines) == 7
+    types = []
+    for line in lines:
+        words = shlex.split(line)
+        assert words[:5] == ["pgrunbook", "run", "swap", "--target", "demo"]
+        made, code = run("swap", **dict(word.split("=", 1) for word in words[5:] if word != "-p"))
+        assert (code, made.status) == (0, Status.DONE), line
+        types.append(rows(target, TYPE)[0][0])
+    assert types == ["integer", "bigint", "integer", "bigint", "bigint", "bigint", "bigint"]
+    assert rows(target, "SELECT state FROM pgrunbook.swap") == [("abandoned",)]

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from decimal import Decimal
 
 import pytest
 
+from pgrunbook.database.checksums import TableName
+from pgrunbook.database.connection import connect
+from pgrunbook.errors import Broken, Refused, WrongInput
+from pgrunbook.online import swap_copy
 from pgrunbook.online.swap_shape import SwapChoice
 from servers import Server
 from swap_stage import DIFFER, ORDERS, TWINS, URL, SwapStage, differences, stage_of, url_of, writers
@@ -119,6 +124,7 @@ CREATE PUBLICATION p FOR TABLE orders (id, serial, customer) WHERE (customer > 2
 """
 
 
+@pytest.mark.slow
 def test_all_that_hangs_on_a_table_comes_along_and_back(
     server: Server, database: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,6 +160,7 @@ def twins(server: Server, database: Callable[..., str], monkeypatch: pytest.Monk
     return stage_of(server, name)
 
 
+@pytest.mark.slow
 def test_twin_differs_in_no_row_whatever_writers_do(twins: SwapStage) -> None:
     """Inserts, deletes, updates to NULL, of the key, of everything, TRUNCATE, bursts: forth, on, and back; no error."""
     with writers(twins, seconds=60) as at_work:
@@ -169,3 +176,362 @@ def test_twin_differs_in_no_row_whatever_writers_do(twins: SwapStage) -> None:
     assert forth.swap.state != back.swap.state
     twins.abandon()
     assert twins.rows(LEFT) == []
+
+
+EVENTS = """
+CREATE TABLE events (id bigserial PRIMARY KEY, at timestamptz NOT NULL, kind text NOT NULL, amount int, note text);
+INSERT INTO events (at, kind, amount) SELECT '2026-01-01'::timestamptz + n * interval '1 hour', 'k' || n % 9, n FROM generate_series(1, 3000) AS n;
+CREATE INDEX events_kind ON events (kind);
+CREATE UNIQUE INDEX events_both ON events (id, at)
+"""
+BY_MONTH = """
+CREATE TABLE {table} (LIKE {old} INCLUDING DEFAULTS, PRIMARY KEY (id, at)) PARTITION BY RANGE (at);
+CREATE TABLE events_h1 PARTITION OF {table} FOR VALUES FROM ('2026-01-01') TO ('2026-04-01');
+CREATE TABLE events_rest PARTITION OF {table} DEFAULT
+"""
+EVENTS_TABLE = TableName("public", "events")
+# A choice, what shows that it is done, and the answer.
+SHAPES: dict[str, tuple[SwapChoice, str, list[tuple[object, ...]]]] = {
+    "rows in order": (
+        SwapChoice(EVENTS_TABLE, order=("kind", "at")),
+        "SELECT count(*) FROM (SELECT kind, at, lag((kind, at)) OVER (ORDER BY ctid) AS before FROM events WHERE id NOT IN (1, 2, 3, -7, 3001)) AS e WHERE (kind, at) < before",
+        [(0,)],
+    ),
+    "partitions": (
+        SwapChoice(EVENTS_TABLE, BY_MONTH),
+        "SELECT relname::text FROM pg_partition_tree('events') JOIN pg_class ON oid = relid ORDER BY 1",
+        [("events",), ("events_h1",), ("events_rest",)],
+    ),
+    "another key": (
+        SwapChoice(EVENTS_TABLE, "ALTER TABLE {table} ADD CONSTRAINT events_pkey PRIMARY KEY (kind, id)"),
+        "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = 'events'::regclass AND contype = 'p'",
+        [("PRIMARY KEY (kind, id)",)],
+    ),
+    "another type and another column": (
+        SwapChoice(
+            EVENTS_TABLE,
+            "ALTER TABLE {table} ALTER COLUMN amount TYPE numeric(12, 2), DROP COLUMN note, ADD COLUMN day date NOT NULL, ADD COLUMN more text DEFAULT 'x'",
+            values={"amount": "amount / 100.0", "day": "(at AT TIME ZONE 'UTC')::date"}, back={"amount": "amount * 100"},
+        ),
+        "SELECT amount, day::text, more FROM events WHERE id = 5",
+        [(Decimal("0.05"), "2026-01-01", "x")],
+    ),
+    "not logged": (
+        SwapChoice(EVENTS_TABLE, "ALTER TABLE {table} SET UNLOGGED"),
+        "SELECT relpersistence::text FROM pg_class WHERE oid = 'events'::regclass",
+        [("u",)],
+    ),
+    "room on the pages": (
+        SwapChoice(EVENTS_TABLE, "ALTER TABLE {table} SET (fillfactor = 50)"),
+        "SELECT reloptions FROM pg_class WHERE oid = 'events'::regclass",
+        [(["fillfactor=50"],)],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHAPES)
+def test_table_takes_any_shape_and_comes_back(
+    server: Server, database: Callable[..., str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Rows that are written meanwhile, before the cut-over and behind it, are there in both shapes; nothing is left."""
+    choice, query, answer = SHAPES[name]
+    made = database(*EVENTS.split(";\n"))
+    monkeypatch.setenv(URL, url_of(server, made))
+    stage = stage_of(server, made)
+    before = stage.schema()
+    swap = stage.begun(choice)
+    stage.do("UPDATE events SET kind = 'k0' WHERE id = 3; INSERT INTO events (at, kind) VALUES ('2026-02-02', 'new')")
+    stage.do("DELETE FROM events WHERE id = 4; UPDATE events SET id = -7, at = '2027-01-01' WHERE id = 7")
+    stage.filled(swap)
+    stage.do("UPDATE events SET note = 'n', amount = NULL WHERE id IN (1, 2)", "DELETE FROM events WHERE kind = 'k8'")
+    rows = "SELECT id, at, kind FROM events ORDER BY id"
+    here = stage.rows(rows)
+    stage.cut_over()
+    assert stage.rows(rows) == here
+    assert stage.rows(query) == answer
+    own = (", day, more", ", '2026-06-01', 'y'") if "column" in name else ("", "")
+    added = f"INSERT INTO events (at, kind, amount{own[0]}) VALUES ('2026-06-01', 'z', 7{own[1]}) RETURNING id"
+    assert stage.rows(added) == [(3002,)]
+    stage.do("UPDATE events SET kind = 'later' WHERE id = 10", "DELETE FROM events WHERE id = 11")
+    here = stage.rows(rows)
+    stage.cut_over()
+    assert stage.rows(rows) == here
+    assert stage.rows("SELECT note FROM events WHERE id IN (1, 2)") == [("n",)] * 2
+    if name == "another type and another column":
+        assert stage.rows("SELECT amount FROM events WHERE id = 3002") == [(700,)]
+        stage.cut_over()
+        assert stage.rows("SELECT more FROM events WHERE id = 3002") == [("y",)]
+        stage.cut_over()
+    stage.abandon()
+    assert differences(before, stage.schema()) == []
+
+
+HINDERED: dict[str, tuple[str, SwapChoice, str]] = {
+    "no table": ("", SwapChoice(TableName("public", "nothing")), "there is no table"),
+    "a view": ("CREATE VIEW v AS SELECT 1", SwapChoice(TableName("public", "v")), "it is no table"),
+    "no key": ("CREATE TABLE k (a int)", SwapChoice(TableName("public", "k")), "it has no key"),
+    "a key that may be NULL": ("CREATE TABLE k (a int UNIQUE)", SwapChoice(TableName("public", "k")), "it has no key"),
+    "a partial key": (
+        "CREATE TABLE k (a int NOT NULL); CREATE UNIQUE INDEX ON k (a) WHERE a > 0",
+        SwapChoice(TableName("public", "k")), "it has no key",
+    ),
+    "a deferrable key": (
+        "CREATE TABLE k (a int PRIMARY KEY DEFERRABLE)", SwapChoice(TableName("public", "k")), "it has no key",
+    ),
+    "the key goes": ("", SwapChoice(ORDERS, "ALTER TABLE {table} DROP COLUMN id"), "the new table has none of its keys"),
+    "the key is made by an expression": (
+        "", SwapChoice(ORDERS, values={"id": "id + 1"}, back={"id": "id - 1"}), "the new table has none of its keys",
+    ),
+    "a column that must have a value": (
+        "", SwapChoice(ORDERS, "ALTER TABLE {table} ADD COLUMN region text NOT NULL"), "nothing fills column region of the new",
+    ),
+    "a column that must have a value on the way back": (
+        "", SwapChoice(ORDERS, "ALTER TABLE {table} DROP COLUMN customer"), "nothing fills column customer of the old",
+    ),
+    "no way back of an expression": ("", SwapChoice(ORDERS, values={"note": "upper(note)"}), "nothing says how note"),
+    "a column of values that is not there": (
+        "", SwapChoice(ORDERS, values={"nope": "1"}), "names nope, which is no column that can be written",
+    ),
+    "a view needs a column": (
+        "CREATE VIEW v AS SELECT note FROM orders", SwapChoice(ORDERS, "ALTER TABLE {table} DROP COLUMN note"),
+        "takes away what others need",
+    ),
+    "a view shows a column of another type": (
+        "CREATE VIEW v AS SELECT note FROM orders", SwapChoice(ORDERS, "ALTER TABLE {table} ALTER COLUMN note TYPE varchar"),
+        "takes away what others need",
+    ),
+    "an index needs a column": (
+        "CREATE INDEX by_note ON orders (note)", SwapChoice(ORDERS, "ALTER TABLE {table} DROP COLUMN note"),
+        "takes away what others need",
+    ),
+    "a function takes its rows": (
+        "CREATE FUNCTION f(orders) RETURNS int LANGUAGE sql AS 'SELECT 1'", SwapChoice(ORDERS), "cannot be carried over",
+    ),
+    "a function gives its rows": (
+        "CREATE FUNCTION f() RETURNS SETOF orders LANGUAGE sql AS 'SELECT * FROM orders'", SwapChoice(ORDERS),
+        "cannot be carried over",
+    ),
+    "a view shows its rows whole": ("CREATE VIEW v AS SELECT o FROM orders AS o", SwapChoice(ORDERS), "cannot be carried over"),
+    "a cast to its row type": (
+        "CREATE VIEW v AS SELECT ROW(1, 2, 3, 'x', 4)::orders AS o", SwapChoice(ORDERS), "cannot be carried over",
+    ),
+    "an array of its row type": ("CREATE TABLE c (o orders[])", SwapChoice(ORDERS), "cannot be carried over"),
+    "a column of its row type": ("CREATE TABLE c (o orders)", SwapChoice(ORDERS), "cannot be carried over"),
+    "a domain over its row type": ("CREATE DOMAIN d AS orders", SwapChoice(ORDERS), "cannot be carried over"),
+    "its identity is used elsewhere": (
+        "CREATE TABLE c (id bigint DEFAULT nextval('orders_id_seq'))", SwapChoice(ORDERS), "cannot be carried over",
+    ),
+    "a partition": (
+        "CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE p1 PARTITION OF p DEFAULT",
+        SwapChoice(TableName("public", "p1")), "it is a partition",
+    ),
+    "partitions without a shape": (
+        "CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id)", SwapChoice(TableName("public", "p")),
+        "it is partitioned",
+    ),
+    "a publication of all": ("CREATE PUBLICATION everything FOR ALL TABLES", SwapChoice(ORDERS), "FOR ALL TABLES"),
+    "an order that may be NULL": ("", SwapChoice(ORDERS, order=("note",)), "cannot lay rows out by note"),
+    "a shape of another table": ("", SwapChoice(ORDERS, "ALTER TABLE orders ADD COLUMN x int"), "does not make the new table"),
+    "a shape that drops": ("", SwapChoice(ORDERS, "DROP TABLE orders"), "does not make the new table"),
+    "a shape that is no SQL": ("", SwapChoice(ORDERS, "ALTER TABLO {table}"), "cannot be parsed"),
+    "a shape with a foreign key": (
+        "CREATE TABLE c (id int PRIMARY KEY)", SwapChoice(ORDERS, "ALTER TABLE {table} ADD FOREIGN KEY (customer) REFERENCES c"),
+        "has a foreign key of its own",
+    ),
+    "statistics elsewhere": (
+        "CREATE SCHEMA s; CREATE STATISTICS s.x ON customer, note FROM orders", SwapChoice(ORDERS), "are in another schema",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_what_cannot_be_swapped_is_refused_before_anything_is_written(
+    server: Server, database: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each reason by its own words; the schema is as before, and no swap is noted."""
+    wrong = []
+    for name, (made, choice, words) in HINDERED.items():
+        one = database(*PLAIN.split(";\n")[:1], *filter(None, [made]))
+        monkeypatch.setenv(URL, url_of(server, one))
+        stage = stage_of(server, one)
+        before = stage.schema()
+        with pytest.raises((Refused, WrongInput)) as caught:
+            stage.begun(choice)
+        if (
+            words not in str(caught.value)
+            or differences(before, stage.schema())
+            or "State: Nothing changed" not in str(caught.value)
+        ):
+            wrong.append((name, str(caught.value)))
+    assert wrong == []
+
+
+ODD = """
+CREATE SCHEMA "Odd ""S";
+CREATE TYPE "Odd ""S"."Mo'od" AS ENUM ('sad', 'ok');
+CREATE DOMAIN "Odd ""S".positive AS int CHECK (VALUE > 0);
+CREATE TABLE "Odd ""S"."T; x" ("Id %s" "Odd ""S"."Mo'od", "k""2" "Odd ""S".positive, "va{l}" text, "order" jsonb, PRIMARY KEY ("Id %s", "k""2"));
+INSERT INTO "Odd ""S"."T; x" SELECT 'ok', n, 'v' || n, '{"n": 1}' FROM generate_series(1, 50) AS n;
+CREATE INDEX "in""dex" ON "Odd ""S"."T; x" (lower("va{l}")) WHERE "va{l}" <> 'a; b''c'
+"""
+
+
+@pytest.mark.slow
+def test_odd_names_and_types_are_no_obstacle(
+    server: Server, database: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Quotes, blanks, braces, percent signs; a key of an enum and a domain; names as long as they may be."""
+    name = database(*ODD.split(";\n"))
+    monkeypatch.setenv(URL, url_of(server, name))
+    stage = stage_of(server, name)
+    before = stage.schema()
+    swap = stage.begun(SwapChoice(TableName('Odd "S', "T; x")))
+    stage.do(
+        """UPDATE "Odd ""S"."T; x" SET "Id %s" = 'sad', "va{l}" = NULL WHERE "k""2" < 5""",
+        """DELETE FROM "Odd ""S"."T; x" WHERE "k""2" = 7""",
+    )
+    stage.filled(swap)
+    stage.cut_over()
+    assert differences(before, stage.schema()) == []
+    assert stage.rows("""SELECT "Id %s"::text, count(*), count("va{l}") FROM "Odd ""S"."T; x" GROUP BY 1 ORDER BY 1""") == [
+        ("ok", 45, 45), ("sad", 4, 0),
+    ]  # fmt: skip
+    stage.cut_over()
+    stage.abandon()
+    assert differences(before, stage.schema()) == []
+
+
+NULLS_AND_KINDS = """
+CREATE TABLE orders (id int NOT NULL, f float8, n numeric, b bytea, j json, x jsonpath, p point, a int[], i interval, t tsvector,
+    u uuid, m money, h bit(3), r numrange, c char(5), g text GENERATED ALWAYS AS (coalesce(n::text, 'none')) STORED);
+CREATE UNIQUE INDEX orders_key ON orders (id);
+INSERT INTO orders SELECT n, CASE n % 3 WHEN 0 THEN 'NaN' WHEN 1 THEN '-Infinity' ELSE 0.1 + n END, 1.00 + n / 3.0, '\\x00ff', '{"a":  1}',
+    '$.a', '(1,2)', ARRAY[1, NULL, n], '1 mon 3 days', 'a b', md5(n::text)::uuid, 1.5, B'101', numrange(1, n + 1), 'x' FROM generate_series(1, 60) AS n;
+INSERT INTO orders (id) SELECT generate_series(100, 110)
+"""
+
+
+@pytest.mark.slow
+def test_values_of_every_kind_are_copied_and_compared_as_they_are(
+    server: Server, database: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NULLs, NaN, types without equality; a unique index over a NOT NULL column is a key."""
+    name = database(*NULLS_AND_KINDS.strip().split(";\n"))
+    monkeypatch.setenv(URL, url_of(server, name))
+    stage = stage_of(server, name)
+    before, rows = stage.schema(), stage.rows("SELECT o::text FROM orders AS o ORDER BY id")
+    swap = stage.begun(SwapChoice(ORDERS))
+    stage.do(
+        "UPDATE orders SET f = NULL, j = NULL, p = NULL, x = NULL WHERE id < 9",
+        "UPDATE orders SET id = id - 200 WHERE id > 105",
+    )
+    stage.filled(swap)
+    rows = stage.rows("SELECT o::text FROM orders AS o ORDER BY id")
+    stage.cut_over()
+    assert stage.rows("SELECT o::text FROM orders AS o ORDER BY id") == rows
+    assert differences(before, stage.schema()) == []
+
+
+@pytest.mark.slow
+def test_difference_is_found_and_named(stage: SwapStage) -> None:
+    """Where somebody switched the trigger off, the tables differ: the swap ends with the keys, not with a cut-over."""
+    swap = stage.begun(SwapChoice(ORDERS))
+    with connect(stage.target) as conn:
+        swap_copy.plan_ranges(conn, swap)
+        swap_copy.copy(stage.target, swap)
+    (trigger,) = stage.rows(
+        "SELECT tgname::text FROM pg_trigger WHERE tgrelid = 'orders'::regclass AND tgname LIKE '%changes%' AND tgname NOT LIKE '%emptied'"
+    )
+    stage.do(f'ALTER TABLE orders DISABLE TRIGGER "{trigger[0]}"', "UPDATE orders SET note = 'x' WHERE id = 77")
+    with pytest.raises(Broken) as caught:
+        stage.filled(swap)
+    assert "hold other rows" in str(caught.value)
+    assert "(77)" in str(caught.value)
+
+
+FAMILY = """
+CREATE TABLE things (id int, name text);
+CREATE TABLE orders (id int PRIMARY KEY, name text, total int) INHERITS (things);
+CREATE TABLE more (extra text) INHERITS (orders);
+INSERT INTO orders SELECT n, 'o', n FROM generate_series(1, 50) AS n;
+INSERT INTO more SELECT n, 'm', n, 'x' FROM generate_series(51, 60) AS n
+"""
+
+
+@pytest.mark.slow
+def test_table_keeps_its_place_among_parents_and_children(
+    server: Server, database: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of children stay theirs, and are seen through the new table and its parent; columns become their own too."""
+    name = database(*FAMILY.strip().split(";\n"))
+    monkeypatch.setenv(URL, url_of(server, name))
+    stage = stage_of(server, name)
+    before = stage.schema()
+    swap = stage.begun(SwapChoice(ORDERS))
+    stage.do("UPDATE things SET name = 'all' WHERE id % 7 = 0", "DELETE FROM orders WHERE id IN (3, 53)")
+    stage.filled(swap)
+    for _ in range(2):
+        stage.cut_over()
+        assert stage.rows("SELECT count(*), count(*) FILTER (WHERE name = 'all') FROM things") == [(58, 8)]
+        assert stage.rows("SELECT count(*) FROM orders") == [(58,)]
+        assert stage.rows("SELECT count(*) FROM ONLY orders") == [(49,)]
+        assert {line.split(":")[0] for line in differences(before, stage.schema())} <= LOCAL
+    stage.abandon()
+    assert stage.rows("SELECT count(*) FROM things") == [(58,)]
+
+
+# NO INHERIT and INHERIT let columns be the table's own, beside being inherited.
+LOCAL = {
+    "~ column public.orders.id", "~ column public.orders.name",
+    "~ column public.more.id", "~ column public.more.name", "~ column public.more.total",
+    "~ constraint public.more.orders_id_not_null",
+}  # fmt: skip
+PARTED = """
+CREATE TABLE orders (id bigint GENERATED ALWAYS AS IDENTITY, region int NOT NULL, note text, PRIMARY KEY (id, region)) PARTITION BY LIST (region);
+CREATE TABLE orders_1 PARTITION OF orders FOR VALUES IN (1);
+CREATE TABLE orders_2 PARTITION OF orders FOR VALUES IN (2, 3) PARTITION BY LIST (region);
+CREATE TABLE orders_2a PARTITION OF orders_2 FOR VALUES IN (2);
+CREATE TABLE orders_2b PARTITION OF orders_2 DEFAULT;
+CREATE TABLE customers (id int PRIMARY KEY); INSERT INTO customers VALUES (1), (2), (3);
+ALTER TABLE orders ADD FOREIGN KEY (region) REFERENCES customers;
+CREATE INDEX orders_note ON orders (note);
+INSERT INTO orders (region, note) SELECT 1 + n % 3, 'o' || n FROM generate_series(1, 300) AS n
+"""
+BY_HASH = """
+CREATE TABLE {table} (LIKE {old} INCLUDING DEFAULTS INCLUDING IDENTITY, PRIMARY KEY (id, region)) PARTITION BY HASH (id);
+CREATE TABLE orders_h0 PARTITION OF {table} FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+CREATE TABLE orders_h1 PARTITION OF {table} FOR VALUES WITH (MODULUS 2, REMAINDER 1)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [BY_HASH, "CREATE TABLE {table} (LIKE {old} INCLUDING DEFAULTS INCLUDING IDENTITY)"])
+def test_partitions_are_made_others_or_given_up(
+    server: Server, database: Callable[..., str], monkeypatch: pytest.MonkeyPatch, shape: str
+) -> None:
+    """Writers of single partitions, rows that move between them, TRUNCATE of one: forth, and back to the old ones."""
+    name = database(*PARTED.strip().split(";\n"))
+    monkeypatch.setenv(URL, url_of(server, name))
+    stage = stage_of(server, name)
+    swap = stage.begun(SwapChoice(ORDERS, shape))
+    stage.do("UPDATE orders SET region = 3 WHERE id < 20", "INSERT INTO orders_1 (region, note) VALUES (1, 'direct')")
+    stage.do(
+        "TRUNCATE orders_2a", "DELETE FROM orders_2 WHERE id = 50", "UPDATE orders_2b SET note = NULL WHERE id = 2"
+    )
+    stage.filled(swap)
+    stage.do("TRUNCATE orders_2b", "INSERT INTO orders (region, note) VALUES (2, 'last')")
+    rows = stage.rows("SELECT * FROM orders ORDER BY id")
+    stage.cut_over()
+    assert stage.rows("SELECT * FROM orders ORDER BY id") == rows
+    assert stage.rows(
+        "SELECT conname::text FROM pg_constraint WHERE conrelid = 'orders'::regclass AND contype = 'f'"
+    ) == [("orders_region_fkey",)]
+    stage.do("UPDATE orders SET region = 1 WHERE note = 'last'", "INSERT INTO orders (region, note) VALUES (3, 'new')")
+    if shape == BY_HASH:
+        stage.do("DELETE FROM orders_h0 WHERE id % 5 = 0")
+    rows = stage.rows("SELECT * FROM orders ORDER BY id")
+    stage.cut_over()
+    assert stage.rows("SELECT * FROM orders ORDER BY id") == rows
+    stage.abandon()
+    assert stage.rows("SELECT tgname FROM pg_trigger WHERE tgname LIKE '%changes%'") == []

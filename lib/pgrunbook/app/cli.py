@@ -15,6 +15,7 @@ from pgrunbook.app import (
     cli_drift,
     cli_key,
     cli_monitor,
+    cli_report,
     cli_runs,
     cli_server,
     cli_throttle,
@@ -22,11 +23,12 @@ from pgrunbook.app import (
     cli_verify,
     terminal,
 )
-from pgrunbook.errors import RunbookError, WrongInput
+from pgrunbook.errors import Refused, RunbookError, WrongInput
 
 if TYPE_CHECKING:
     from pgrunbook.app.run_report import TargetStanding
     from pgrunbook.config.targets import Target
+    from pgrunbook.database.connection import Connection
     from pgrunbook.record.run import Run
     from pgrunbook.runner.kernel import EarlyKernel
 
@@ -41,6 +43,9 @@ app.add_typer(cli_undo_data.app, name="undo-data")
 app.add_typer(cli_key.app, name="key")
 app.command("verify")(cli_verify.verify)
 app.command("seal")(cli_verify.seal)
+app.command("report")(cli_report.report)
+app.command("diff")(cli_report.diff)
+app.command("evidence")(cli_report.evidence)
 app.command("drift")(cli_drift.drift)
 app.command("monitor")(cli_monitor.monitor)
 app.command("doctor")(cli_doctor.doctor)
@@ -49,6 +54,10 @@ app.command("show")(cli_runs.show)
 app.command("accept")(cli_runs.accept)
 app.command("throttle")(cli_throttle.throttle)
 early_kernels: list[EarlyKernel] = []
+ABOUT = ("change", "reason", "risk", "requested_by")
+Why = Annotated[
+    list[str], typer.Option("--why", help="Of the change: reason=..., change=..., risk=..., requested_by=...")
+]
 
 
 def _print_version(is_asked: bool) -> None:
@@ -73,6 +82,7 @@ def run(
     runbook: Annotated[str, typer.Argument(help="A runbook of runbooks/, or a procedure.")] = "",
     target: Annotated[str, typer.Option(help="The target, as targets.toml declares it.")] = "",
     parameter: Annotated[list[str], typer.Option("-p", help="A parameter: key=value; of a list: key=a,b.")] = [],  # noqa: B006
+    why: Why = [],  # noqa: B006
     resume: Annotated[str, typer.Option(help="Go on with this run instead.")] = "",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Tell nothing but errors.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tell every event of the journal.")] = False,
@@ -87,7 +97,7 @@ def run(
         raise WrongInput("--quiet and --verbose exclude each other")
     much = Telling.ERRORS if quiet else Telling.EVENTS if verbose else Telling.CELLS
     if resume:
-        if runbook or target or parameter:
+        if runbook or target or parameter or why:
             raise WrongInput(
                 "--resume goes on with a run as it was started",
                 detail="Its runbook, target and parameters are in its record.",
@@ -98,7 +108,7 @@ def run(
     else:
         _refuse_without(runbook, target, "run")
         with telling(much):
-            made, code = books.run(runbook, target, _pairs(parameter), early)
+            made, code = books.run(runbook, target, _pairs(parameter), early, about=_about(why))
     terminal.end(made, code, quiet=quiet, as_json=as_json)
 
 
@@ -107,6 +117,7 @@ def start(
     runbook: Annotated[str, typer.Argument(help="A runbook of runbooks/, or a procedure.")] = "",
     target: Annotated[str, typer.Option(help="The target, as targets.toml declares it.")] = "",
     parameter: Annotated[list[str], typer.Option("-p", help="A parameter: key=value; of a list: key=a,b.")] = [],  # noqa: B006
+    why: Why = [],  # noqa: B006
     resume: Annotated[str, typer.Option(help="Open this run again instead.")] = "",
     lab: Annotated[bool, typer.Option(help="Open JupyterLab on it.")] = True,
 ) -> None:
@@ -117,7 +128,7 @@ def start(
         made = books.reopen(resume)
     else:
         _refuse_without(runbook, target, "start")
-        made = books.start(runbook, target, _pairs(parameter))
+        made = books.start(runbook, target, _pairs(parameter), about=_about(why))
     sys.stdout.write(f"{made.folder}\n")
     if lab:
         _open_lab(made)
@@ -213,7 +224,7 @@ def demo(
 def _standing(target: Target) -> TargetStanding:
     from pgrunbook import history as histories
     from pgrunbook.app.run_report import TargetStanding
-    from pgrunbook.database import activity, locks, shadows
+    from pgrunbook.database import activity, locks
     from pgrunbook.database.connection import connect
 
     try:
@@ -227,10 +238,20 @@ def _standing(target: Target) -> TargetStanding:
             return TargetStanding(
                 target=target.name, server=server, version=history.version() or None, at_work=now or None,
                 pending=len(history.pending()), problems=len(history.problems()),
-                for_contract=tuple(one.label for one in shadows.read(conn)),
+                for_contract=_waiting(conn),
             )  # fmt: skip
     except RunbookError as exc:
         return TargetStanding(target=target.name, error=exc.message)
+
+
+def _waiting(conn: Connection) -> tuple[str, ...] | None:
+    """Return the columns that wait for contract, None where schema pgrunbook is not to be read."""
+    from pgrunbook.database import shadows
+
+    try:
+        return tuple(one.label for one in shadows.read(conn))
+    except Refused:
+        return None
 
 
 def _refuse_without(runbook: str, target: str, command: str) -> None:
@@ -255,6 +276,15 @@ def _open_lab(made: Run) -> None:
     if os.geteuid() == 0:
         arguments.append("--allow-root")
     os.execve(sys.executable, arguments, lab.environment())
+
+
+def _about(why: list[str]) -> dict[str, str]:
+    """Return what the record says of why something is changed."""
+    about = _pairs(why)
+    wrong = [name for name in about if name not in ABOUT]
+    if wrong:
+        raise WrongInput(f'--why "{wrong[0]}" is not known', hint=f"It is one of: {', '.join(ABOUT)}.")
+    return about
 
 
 def _pairs(given: list[str]) -> dict[str, str]:

@@ -22,6 +22,7 @@ def runs(
     as_json: AsJson = False,
 ) -> None:
     """List the runs: when, what, on which target, and the status of each."""
+    from pgrunbook.record import executed_copy
     from pgrunbook.record import run as records
 
     found, unreadable = [], []
@@ -33,6 +34,8 @@ def runs(
             continue
         if not target or made.target == target:
             found.append(made)
+    broken_off = [made for made in found[-most:] if made.actual_status() is records.Status.BROKEN_OFF]
+    unreadable += filter(None, map(executed_copy.try_to_refresh, broken_off))
     if as_json:
         from pgrunbook.app import run_report
 

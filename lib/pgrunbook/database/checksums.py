@@ -24,6 +24,7 @@ from pgrunbook.database.row_changes import SAMPLE_CHARS, Change, Sample, TableDi
 from pgrunbook.database.schema import OURS
 from pgrunbook.display import progress
 from pgrunbook.errors import WrongInput
+from pgrunbook.sql.tree import quoted
 
 STATEMENT_TIMEOUT_MS = 3_600_000
 
@@ -71,6 +72,11 @@ class TableName(NamedTuple):
 
     def __str__(self) -> str:
         return self.identifier().as_string(None)
+
+    @property
+    def label(self) -> str:
+        """The name as a sentence says it: quoted only where it has to be."""
+        return f"{quoted(self.schema)}.{quoted(self.name)}"
 
     def identifier(self) -> sql.Identifier:
         """Return the name for a composed statement."""

@@ -39,7 +39,7 @@ def fill(
     swap = swap_store.of_table(conn, choice.table)
     if table is not None and (swap is None or swap.state.is_over):
         if target.server is not None:
-            free_space.check(f"a second table {choice.table}", round(table.bytes * swap_begin.SPACE_TIMES))
+            free_space.check(f"a second table {choice.table.label}", round(table.bytes * swap_begin.SPACE_TIMES))
         swap = swap_begin.begin(conn, target, choice, table, permit.run_id)
     assert swap is not None  # noqa: S101 - it was begun just now, or before
     return swap_sync.fill(conn, target, swap, latency_ms=latency_ms, workers=workers, on_part=on_part)

@@ -74,11 +74,11 @@ def cut_over(
     begun; psycopg's errors for what the server refuses. Nothing has changed then.
     Locks: AccessExclusiveLock on both tables, those that they refer to or that refer to them, and their views.
     """
-    pause_s, told = FIRST_PAUSE_S, ""
+    pause_s, told, patience_ends = FIRST_PAUSE_S, "", time.monotonic() + target.lock_patience_ms / 1000
     for attempt in range(1, attempts + 1):
         swap_sync.catch_up(conn, swap)
         refuse_changed(conn, swap)
-        _until_free(conn, target, swap)
+        _until_free(conn, swap, patience_ms=max(0.0, (patience_ends - time.monotonic()) * 1000))
         try:
             return _once(conn, swap, keep_hours, attempt, target.lock_timeout_ms)
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected, psycopg.errors.QueryCanceled) as exc:
@@ -91,7 +91,7 @@ def cut_over(
             time.sleep(pause_s)
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
     raise Blocked(
-        f"could not cut over table {swap.table} in {attempts} attempts",
+        f"could not cut over table {swap.table.label} in {attempts} attempts",
         detail=f"The last one: {told}.",
         state="Nothing changed: every attempt was given back as a whole, and changes are noted on.",
         hint="See who holds the table: pgrunbook monitor. Then cut over again, or name a quieter time.",
@@ -115,7 +115,7 @@ def refuse_changed(conn: Connection, swap: TableSwap) -> None:
 
 def _changed(swap: TableSwap, why: str) -> Refused:
     return Refused(
-        f"cannot cut over: table {swap.table} was changed since the swap was begun",
+        f"cannot cut over: table {swap.table.label} was changed since the swap was begun",
         detail=f"{why[0].upper()}{why[1:]}.",
         hint="Take the change back; or take the swap away, and begin it again.",
     )
@@ -275,15 +275,15 @@ def _positions(conn: Connection, live: int, other: int, ended: SwapSide) -> list
     return [one.as_string(None) for one in found]
 
 
-def _until_free(conn: Connection, target: Target, swap: TableSwap) -> None:
-    """Wait, with the target's patience, until no old transaction holds what the cut-over locks."""
+def _until_free(conn: Connection, swap: TableSwap, *, patience_ms: float) -> None:
+    """Wait, with what is left of the target's patience, until no old transaction holds what the cut-over locks."""
     oid = conn.oid_of("regclass", str(swap.table)) or 0
     keys = rows(conn, "swap", "foreign_keys", oid=oid)
     names = {str(swap.table)} | {row["child"] for row in keys} | {row["parent"] for row in keys}
     mode = "AccessExclusiveLock"
     wanted = [LockRequest(name, mode, CONFLICTS[mode]) for name in sorted(names)]
     try:
-        lock_wait.until_free(conn, wanted, patience_ms=target.lock_patience_ms)
+        lock_wait.until_free(conn, wanted, patience_ms=patience_ms)
     except psycopg.Error as exc:
         if conn.closed:
             raise

@@ -50,7 +50,7 @@ def look(conn: Connection, choice: SwapChoice) -> SwappedTable:
     """
     oid = conn.oid_of("regclass", str(choice.table))
     if oid is None:
-        raise WrongInput(f"there is no table {choice.table}", hint="Name it with its schema, as public.orders.")
+        raise WrongInput(f"there is no table {choice.table.label}", hint="Name it with its schema, as public.orders.")
     (facts,) = rows(conn, "swap", "facts", oid=oid)
     found = tuple(carried.hanging(conn, oid))
     _refuse_kind(choice, facts)
@@ -82,7 +82,7 @@ def begin(conn: Connection, target: Target, choice: SwapChoice, table: SwappedTa
                 time.sleep(pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
     raise Blocked(
-        f"could not begin to watch table {choice.table} in {ATTEMPTS} attempts",
+        f"could not begin to watch table {choice.table.label} in {ATTEMPTS} attempts",
         detail=f"Another session holds a lock on it for longer than lock_timeout ({target.lock_timeout_ms} ms).",
         hint="See who holds it: pgrunbook monitor. Then begin again.",
     )
@@ -162,14 +162,14 @@ def _refuse_kind(choice: SwapChoice, facts: dict[str, Any]) -> None:
         "it is of pgrunbook itself": facts["schema"] == SCHEMA,
     }  # fmt: skip
     if found := [reason for reason, holds in reasons.items() if holds]:
-        raise Refused(f"cannot swap {choice.table}: {found[0]}", detail="; ".join(found[1:]))
+        raise Refused(f"cannot swap {choice.table.label}: {found[0]}", detail="; ".join(found[1:]))
 
 
 def _refuse_hanging(choice: SwapChoice, found: Sequence[Hanging]) -> None:
     wrong = [one for one in found if one.kind in NOT_CARRIED]
     if wrong:
         raise Refused(
-            f"cannot swap {choice.table}: {len(wrong)} of what hangs on it cannot be carried over",
+            f"cannot swap {choice.table.label}: {len(wrong)} of what hangs on it cannot be carried over",
             detail="; ".join(f"{one.says}: {NOT_CARRIED[one.kind]}" for one in wrong),
             hint="Drop or change these first, with a migration.",
         )
@@ -179,7 +179,7 @@ def _refuse_statistics(conn: Connection, choice: SwapChoice, oid: int) -> None:
     away = [row["name"] for row in rows(conn, "swap", "statistics", oid=oid) if row["schema"] != choice.table.schema]
     if away:
         raise Refused(
-            f"cannot swap {choice.table}: statistics {listed(away)} are in another schema",
+            f"cannot swap {choice.table.label}: statistics {listed(away)} are in another schema",
             hint=f"ALTER STATISTICS ... SET SCHEMA {choice.table.schema}, then begin again.",
         )
 
@@ -201,7 +201,7 @@ def _refuse_lost(conn: Connection, choice: SwapChoice, table: SwappedTable, new:
             wrong.append(f"{one.says} shows {listed(needed)}, whose type changes")
     if wrong:
         raise Refused(
-            f"cannot swap {choice.table}: its shape takes away what others need",
+            f"cannot swap {choice.table.label}: its shape takes away what others need",
             detail="; ".join(wrong),
             hint="Change or drop these first, or name an index or statistics in left (-p left=...).",
         )

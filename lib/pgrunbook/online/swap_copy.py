@@ -83,7 +83,9 @@ def copy(
     Locks: AccessShareLock on the table, RowExclusiveLock on the new one, for each range.
     """
     with ExitStack() as opened:
-        conns = [opened.enter_context(connect(target, purpose=f"copies {swap.table}")) for _ in range(workers + 1)]
+        conns = [
+            opened.enter_context(connect(target, purpose=f"copies {swap.table.label}")) for _ in range(workers + 1)
+        ]
         first = conns.pop()
         probe = opened.enter_context(LatencyProbe(target, *swap.table, conns[0].info.backend_pid))
         throttle = Throttle(first, swap.relation, ThrottleGoals(latency_ms), probe=probe, run_id=swap.run_id)
@@ -126,7 +128,7 @@ def _range(conn: Connection, swap: TableSwap) -> _CopiedRange | None:
         one = found[0]
         if not one["is_same"]:
             raise Broken(
-                f"cannot go on copying table {swap.table}: it was rewritten meanwhile",
+                f"cannot go on copying table {swap.table.label}: it was rewritten meanwhile",
                 detail=f"VACUUM FULL, CLUSTER or ALTER TABLE gave {one['table']} other pages since the copy began.",
                 state="The table of today is whole; the new one holds part of its rows, and nobody reads it.",
                 hint="Take the swap away and begin it again: the error's procedure says how.",

@@ -80,10 +80,12 @@ def finish(conn: Connection, target: Target, swap: TableSwap) -> TableSwap:
     Locks: AccessExclusiveLock on both tables, for a moment.
     """
     if swap.state is not SwapState.CUT_OVER:
-        raise Refused(f"cannot finish the swap of {swap.table}: it is not cut over", detail=f"It is {swap.state}.")
+        raise Refused(
+            f"cannot finish the swap of {swap.table.label}: it is not cut over", detail=f"It is {swap.state}."
+        )
     if swap.plan.validated or swap.plan.views:
         raise Refused(
-            f"cannot finish the swap of {swap.table}: it is not settled",
+            f"cannot finish the swap of {swap.table.label}: it is not settled",
             detail="; ".join([*swap.plan.validated, *swap.plan.views]),
         )
     return _ended(conn, target, swap, SwapState.FINISHED)
@@ -96,7 +98,7 @@ def abandon(conn: Connection, target: Target, swap: TableSwap) -> TableSwap:
     """
     if swap.is_new_live:
         raise Refused(
-            f"cannot take the swap of {swap.table} away: the new table is the live one",
+            f"cannot take the swap of {swap.table.label} away: the new table is the live one",
             detail="What was written since the cut-over is brought back by swapping back first.",
         )
     return _ended(conn, target, swap, SwapState.ABANDONED)

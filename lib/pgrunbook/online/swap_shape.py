@@ -47,10 +47,15 @@ class SwapChoice:
 
 @dataclass(frozen=True)
 class ShapeColumn:
-    """A column of either table, with what decides whether a value can be written into it."""
+    """A column of either table, with what decides whether a value can be written into it.
+
+    ``base`` is its type below domains, ``is_plain`` whether that is PostgreSQL's own, or an enum.
+    """
 
     name: str
     type: str
+    base: str
+    is_plain: bool
     collation: str | None
     is_not_null: bool
     is_generated: bool
@@ -70,17 +75,17 @@ def statements(shape: str, old: TableName, new: TableName) -> list[str]:
     try:
         nodes = trees(text)
     except ParseError as exc:
-        raise WrongInput(f"the shape of table {old} cannot be parsed: {exc}", hint=_HINT) from exc
+        raise WrongInput(f"the shape of table {old.label} cannot be parsed: {exc}", hint=_HINT) from exc
     for node in nodes:
         if not isinstance(node, _ALLOWED) or not _is_about(node, new):
             raise WrongInput(
-                f"the shape of table {old} has a statement that does not make the new table",
+                f"the shape of table {old.label} has a statement that does not make the new table",
                 detail=f"It is a {type(node).__name__.removesuffix('Stmt')}, or names another table than {TABLE}.",
                 hint=_HINT,
             )
         if _refers(node):
             raise WrongInput(
-                f"the shape of table {old} has a foreign key of its own",
+                f"the shape of table {old.label} has a foreign key of its own",
                 detail="Before the cut-over it would hold up those who delete in the table that it refers to.",
                 hint="Foreign keys of the table of today are carried over; add a new one with a migration afterwards.",
             )
@@ -106,7 +111,7 @@ def make(conn: Connection, old: TableName, oid: int, new: TableName, shape: str,
         with conn.as_target():
             conn.execute(text.encode())
     if conn.execute("SELECT pg_catalog.to_regclass(%s) IS NULL", [str(new)]).fetchone() == (True,):
-        raise WrongInput(f"the shape of table {old} makes no table {TABLE}", hint=_HINT)
+        raise WrongInput(f"the shape of table {old.label} makes no table {TABLE}", hint=_HINT)
     conn.execute(sql.SQL("ALTER TABLE {} OWNER TO {}").format(new.identifier(), sql.Identifier(owner)))
 
 
@@ -163,7 +168,7 @@ def _way(
         elif column.needs_value:
             side = "new" if parameter == "values" else "old"
             raise WrongInput(
-                f"nothing fills column {column.name} of the {side} table {choice.table}",
+                f"nothing fills column {column.name} of the {side} table {choice.table.label}",
                 detail="It is NOT NULL, has no default, and the other table has no column of this name"
                 + ("." if parameter == "values" else ": after the cut-over nobody could swap back."),
                 hint=f"""Give an expression: -p '{parameter}={{"{column.name}": "..."}}'""",
@@ -190,15 +195,15 @@ def sides(conn: Connection, choice: SwapChoice, oid: int, new: TableName) -> tup
     if not usable:
         raise _without_key(choice.table, [row["columns"] for row in found])
     key = max(usable, key=lambda row: row["is_ordered"])
-    if not key["is_ordered"]:
+    there = {one.name: one for one in after}
+    if not (key["is_ordered"] and all(there[column].is_plain for column in key["columns"])):
         raise Refused(
-            f"cannot swap table {choice.table}: its key ({', '.join(key['columns'])}) has a type of the application",
+            f"cannot swap {choice.table.label}: its key ({', '.join(key['columns'])}) has a type of the application",
             detail="The log of changes would run code of the application with our rights.",
             hint="Add a unique key over NOT NULL columns of PostgreSQL's own types, then swap it.",
         )
     wanted = list(key["columns"])
-    there = {one.name: one for one in after}
-    types = [there[column].type for column in wanted]
+    types = [there[column].base for column in wanted]
     operators = _operators(conn, new_oid, wanted) or key["operators"]
     old_side = SwapSide(tuple(key["types"]), tuple(key["collations"]), tuple(key["operators"]), backward)
     new_side = SwapSide(tuple(types), _collations(key["collations"], there, wanted), tuple(operators), forward)
@@ -217,17 +222,17 @@ def _collations(before: Iterable[str], there: Mapping[str, ShapeColumn], key: Se
 def _without_key(table: TableName, found: Sequence[Sequence[str]]) -> Refused:
     if found:
         return Refused(
-            f"cannot swap table {table}: the new table has none of its keys",
+            f"cannot swap table {table.label}: the new table has none of its keys",
             detail=f"Its keys are ({'), ('.join(', '.join(one) for one in found)}); a row of both tables is matched by "
             "one of them, whose columns have to be in both and to be filled as they are.",
             hint="Leave the columns of one key in the shape; another key may stand beside it.",
         )
     return Refused(
-        f"cannot swap table {table}: it has no key",
+        f"cannot swap table {table.label}: it has no key",
         detail="A row of both tables is matched by a unique index over NOT NULL columns, which is neither partial nor"
         " deferrable; without one nobody can tell which row was changed.",
-        hint=f"Add one first, as ALTER TABLE {table} ADD COLUMN id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY does"
-        " (it rewrites), or a UNIQUE constraint over columns that are NOT NULL.",
+        hint="Add one first: ADD COLUMN id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY (it rewrites), or a"
+        " UNIQUE constraint over columns that are NOT NULL.",
     )
 
 

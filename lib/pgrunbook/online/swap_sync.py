@@ -55,7 +55,7 @@ def catch_up(
         if notes <= near:
             return total
     raise Broken(
-        f"could not catch up with table {swap.table}: it is written faster than it is copied",
+        f"could not catch up with table {swap.table.label}: it is written faster than it is copied",
         detail=f"{MOST_ROUNDS:,} rounds left more than {near:,} changes each.",
         state="The table of today is whole; the other one is behind it.",
         hint="Go on when there is less traffic.",
@@ -83,7 +83,7 @@ def refuse_difference(swap: TableSwap, found: SwapComparison) -> None:
     if found.is_equal:
         return
     raise Broken(
-        f"the two tables of the swap of {swap.table} hold other rows",
+        f"the two tables of the swap of {swap.table.label} hold other rows",
         detail=f"{found.live_rows:,} rows are live, {found.other_rows:,} in the other table; keys that differ: "
         f"{', '.join(found.samples) or 'none is found by its key'}.",
         state="The live table is as the application has written it; the other one is not read by anybody.",

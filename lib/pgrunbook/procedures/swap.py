@@ -193,18 +193,18 @@ def end_it(here: Session) -> Card:
     with _at_work(here, work) as conn:
         swap = _swap(conn, work)
         if swap.state.is_over:
-            return Card("End", [("state", STATES[swap.state].format(swap.table))])
+            return Card("End", [("state", STATES[swap.state].format(swap.table.label))])
         if given.do == "finish" and swap.keep_until and swap.keep_until > datetime.now(UTC) and not given.force:
             raise Refused(
-                f"refused to drop the old table of {swap.table}: it is kept until {swap.keep_until:%F %R} UTC",
+                f"refused to drop the old table of {swap.table.label}: it is kept until {swap.keep_until:%F %R} UTC",
                 detail="Until then one can swap back, and no write is lost.",
-                state=STATES[swap.state].format(swap.table),
+                state=STATES[swap.state].format(swap.table.label),
                 hint=f"Wait, or: {swap_views.command(here.target.name, swap.table, 'finish')} -p force=true",
             )
         permitted = permit.of_swap(here, work.subject, "end-it", conn)
         after = execution.end(conn, here.target, permitted, work.subject, swap, away=given.do == "abandon")
         here.journal("swap-ended", subject=work.subject, state=after.state.value)
-    return Card("End", [("state", STATES[after.state].format(after.table))])
+    return Card("End", [("state", STATES[after.state].format(after.table.label))])
 
 
 @heres.step
@@ -212,7 +212,7 @@ def verdict(here: Session) -> Banner:
     """Say where the swap stands, and what comes next."""
     work: SwapWork = here.facts["work"]
     swap = _swap(here.conn, work)
-    says = STATES[swap.state].format(swap.table)
+    says = STATES[swap.state].format(swap.table.label)
     is_open = swap.state is SwapState.READY and here.parameters.do == "swap"
     return here.verdict(says, swap_views.facts(swap), then=swap_views.then(here.target.name, swap), is_open=is_open)
 
@@ -234,7 +234,7 @@ def _oid(conn: Connection, name: TableName) -> int:
 def _swap(conn: Connection, work: SwapWork) -> TableSwap:
     swap = swap_store.of_table(conn, work.choice.table)
     if swap is None:
-        raise Refused(f"no swap of table {work.choice.table} is begun", hint='Run cell "make-and-fill" first.')
+        raise Refused(f"no swap of table {work.choice.table.label} is begun", hint='Run cell "make-and-fill" first.')
     return swap
 
 
@@ -247,15 +247,15 @@ def _refuse_state(here: Session, name: TableName, swap: TableSwap | None, choice
         return  # it was done, and the run goes on
     if do in wanted and (swap is None or swap.state not in wanted[do]):
         raise Refused(
-            f"cannot {do} a swap of table {name}: {'there is none' if swap is None else f'it is {swap.state}'}",
+            f"cannot {do} a swap of table {name.label}: {'there is none' if swap is None else f'it is {swap.state}'}",
             hint=swap_views.then(here.target.name, swap) if swap is not None else "Begin one: do is swap.",
         )
     is_at_work = swap is not None and not swap.state.is_over
     if is_at_work and choice.shape and swap is not None and choice.shape != swap.plan.shape:
         raise WrongInput(
-            f"a swap of table {name} is at work, and has another shape",
+            f"a swap of table {name.label} is at work, and has another shape",
             detail=f"Its shape: {swap.plan.shape or 'as the table is'}",
-            state=STATES[swap.state].format(name),
+            state=STATES[swap.state].format(name.label),
             hint=f"Go on without a shape; or take it away: {swap_views.command(here.target.name, name, 'abandon')}",
         )
 
@@ -284,7 +284,7 @@ def _explained(here: Session, work: SwapWork, exc: psycopg.Error | RunbookError)
             refused = []
             if swap is not None and isinstance(exc, psycopg.DataError | psycopg.IntegrityError):
                 refused = swap_copy.refused_rows(conn, swap) if swap.state is SwapState.COPYING else []
-            state = "" if swap is None else STATES[swap.state].format(swap.table)
+            state = "" if swap is None else STATES[swap.state].format(swap.table.label)
     except (psycopg.Error, RunbookError):
         state, refused = "Not known, the server does not answer: pgrunbook.swap says how far the swap is.", []
     here.journal("swap-stopped", error=str(exc).partition("\n")[0], kind=type(exc).__name__, state=state)
@@ -293,7 +293,7 @@ def _explained(here: Session, work: SwapWork, exc: psycopg.Error | RunbookError)
         return exc
     if refused:
         return StatementFailed(
-            f"the new table does not take all rows of {work.choice.table}",
+            f"the new table does not take all rows of {work.choice.table.label}",
             detail="; ".join(f"row {key}: {why}" for key, why in refused),
             state=state,
             hint=f"Mend these rows, or the shape after: {away}. Then {runs.again()}.",

@@ -56,7 +56,7 @@ def made(swap: TableSwap, done: SwapProgress, took_s: float) -> Card:
         ("changes", "noted, and brought over again before the cut-over"),
         ("key", listed(swap.plan.key)),
     ]
-    return Card(f"New table for {swap.table}", facts, tone=GOOD)
+    return Card(f"New table for {swap.table.label}", facts, tone=GOOD)
 
 
 def cut_over(done: TableCutover) -> Card:
@@ -68,7 +68,7 @@ def cut_over(done: TableCutover) -> Card:
         ("changes brought over behind the locks", f"{done.notes:,}"),
         ("the live table", "the new one" if done.swap.is_new_live else "the old one"),
     ]
-    return Card(f"Cut-over of {done.swap.table}", facts, tone=GOOD)
+    return Card(f"Cut-over of {done.swap.table.label}", facts, tone=GOOD)
 
 
 def postponed(target: str, swap: TableSwap) -> Card:
@@ -79,7 +79,7 @@ def postponed(target: str, swap: TableSwap) -> Card:
         ("cut over", command(target, swap.table, "swap")),
         ("or take it away", command(target, swap.table, "abandon")),
     ]
-    return Card(f"Cut-over of {swap.table}", facts, tone=WARN)
+    return Card(f"Cut-over of {swap.table.label}", facts, tone=WARN)
 
 
 def settled(parts: Sequence[str]) -> Table:
@@ -89,7 +89,7 @@ def settled(parts: Sequence[str]) -> Table:
 
 def facts(swap: TableSwap) -> list[tuple[str, object]]:
     """Return the facts of the verdict."""
-    found: list[tuple[str, object]] = [("table", str(swap.table)), ("state", swap.state.value)]
+    found: list[tuple[str, object]] = [("table", swap.table.label), ("state", swap.state.value)]
     if swap.cut_over_at is not None and swap.keep_until is not None:
         found.append(("cut over", f"{swap.cut_over_at:%F %T} UTC"))
         found.append(("the old table is kept until", f"{swap.keep_until:%F %R} UTC"))
@@ -111,7 +111,7 @@ def then(target: str, swap: TableSwap) -> str:
 def command(target: str, table: TableName, do: str) -> str:
     """Return the command for a step of a swap."""
     asked = "" if do == "swap" else f" -p do={do}"
-    return f"pgrunbook run swap --target {target} -p table={table.schema}.{table.name}{asked}"
+    return f"pgrunbook run swap --target {target} -p table={table.label}{asked}"
 
 
 def _filled(expression: str | None, is_generated: bool, is_there: bool) -> Cell:

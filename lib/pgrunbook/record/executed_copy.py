@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pgrunbook.config.regular_file import is_there
-from pgrunbook.errors import RecordFailed
+from pgrunbook.errors import RecordFailed, WrongInput
 from pgrunbook.record import cell_attempts, cell_log
 from pgrunbook.record.cell_attempts import SET_UP, Attempt, Ended
 from pgrunbook.record.files import write_atomically
@@ -62,7 +62,7 @@ def try_to_refresh(run: Run) -> str:
     """Refresh where that can be done; return why not, "" where it was done: whoever only looks is not kept from it."""
     try:
         refresh(run)
-    except RecordFailed as exc:
+    except (RecordFailed, WrongInput) as exc:
         return exc.message
     return ""
 

@@ -98,8 +98,15 @@ def typed(book: Book, target: str, given: Mapping[str, str]) -> dict[str, dict[s
     return parameters
 
 
-def run(name: str, target: str, given: Mapping[str, str], early: EarlyKernel | None = None) -> tuple[Run, int]:
-    """Run a runbook on a target, headless; return the run and the exit code.
+def run(
+    name: str,
+    target: str,
+    given: Mapping[str, str],
+    early: EarlyKernel | None = None,
+    *,
+    about: Mapping[str, str] | None = None,
+) -> tuple[Run, int]:
+    """Run a runbook on a target, headless; return the run and the exit code. ``about`` is why, as ``Run.about``.
 
     Raises WrongInput before anything starts.
     """
@@ -111,6 +118,7 @@ def run(name: str, target: str, given: Mapping[str, str], early: EarlyKernel | N
     attempt.refuse_unsigned(target, protected=chosen.protected)
     with stops.held():
         made = runs.create(name, target, parameters, how="headless")
+        made.about = dict(about or {})
         made.parts = [Part(p, f"{n:02}-{p}.ipynb") for n, p in enumerate(book.procedures, 1)]
         made.hold()
         made.save()
@@ -212,7 +220,7 @@ def reopen(run_id: str) -> Run:
     return made
 
 
-def start(name: str, target: str, given: Mapping[str, str]) -> Run:
+def start(name: str, target: str, given: Mapping[str, str], *, about: Mapping[str, str] | None = None) -> Run:
     """Make a run with working copies of its notebooks, for a person to step through; return it.
 
     Raises WrongInput as :func:`run` does.
@@ -228,6 +236,7 @@ def start(name: str, target: str, given: Mapping[str, str]) -> Run:
     chosen = naming.target(target)
     attempt.refuse_unsigned(target, protected=chosen.protected)
     made = runs.create(name, target, parameters, how="by hand")
+    made.about = dict(about or {})
     made.status = Status.WAITING
     (made.folder / runs.WORK).mkdir(mode=0o700)
     for number, procedure in enumerate(book.procedures, 1):

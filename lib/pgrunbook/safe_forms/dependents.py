@@ -19,7 +19,8 @@ from pgrunbook.sql.tree import dotted, object_kind, strings
 _HOW = MappingProxyType({
     "drop": "First release code that no longer uses it; then drop each object by its own name.",
     "rename": "Add the new name beside the old one, move the code, then drop the old name.",
-    "rewrite": "Move one relation after the other, each by a copy that is swapped in.",
+    "rewrite": "Move one table after the other, each by a copy that is swapped in: pgrunbook run swap --target TARGET"
+    " -p table=TABLE -p shape='ALTER TABLE {table} SET TABLESPACE SPACE'",
     "reindex": "Write REINDEX INDEX CONCURRENTLY, or REINDEX (CONCURRENTLY), for what has to be rebuilt.",
 })  # fmt: skip
 

@@ -18,6 +18,7 @@ from pgrunbook.safe_forms import (
     name_uses,
     refresh,
     rename_column,
+    swap_command,
     type_gate,
     update_delete,
 )
@@ -54,11 +55,17 @@ def find(case: Case) -> Gate | None:
 def _vacuum(case: Case) -> Gate | None:
     node = case.node
     full = node.is_vacuumcmd and is_on(node.options, "full")
-    return _rewrite("vacuum-full", "VACUUM FULL") if full else None
+    tables = [one.relation for one in node.rels or () if one.relation is not None]
+    return _rewrite("vacuum-full", "VACUUM FULL", swap_command.of_tables(case, tables)) if full else None
 
 
-def _cluster(_: Case) -> Gate:
-    return _rewrite("cluster", "CLUSTER")
+def _cluster(case: Case) -> Gate:
+    node = case.node
+    table = case.facts.relation(node.relation) if node.relation is not None else None
+    indexes = case.facts.indexes(table.oid) if table is not None else []
+    order = next((one.keys for one in indexes if one.name == node.indexname and all(one.keys)), ())
+    tables = [node.relation] if node.relation is not None else []
+    return _rewrite("cluster", "CLUSTER", swap_command.of_tables(case, tables, order=order))
 
 
 def _rename(case: Case) -> Gate | None:
@@ -133,14 +140,14 @@ def _alter(case: Case) -> Gate | None:
 
 def _alter_command(case: Case, table: Relation, cmd: Any) -> Gate | None:
     if cmd.subtype in _REWRITES:
-        return _rewrite("rewrite", _REWRITES[cmd.subtype])
+        return _rewrite("rewrite", _REWRITES[cmd.subtype], swap_command.of_alteration(case))
     if cmd.subtype == A.AT_DropColumn:
         column = case.facts.columns(table).get(cmd.name)
         return _loses(f"{table.name}.{cmd.name}", is_computed=bool(column.generated)) if column else None
     if cmd.subtype == A.AT_AddConstraint and cmd.def_.contype == K.CONSTR_EXCLUSION:
-        return _no_index_beside("exclusion-constraint", "The index of an exclusion constraint")
+        return _no_index_beside(case, "exclusion-constraint", "The index of an exclusion constraint")
     if cmd.subtype == A.AT_AddConstraint and cmd.def_.without_overlaps:
-        return _no_index_beside("without-overlaps", "The index of a key WITHOUT OVERLAPS")
+        return _no_index_beside(case, "without-overlaps", "The index of a key WITHOUT OVERLAPS")
     if cmd.subtype == A.AT_AddColumn and cmd.def_.colname not in case.facts.columns(table):
         return _column(case, table, cmd)
     return None
@@ -153,8 +160,8 @@ def _column(case: Case, table: Relation, cmd: Any) -> Gate | None:
             id="stored-generated",
             says="a stored generated column is written for all rows under the lock, and no column can become one",
             procedure="swap",
-            how="Swap in a table that has it; or keep a plain column current with a trigger and fill it in batches; "
-            "or, from PostgreSQL 18 on, make it VIRTUAL.",
+            how=f"Swap in a table that has it: {swap_command.of_alteration(case)}; or keep a plain column current with "
+            "a trigger and fill it in batches; or, from PostgreSQL 18 on, make it VIRTUAL.",
         )
     type_ = _type_name(cmd.def_.typeName)
     fact = case.facts.type(type_) if not column.serial else None
@@ -219,21 +226,21 @@ _LOOKS: dict[type, Callable[[Case], Gate | None]] = {
 }
 
 
-def _rewrite(id_: str, what: str) -> Gate:
+def _rewrite(id_: str, what: str, command: str) -> Gate:
     return Gate(
         id=id_,
         says=f"{what} rewrites the whole table while readers wait",
         procedure="swap",
-        how="Build a copy of the table beside it, keep the two equal, then swap them.",
+        how=f"A copy of the table is built beside it, kept equal, and swapped in: {command}",
     )
 
 
-def _no_index_beside(id_: str, what: str) -> Gate:
+def _no_index_beside(case: Case, id_: str, what: str) -> Gate:
     return Gate(
         id=id_,
         says=f"{what} cannot be built CONCURRENTLY: writers wait until it is built",
         procedure="swap",
-        how="Swap in a table that was created with the constraint.",
+        how=f"Swap in a table that was created with the constraint: {swap_command.of_alteration(case)}",
     )
 
 

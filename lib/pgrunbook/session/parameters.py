@@ -263,11 +263,7 @@ class Rollout(Parameters):
 class Swap(Parameters):
     """The parameters of swap: the table, and the SQL of its new ``shape``: {table} is the new one, {old} that of today.
 
-    Without a shape the table is written anew as it is, laid out by ``order_by`` where that is given. ``values`` fills
-    columns of the new table by expressions over the old one, ``back`` the other way; ``leave`` names indexes and
-    statistics that the new table does not get. ``do`` says what is done: swap, back, finish (drop the old table) or
-    abandon. ``cutover`` is "now", "postponed" or a time with zone; the old table is kept for ``keep_hours`` at least,
-    unless ``force`` finishes before. The copy spares others above ``latency_ms``.
+    ``values`` fills columns by expressions over the old table, ``back`` the other way; ``cutover`` may be a time.
     """
 
     table: str = ""
