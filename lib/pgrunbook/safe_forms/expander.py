@@ -148,8 +148,8 @@ class Expander:
         if gone is not None and found.form == rename_column.BACK:
             self._shadows.remove(gone)
         made = rename_column.shadow(case) if found.form == rename_column.FORM else None
+        made = shadow_column.shadow(case) if found.form == shadow_column.FORM else made
         self._shadows += [made] if made is not None else []
-        self._shadows += shadow_column.shadows_of(case) if found.form == shadow_column.FORM else []
         return found
 
     def _parts(self, node: Any) -> list[RoutinePart]:
