@@ -183,6 +183,28 @@ def test_no_session_evades_it(server: Server, prepare: Callable[[Conn], None]) -
         assert own.values(1) == [("ab", "AB")]
 
 
+@pytest.mark.parametrize("leads", [Leads.OLD, Leads.NEW])
+def test_a_writer_needs_no_right_of_ours(server: Server, leads: Leads) -> None:
+    """A role that may write single columns only: it may not even look into our schema, also where nothing converts."""
+    with synced(server, "enum to text", leads) as own:
+        own.conn.execute("CREATE ROLE writer_of_sync; GRANT USAGE ON SCHEMA app TO writer_of_sync")
+        own.conn.execute("GRANT INSERT (id, old, new), UPDATE (old, new), SELECT (id) ON t TO writer_of_sync")
+        try:
+            own.conn.execute("SET ROLE writer_of_sync")
+            for number, column in enumerate(("old", "new")):
+                own.conn.execute(f"INSERT INTO t (id, {column}) VALUES ({number}, 'red')")
+            if leads is Leads.NEW:
+                own.conn.execute("UPDATE t SET new = 'blue' WHERE id = 1")
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                own.conn.execute(sql.SQL("SELECT {}()").format(sql.Identifier("pgrunbook", own.sync.function_name)))
+            own.conn.execute("RESET ROLE")
+            wanted = [("red", "red"), (None, "blue") if leads is Leads.NEW else (None, None)]
+            assert own.values(0, 1) == wanted
+            assert own.notes() == (leads is Leads.NEW)
+        finally:
+            own.conn.execute("RESET ROLE; DROP OWNED BY writer_of_sync; DROP ROLE writer_of_sync")
+
+
 def test_it_fires_behind_triggers_of_the_application(server: Server) -> None:
     """A trigger BEFORE that changes the value: the other column gets what is stored."""
     with synced(server, "int to bigint") as own:
