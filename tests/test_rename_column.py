@@ -164,6 +164,7 @@ def test_columns_of_each_kind(stage: Stage, name: str) -> None:
     assert {one.kind for one in found.differs} == {"until contract"}
 
 
+@pytest.mark.slow
 def test_the_end_is_that_of_the_plain_sql_but_for_what_is_declared(stage: Stage) -> None:
     """With indexes of each kind, rights on the column, views and comments; quick steps read no rows, others block nobody."""
     setup = """
@@ -241,6 +242,7 @@ def test_where_both_names_cannot_live_the_gate_says_why(stage: Stage, why: str) 
     assert why in found.gate.says
 
 
+@pytest.mark.slow
 def test_what_does_not_read_the_column_is_no_obstacle(stage: Stage) -> None:
     """Triggers on other columns, AFTER triggers, publications that leave it out; a partitioned table without an index on it."""
     make(stage)
@@ -321,6 +323,7 @@ def refusal(stage: Stage, sql: str) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_an_abandoned_rename_leaves_nothing(stage: Stage) -> None:
     """Stopped before each of its steps, what it has made is taken away, and the rename begins anew."""
     make(stage)
@@ -337,6 +340,7 @@ def test_an_abandoned_rename_leaves_nothing(stage: Stage) -> None:
     assert both(stage, 5) == ("w5", "w5")
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_was_stopped(stage: Stage) -> None:
     """Each step may be executed again after a crash, in the form that it was planned in."""
     make(stage)

@@ -209,7 +209,7 @@ def end_all(process: subprocess.Popen[str]) -> None:
 def test_each_line_of_the_guide_does_what_it_says(target: Target) -> None:
     """The chapter's lines, one after the other: postponed, over, back, over again, ended; begun again and abandoned."""
     text = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
-    chapter = text.partition("\n## Blue-green swap\n")[2].partition("\n## ")[0]
+    chapter = text.partition("\n### Blue-green swap\n")[2].partition("\n## ")[0]
     lines = [line for block in re.findall(r"^```\n(.*?)^```$", chapter, re.M | re.S) for line in block.splitlines()]
     assert len(lines) == 7
     types = []
