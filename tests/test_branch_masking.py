@@ -15,8 +15,11 @@ from pgrunbook.branches.server import Server
 from pgrunbook.branches.server_branches import ServerBranches
 from pgrunbook.config import targets
 from pgrunbook.config.targets import Target
+from pgrunbook.database import step_log
+from pgrunbook.database.shadows import Shadow
 from pgrunbook.errors import WrongInput
 from pgrunbook.session import naming
+from renames import rename
 
 Declare = Callable[..., Target]
 PLACES = (
@@ -51,6 +54,13 @@ PLACES = (
     '''CREATE SCHEMA types; CREATE DOMAIN types.email AS text CHECK (value <> \'\');
     CREATE TABLE "o'dd %s ""t""" ("m%s ""x""" types.email);
     INSERT INTO "o'dd %s ""t""" SELECT 'odd-' || n FROM generate_series(1, 50) AS n''',
+    """CREATE TABLE retyped (mail text, pgrunbook_old_mail varchar, pgrunbook_new_mail bytea);
+    INSERT INTO retyped SELECT 'retyped-' || n, 'retyped-' || n, 'retyped-' FROM generate_series(1, 50) AS n;
+    CREATE TABLE renamed (mail text, old_mail text);
+    INSERT INTO renamed SELECT 'renamed-' || n, 'renamed-' || n FROM generate_series(1, 50) AS n;
+    INSERT INTO pgrunbook.shadow VALUES
+        ('public', 'retyped', 'mail', 'pgrunbook_old_mail', 'type change', '0001_a', 'sync_0123456789abcdef'),
+        ('public', 'renamed', 'mail', 'old_mail', 'rename', '0002_b', 'sync_123456789abcdef0')""",
     """CREATE FUNCTION upper_of(text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN shout($1); END';
     CREATE FUNCTION shout(text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT upper($1)';
     CREATE TABLE called (mail text); INSERT INTO called SELECT 'called-' || n FROM generate_series(1, 50) AS n;
@@ -79,11 +89,13 @@ WORDS = (
     "unlogged",
     "odd",
     "called",
+    "retyped",
+    "renamed",
     "orphan",
     "template",
     "beside",
 )
-TABLES = ("parent", "parted", "audited", "kept", "ruled", "viewed", "unlogged", "called")
+TABLES = ("parent", "parted", "audited", "kept", "ruled", "viewed", "unlogged", "called", "retyped", "renamed")
 RULES = "\n".join((
     "[shop.masking]",
     *(f'"{table}.mail" = "hash"' for table in TABLES),
@@ -102,6 +114,8 @@ def source(version: int) -> Iterator[Server]:
         with server.connect(database="template1") as conn:
             conn.execute("CREATE TABLE public.more AS SELECT 'template-' || n AS x FROM generate_series(1, 50) AS n")
         called = "public.shout" if version >= 17 else "shout"  # before, an index is made with the session's search_path
+        with server.connect(database="shop") as conn:
+            step_log.create(conn)
         with server.connect(database="shop") as conn, conn.as_target():
             for text in (*PLACES, KEYS, "ANALYZE", FOREIGN):
                 conn.execute(text.replace("RETURN shout", f"RETURN {called}").encode())
@@ -154,6 +168,42 @@ def test_masked_values_are_in_no_file_of_a_branch(declare: Declare, source: Serv
     databases = "SELECT datname, datistemplate FROM pg_database ORDER BY datname"
     assert rows(branch, databases) == rows(target, databases)
     assert len(rows(branch, "SELECT DISTINCT tablename FROM pg_stats WHERE attname = 'mail'")) >= len(TABLES)
+
+
+@pytest.mark.slow
+@pytest.mark.newest
+@pytest.mark.parametrize("column", ["mail", "address"])
+@pytest.mark.parametrize("rows_", [None, 20])
+def test_what_lives_beside_a_masked_column_is_masked_too(
+    declare: Declare, source: Server, column: str, rows_: int | None
+) -> None:
+    """Both names of a renamed column, whichever the rule names; of a changed type the old values are gone."""
+    target = declare(f'[shop.masking]\n"pair.{column}" = "hash"\n"typed.n" = "hash"')
+    with source.connect(database="shop") as conn:
+        conn.execute("DROP TABLE IF EXISTS public.pair, public.typed")
+        conn.execute(
+            "CREATE TABLE public.pair (id int PRIMARY KEY, mail text);"
+            "CREATE TABLE public.typed (id int PRIMARY KEY, n int)"
+        )
+        conn.execute("INSERT INTO public.pair SELECT n, 'both-' || n FROM generate_series(1, 50) AS n")
+        conn.execute("INSERT INTO public.typed SELECT n, 70000 + n FROM generate_series(1, 50) AS n")
+        conn.execute("DROP SCHEMA IF EXISTS pgrunbook CASCADE")
+    rename(target, "ALTER TABLE public.pair RENAME COLUMN mail TO address")
+    with connect(target) as conn:
+        old = Shadow("public", "typed", "n", "pgrunbook_old_n", "type change", "0001_a", "sync_0123456789abcdef")
+        conn.execute(
+            "ALTER TABLE public.typed RENAME n TO pgrunbook_old_n; ALTER TABLE public.typed ADD COLUMN n bigint"
+        )
+        conn.execute(f"UPDATE public.typed SET n = pgrunbook_old_n; {old.entry()}")
+    assert rows(target, "SELECT count(*) FROM public.pair WHERE mail ~ 'both-' AND address ~ 'both-'") == [(50,)]
+    provider = ServerBranches("cluster" if rows_ is None else "connection")
+    provider.create(target, Wanted("masked", "somebody", rows=rows_))
+    branch = naming.target("shop@masked")
+    assert rows(branch, "SELECT count(*) > 0, bool_and(mail = address) FROM public.pair") == [(True, True)]
+    assert rows(branch, "SELECT count(*) FROM public.pair WHERE mail ~ 'both-' OR address ~ 'both-'") == [(0,)]
+    assert rows(
+        branch, "SELECT count(*) FROM public.typed WHERE pgrunbook_old_n IS NOT NULL OR n BETWEEN 70000 AND 70050"
+    ) == [(0,)]
 
 
 @pytest.mark.slow

@@ -88,6 +88,7 @@ def test_what_waits_for_contract_is_no_leftover(target: Target, command: Callabl
     assert "1, 1 column waits for contract" in out
 
 
+@pytest.mark.slow
 def test_what_is_left_is_what_the_plain_sql_leaves(project: Project, target: Target) -> None:
     """Trigger, functions, notes and index are gone too; what was written by either name is there."""
     do(
@@ -140,6 +141,7 @@ def test_rows_that_differ_keep_the_column(target: Target) -> None:
     assert waiting(target) == ["public.nodes.ip"]
 
 
+@pytest.mark.slow
 def test_what_depends_on_the_column_keeps_it(target: Target) -> None:
     """A view that somebody has made over the old name since: it is shown before, and nothing is dropped."""
     do(target, "CREATE VIEW shown AS SELECT ip FROM nodes")
@@ -157,6 +159,7 @@ def test_what_depends_on_the_column_keeps_it(target: Target) -> None:
     assert rows(target, "SELECT ip_address FROM nodes WHERE id = 1001") == [("still",)]
 
 
+@pytest.mark.slow
 def test_somebody_who_holds_the_table_is_waited_for_and_named(project: Project) -> None:
     """In bounded time, and nobody queues behind us."""
     target = project(folder={"0001_a.sql": "SELECT 1"}, attempts=2, lock_patience_ms=100, lock_timeout_ms=100)

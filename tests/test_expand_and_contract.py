@@ -170,3 +170,24 @@ def test_contract_killed_while_it_waits_goes_on(project: Project) -> None:
     assert rows(target, "SELECT ip_address FROM nodes WHERE id = 9001") == [("still",)]
     with connect(target) as conn:
         assert shadows.read(conn) == []
+
+
+@pytest.mark.slow
+def test_a_change_of_type_is_contracted_too(project: Project, command: Command) -> None:
+    """Until then it goes back; after it the old values are gone, and rollback says so instead of failing half way."""
+    target = project(folder={"0001_a.sql": TABLE})
+    assert run("release")[1] == 0
+    do(target, ROWS)
+    add(target, "0002_b.sql", "ALTER TABLE nodes ALTER COLUMN n TYPE bigint;")
+    made, code = run("release")
+    assert (code, made.status) == (0, Status.DONE)
+    assert "1 column waits for contract" in command("status", "--target", "demo")[1]
+    assert command("drift", "--target", "demo")[0] == 0
+    made, code = run("contract", accept="all")
+    assert (code, made.status) == (0, Status.DONE)
+    do(target, "UPDATE nodes SET n = 3000000000 WHERE id = 1; INSERT INTO nodes VALUES (9001, 'x', 1)")
+    for against in ("history", "validated"):
+        assert command("drift", "--target", "demo", "--against", against)[0] == 0, against
+    made, code = run("rollback")
+    assert (code, made.status) == (3, Status.REFUSED)
+    assert "has dropped public.nodes.pgrunbook_old_n, from which it would come back" in error(made)

@@ -34,10 +34,10 @@ GATES = [
     ("rename", "ALTER SCHEMA app RENAME TO other"),
     ("type-change", "ALTER TABLE p ALTER v TYPE bigint"),
     ("type-change", "ALTER TABLE parent ALTER a TYPE bigint"),
-    ("type-change", "ALTER TABLE keyless ALTER b TYPE varchar(50)"),
     ("type-change", "ALTER TABLE q ALTER b TYPE varchar(5)"),
     ("type-change", "ALTER TABLE t ALTER a TYPE integer USING a + c"),
     ("type-change", "ALTER TABLE t ALTER a TYPE bigint, ADD COLUMN z integer"),
+    ("type-change", "ALTER TABLE t ALTER a TYPE bigint, ALTER c TYPE numeric"),
     ("exclusion-constraint", "ALTER TABLE t ADD EXCLUDE (a WITH =)"),
     ("stored-generated", "ALTER TABLE t ADD COLUMN g integer GENERATED ALWAYS AS (a * 2) STORED"),
     ("constrained-domain", "ALTER TABLE t ADD COLUMN g app.positive"),
@@ -479,7 +479,8 @@ SWAPPED = {
     "VACUUM FULL t": "-p table=public.t",
     "CLUSTER t USING t_b": "-p table=public.t -p order_by=b",
     "ALTER TABLE t SET UNLOGGED": "-p table=public.t -p 'shape=ALTER TABLE {table} SET UNLOGGED'",
-    "ALTER TABLE t ADD EXCLUDE (a WITH =)": "-p table=public.t -p 'shape=ALTER TABLE {table} ADD EXCLUDE USING btree (a WITH OPERATOR(=))'",
+    "ALTER TABLE t ADD EXCLUDE (a WITH =)":
+        "-p table=public.t -p 'shape=ALTER TABLE {table} ADD EXCLUDE USING btree (a WITH OPERATOR(=))'",
     "ALTER TABLE t ADD COLUMN g integer GENERATED ALWAYS AS (a * 2) STORED":
         "-p table=public.t -p 'shape=ALTER TABLE {table} ADD COLUMN g integer GENERATED ALWAYS AS (a * 2) STORED'",
     'VACUUM FULL app."T x"': """-p 'table=app."T x"'""",

@@ -24,11 +24,12 @@ from pgrunbook.app import (
     cli_verify,
     terminal,
 )
-from pgrunbook.errors import RunbookError, WrongInput
+from pgrunbook.errors import Refused, RunbookError, WrongInput
 
 if TYPE_CHECKING:
     from pgrunbook.app.run_report import TargetStanding
     from pgrunbook.config.targets import Target
+    from pgrunbook.database.connection import Connection
     from pgrunbook.record.run import Run
     from pgrunbook.runner.kernel import EarlyKernel
 
@@ -254,7 +255,7 @@ def demo(
 def _standing(target: Target) -> TargetStanding:
     from pgrunbook import history as histories
     from pgrunbook.app.run_report import TargetStanding
-    from pgrunbook.database import activity, locks, shadows
+    from pgrunbook.database import activity, locks
     from pgrunbook.database.connection import connect
 
     try:
@@ -268,10 +269,20 @@ def _standing(target: Target) -> TargetStanding:
             return TargetStanding(
                 target=target.name, server=server, version=history.version() or None, at_work=now or None,
                 pending=len(history.pending()), problems=len(history.problems()),
-                for_contract=tuple(one.label for one in shadows.read(conn)),
+                for_contract=_waiting(conn),
             )  # fmt: skip
     except RunbookError as exc:
         return TargetStanding(target=target.name, error=exc.message)
+
+
+def _waiting(conn: Connection) -> tuple[str, ...] | None:
+    """Return the columns that wait for contract, None where schema pgrunbook is not to be read."""
+    from pgrunbook.database import shadows
+
+    try:
+        return tuple(one.label for one in shadows.read(conn))
+    except Refused:
+        return None
 
 
 def _refuse_without(runbook: str, target: str, command: str) -> None:

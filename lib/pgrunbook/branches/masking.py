@@ -26,7 +26,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import class_row
 
-from pgrunbook.branches import branch_server
+from pgrunbook.branches import branch_server, shadow_values
 from pgrunbook.branches.branch_target import OF_EVERY_CLUSTER, POSTGRES, BranchTarget
 from pgrunbook.branches.server import Server
 from pgrunbook.config.targets import OF_BRANCH, Constant, MaskRule, Target
@@ -182,15 +182,16 @@ def _nothing_fires(server: Server, database: str) -> Iterator[None]:
 
 def _write(conn: Connection, target: Target, columns: Mapping[str, _Column]) -> None:
     salt, sizes = secrets.token_hex(16), _linked(conn, target, columns)
-    by_table: dict[tuple[str, str], list[sql.Composed]] = {}
+    by_table: dict[tuple[str, str], dict[str, sql.Composable]] = {}
     for name, column in columns.items():
         value = _value(column, target.masking[name], salt, sizes[column])
-        by_table.setdefault(column.table, []).append(
-            sql.SQL("{} = {}").format(sql.Identifier(column.column_name), value)
-        )
+        by_table.setdefault(column.table, {})[column.column_name] = value
+    for table, other, value in [*shadow_values.beside(conn, by_table)]:
+        by_table[table][other] = value
     families = {table: _family(conn, table) for table in by_table}
     with conn.as_target():
-        for table, values in by_table.items():
+        for table, given in by_table.items():
+            values = [sql.SQL("{} = {}").format(sql.Identifier(column), value) for column, value in given.items()]
             for named in _written(table, families[table]):
                 conn.execute(sql.SQL("UPDATE {} SET {}").format(named, sql.SQL(", ").join(values)))
         written = {one.table for family in families.values() for one in family if one.has_rows}

@@ -21,7 +21,7 @@ from pgrunbook.database.queries import load
 from pgrunbook.database.row_tracker import RowTracker
 from pgrunbook.plan.step import Batches
 
-RESIDUES = 8
+RESIDUES = 32
 LEAST_PAGES = 8
 Key = tuple[str, ...]
 
@@ -104,6 +104,11 @@ class PageRanges:
         self._batches = batches
         self._residues = RESIDUES if number == 1 else 1
         self._rows_of_page = 1.0
+
+    @staticmethod
+    def before(page: int) -> Key:
+        """Return the key of a loop that begins at a page."""
+        return str(page), "0", str(RESIDUES - 1)
 
     def end(self, conn: Connection) -> Key | None:
         """Return how many pages the table has, the largest of its partitions where it has some."""

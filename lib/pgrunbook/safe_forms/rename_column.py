@@ -140,7 +140,7 @@ def _indexes(case: Case, table: Relation, column: Column) -> list[Index]:
 
 
 def _pair(old: str, new: str, type_: str) -> ColumnPair:
-    return ColumnPair(old, new, type_, type_)
+    return ColumnPair(old, new, type_, type_, is_steady=True)
 
 
 class _Rename:

@@ -12,7 +12,7 @@ What reads the columns of the table by their order (SELECT *, INSERT without nam
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg
@@ -21,13 +21,13 @@ from pglast import ast, enums
 from pgrunbook.database import column_dependents
 from pgrunbook.database.column_dependents import ColumnDependents
 from pgrunbook.database.column_sync import ColumnPair, ColumnSync, Leads, sync_name
-from pgrunbook.database.relations import Column, Relation, UniqueKey
+from pgrunbook.database.relations import Column, Relation
 from pgrunbook.database.row_tracker import LAST
 from pgrunbook.database.shadows import Shadow
 from pgrunbook.plan.declared import Declared
 from pgrunbook.plan.step import RANGE, Batches, Expansion, SafeStep
 from pgrunbook.safe_forms import probes, type_cost
-from pgrunbook.safe_forms.column_move import ColumnMove
+from pgrunbook.safe_forms.column_move import ColumnMove, grows
 from pgrunbook.safe_forms.form import Case
 from pgrunbook.sql.deparse import alter_table, changed, command, expression, helper, mapped, name, parsed
 from pgrunbook.sql.tree import column_names, dotted_name, quoted
@@ -54,36 +54,38 @@ class TypeChangeParts:
 
 
 def change(case: Case) -> Expansion | None:
-    """ALTER COLUMN ... TYPE -> a column beside it, batches, and a short cut-over; one column after the other.
+    """ALTER COLUMN ... TYPE -> a column beside it, batches, and a short cut-over.
 
-    The defaults of these columns may be dropped and set beside it.
+    The default of the column may be dropped and set in the same statement.
     """
     found = parts(case)
-    if not isinstance(found, tuple) or not type_cost.of(case, found[0].table).rewrites:
+    if found is None or isinstance(found, str) or not type_cost.of(case, found.table).rewrites:
         return None
-    made = [_Form.of(case, one) for one in found]
-    names = ", ".join(one.column.name for one in found)
+    form = _Form.of(case, found)
     return Expansion(
         case.statement,
         FORM,
-        f"The new type of {names} rewrites the table. A column of the new type is added, kept equal by a trigger,"
-        " filled in batches, and takes its place; the old one follows it until contract drops it.",
-        tuple(step for one in made for step in one.steps()),
-        cleanup=tuple(query for one in made for query in one.cleanup()),
-        differs=tuple(dict.fromkeys(each for one in made for each in one.differs())),
-        back=tuple(step for one in reversed(made) for step in one.way_back()),
-        back_cleanup=tuple(query for one in made for query in one.back.cleanup()),
+        f"The new type of {found.column.name} rewrites the table. A column of the new type is added, kept equal by a"
+        " trigger, filled in batches, and takes its place; the old one follows it until contract drops it.",
+        tuple(form.steps()),
+        cleanup=tuple(form.cleanup()),
+        differs=tuple(form.differs()),
+        back=tuple(form.way_back()),
+        back_cleanup=tuple(form.back.cleanup()),
     )
 
 
-def shadows_of(case: Case) -> list[Shadow]:
-    """Return the columns that a change of type in this form leaves beside new ones, [] for any other statement."""
+def shadow(case: Case) -> Shadow | None:
+    """Return the column that a change of type in this form leaves beside the new one, None for any other statement."""
     found = parts(case)
-    return [_registered(case, one) for one in found] if isinstance(found, tuple) else []
+    return None if found is None or isinstance(found, str) else _registered(case, found)
 
 
-def parts(case: Case) -> tuple[TypeChangeParts, ...] | str | None:
-    """Return changes of type in parts, why they have no such form, or None for any other statement."""
+def parts(case: Case) -> TypeChangeParts | str | None:
+    """Return a change of type in parts, why it has no such form, or None for any other statement.
+
+    Of several columns each needs a statement of its own: where such a one stops half way, one of them would be changed.
+    """
     node = case.node
     if not isinstance(node, ast.AlterTableStmt) or node.objtype != enums.ObjectType.OBJECT_TABLE:
         return None
@@ -91,38 +93,14 @@ def parts(case: Case) -> tuple[TypeChangeParts, ...] | str | None:
     changes = [cmd for cmd in node.cmds if cmd.subtype == A.AT_AlterColumnType]
     if table is None or table.is_temporary or not changes:
         return None
-    names = [cmd.name for cmd in changes]
-    defaults = [cmd for cmd in node.cmds if cmd.subtype == A.AT_ColumnDefault and cmd.name in names]
-    if len(changes) + len(defaults) < len(node.cmds) or len(set(names)) < len(names):
-        return "the statement does more than that"
-    key = case.facts.loop_key(table)
-    # A key by which loops go comes last: until then it has the type that they know.
-    changes.sort(key=lambda cmd: key is not None and cmd.name in key.columns)
-    found = []
-    for cmd in changes:
-        one = _part(case, table, cmd, [each for each in defaults if each.name == cmd.name])
-        if not isinstance(one, TypeChangeParts):
-            return one
-        found.append(one)
-    return tuple(found)
-
-
-def _part(case: Case, table: Relation, cmd: Any, defaults: Sequence[Any]) -> TypeChangeParts | str | None:
-    column = case.facts.columns(table).get(cmd.name)
+    cmd, column = changes[0], case.facts.columns(table).get(changes[0].name)
+    defaults = [each for each in node.cmds if each.subtype == A.AT_ColumnDefault and each.name == cmd.name]
+    if len(changes) + len(defaults) < len(node.cmds) or len(changes) > 1:
+        return "the statement does more than that: give each change of type one of its own"
     if column is None:
         return None
     because = column_dependents.refused(case.facts.conn, table, column.name, last=LAST)
-    if because:
-        return "; ".join(because)
-    if case.facts.loop_key(table) is None:
-        return "the table has no key by which to cut batches"
-    if len(case.node.cmds) > 1 and not _rewrites(case, table, cmd):
-        return f"the new type of {cmd.name} is one of the catalog alone: it belongs in a statement of its own"
-    return _taken_apart(case, table, column, cmd, defaults)
-
-
-def _rewrites(case: Case, table: Relation, cmd: Any) -> bool:
-    return type_cost.of(replace(case, node=changed(case.node, cmds=(cmd,))), table).rewrites
+    return "; ".join(because) if because else _taken_apart(case, table, column, cmd, defaults)
 
 
 def _taken_apart(
@@ -212,7 +190,8 @@ class _Form:
     def of(cls, case: Case, found: TypeChangeParts) -> _Form:
         """Read what hangs on the column."""
         table, pair, sync, version = found.table, found.pair, found.sync, case.facts.version
-        on, key = column_dependents.read(case.facts.conn, table, found.column), _key(case, table).columns
+        on, loop_key = column_dependents.read(case.facts.conn, table, found.column), case.facts.loop_key(table)
+        key = loop_key.columns if loop_key is not None else ()
         after, default = pair.renamed(found.parked, found.column.name), found.column.default
         there = ColumnMove(
             table, on, pair.new, found.parked, sync, pair, version, key, found.default, is_new_type=True
@@ -226,7 +205,7 @@ class _Form:
         ends = [found.sync.turn(self.back.pair, Leads.NEW), _registered(self.case, found).entry()]
         old = found.column.name
         says = f"{pair.new} becomes {old} with all that hangs on it; {old} goes on as {found.parked}."
-        return [*_beside(self.case, found), *self.there.steps(ends=ends, says=says)]
+        return [*_beside(self.case, found, self.there.key), *self.there.steps(ends=ends, says=says)]
 
     def cleanup(self) -> list[str]:
         """Return the queries for what drops all that was made before the cut-over."""
@@ -259,6 +238,10 @@ class _Form:
         rights = dict.fromkeys(f"column {label} to {grant.grantee}" for grant in self.on.grants if not grant.sequence)
         told = [Declared("column order", what, why) for what, why in moved.items()]
         told += [Declared("until contract", what, beside) for what in (label, *rights)]
+        for sequence in self.on.sequences:
+            if grows(sequence, self.found.pair.new_type):
+                why = f"it grows with {column.name}: as {sequence.type} it would end before the column's values do"
+                told.append(Declared("sequence type", dotted_name(sequence.schema, sequence.name), why))
         triggers, silenced = _fired(self.case, table)
         if triggers and not silenced:
             why = f"triggers fire for each row that is filled: {', '.join(triggers)}"
@@ -272,19 +255,11 @@ def _fired(case: Case, table: Relation) -> tuple[list[str], bool]:
     return triggers, bool(triggers) and case.facts.rows("may_silence_triggers")[0]["may"]
 
 
-def _key(case: Case, table: Relation) -> UniqueKey:
-    key = case.facts.loop_key(table)
-    if key is None:
-        raise AssertionError("the form does not apply")
-    return key
-
-
-def _beside(case: Case, found: TypeChangeParts) -> list[SafeStep]:
+def _beside(case: Case, found: TypeChangeParts, key: tuple[str, ...]) -> list[SafeStep]:
     """Return the steps that try all rows, add the column, and fill it."""
     table, column, pair, sync = found.table, found.column, found.pair, found.sync
-    key = _key(case, table)
     tried = SafeStep(
-        sync.trial(pair, key.columns, not_null=column.not_null),
+        sync.trial(pair, key, not_null=column.not_null),
         f"Try whether each value of {column.name} can be converted; reads and writes go on.",
         quick=False,
     )
@@ -302,8 +277,8 @@ def _beside(case: Case, found: TypeChangeParts) -> list[SafeStep]:
     )
     _, silenced = _fired(case, table)
     batches = Batches(
-        schema=table.schema, table=table.name, alias="t", statement=sync.filled(pair, RANGE), key=key.columns,
-        key_types=key.types, rows=case.batch_rows, fires_triggers=not silenced,
+        schema=table.schema, table=table.name, alias="t", statement=sync.filled(pair, RANGE), key=(), key_types=(),
+        rows=case.batch_rows, fires_triggers=not silenced, by_pages=True,
     )  # fmt: skip
     filled = SafeStep(
         sync.filled(pair, ""),
