@@ -9,6 +9,10 @@ from typing import Any
 
 import pytest
 
+from conftest import ROOT
+from pgrunbook.branches.branch import Branch
+from pgrunbook.branches.branch_target import branch_target
+from pgrunbook.branches.planetscale import branches as planetscale_branches
 from pgrunbook.config import targets
 from pgrunbook.config.window import ChangeWindow
 from pgrunbook.errors import WrongInput
@@ -154,3 +158,24 @@ def test_what_is_no_window_is_refused(line: str, says: str, tmp_path: Path, monk
     with pytest.raises(WrongInput) as caught:
         declared(tmp_path, f"[shop.window]\n{line}\n", monkeypatch)
     assert says in caught.value.detail
+
+
+def test_a_branch_of_a_target_may_be_changed_at_any_time() -> None:
+    """It is a copy: neither approval nor window is for it, of whichever provider."""
+    window = ChangeWindow(freeze=("2020-01-01/2029-12-31",))
+    source = targets.Target(name="shop", server="main", database="shop", protected=True, window=window)
+    found = branch_target(source, "shop@dev", "main", "dev", role="a", superuser="b", options="")
+    assert (found.needs_approval, found.window) == (False, None)
+    place = targets.Planetscale(organization="o", database="d")
+    source = targets.Target(name="shop", planetscale=place, restore_points=False, approval=True, window=window)
+    branch = Branch(target="shop", name="dev", provider="planetscale", owner="ann", made_at=datetime.now(UTC))
+    made = planetscale_branches._target(source, branch)
+    assert (made.needs_approval, made.window) == (False, None)
+
+
+def test_the_window_of_the_docs_is_one() -> None:
+    """docs/approval.md says what is typed."""
+    text = (ROOT / "docs" / "approval.md").read_text().partition("```toml\n")[2].partition("```")[0]
+    found = ChangeWindow(**tomllib.loads(text)["shop"]["window"])
+    assert found.closed_by(datetime(2026, 11, 30, 22, 30, tzinfo=UTC)) == ""
+    assert "is frozen" in found.closed_by(datetime(2026, 12, 28, 22, 30, tzinfo=UTC))
