@@ -88,7 +88,7 @@ def test_a_kernel_that_is_killed_leaves_a_cell_that_is_broken_off(project: Proje
         executed_copy.refresh(made)
         assert states(record(made, MIGRATE))["execute-plan"] == "running"
         front.kill()
-    executed_copy.refresh(made)
+    assert executed_copy.refresh_broken_off("another") == executed_copy.refresh_broken_off("demo") == []
     found = record(made, MIGRATE)
     assert states(found)["execute-plan"] == "failed"
     assert "Broken off: its kernel ended before the cell did." in top(found)

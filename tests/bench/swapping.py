@@ -22,6 +22,7 @@ from pgrunbook.online.swap_store import TableSwap
 ROWS = 1_000_000
 RATE_GOAL, LOCK_GOAL_MS = 0.8, 100.0
 WRITERS = 2
+WARM_NOTES = 200
 UNTHROTTLED_MS = 1e6  # the peer spares nobody
 LAYOUT = f"""
 CREATE TABLE swap_parent (id int PRIMARY KEY);
@@ -149,7 +150,8 @@ def _cut_over_twice(held: list[float], notes: list[int]) -> None:
     try:
         with connect(target, purpose="bench") as conn:
             for _ in range(2):
-                time.sleep(1)
+                while swap_sync.notes_left(conn, _swap(conn)) < WARM_NOTES:
+                    time.sleep(0.1)
                 done = cutover.cut_over(conn, target, _swap(conn), keep_hours=1)
                 held.append(done.held_ms)
                 notes.append(done.notes)
