@@ -207,7 +207,9 @@ def test_a_table_of_this_very_release_is_changed_as_written_and_back(project: Pr
     do(target, "INSERT INTO orders (cpu, address) SELECT i, 'x' FROM generate_series(1, 3000) AS i")
     made, code = run("rollback", migrations="2")
     assert code == 0, error(made)
-    columns = "SELECT attname::text, format_type(atttypid, atttypmod) FROM pg_attribute" \
-              " WHERE attrelid = 'orders'::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum"  # fmt: skip
+    columns = (
+        "SELECT attname::text, format_type(atttypid, atttypmod) FROM pg_attribute"
+        " WHERE attrelid = 'orders'::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum"
+    )
     assert rows(target, columns) == [("id", "integer"), ("cpu", "integer"), ("ip", "text")]
     assert rows(target, "SELECT count(*), sum(cpu), count(ip) FROM orders") == [(3000, 4501500, 3000)]
