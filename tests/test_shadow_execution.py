@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from acting import error, run
+from budget import sample
 from conftest import connect, do, rows
 from pgrunbook.config.targets import Target
 from pgrunbook.database.schema import snapshot
@@ -132,12 +133,12 @@ def test_a_cutover_that_gets_no_lock_is_given_up(place: Place) -> None:
 
 @pytest.mark.parametrize(
     ("made", "told", "gone"),
-    [
+    sample([
         ("CREATE INDEX since ON orders (amount)", "index public.since", "DROP INDEX since"),
         ("CREATE VIEW since AS SELECT amount FROM orders", "rule _RETURN on view public.since", "DROP VIEW since"),
         ("ALTER TABLE orders ADD CONSTRAINT since CHECK (amount <> -7)", "constraint since on table public.orders",
          "ALTER TABLE orders DROP CONSTRAINT since"),
-    ],
+    ], 3),
 )  # fmt: skip
 def test_what_was_hung_on_the_column_meanwhile_is_not_passed_over(
     place: Place, made: str, told: str, gone: str
