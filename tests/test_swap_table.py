@@ -584,3 +584,45 @@ def test_right_that_is_granted_at_the_last_moment_is_not_lost(
     assert told == ["rights on the table, or what reads it, were changed just then"]
     assert stage.rows("SELECT has_table_privilege('pg_monitor', 'orders', 'SELECT')") == [(True,)]
     assert stage.rows("INSERT INTO orders (customer) VALUES (1) RETURNING id") == stage.rows("SELECT max(id) FROM late")
+
+
+OWNED = """
+CREATE ROLE {app} LOGIN; CREATE ROLE {other};
+GRANT CREATE ON DATABASE {database} TO {app}; GRANT CREATE, USAGE ON SCHEMA public TO {app};
+SET ROLE {app}; CREATE TABLE orders (id serial PRIMARY KEY, note text);
+INSERT INTO orders (note) SELECT 'o' || n FROM generate_series(1, 400) AS n;
+CREATE TABLE items (order_id int REFERENCES orders); CREATE VIEW v AS SELECT note FROM orders; GRANT SELECT ON orders TO {other}; RESET ROLE
+"""
+
+
+@pytest.mark.slow
+def test_owner_without_further_rights_swaps_its_table(
+    server: Server, database: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No superuser is needed: who owns the table, and may create a schema; another role is refused by its name."""
+    app, other = (f"{role}_{server.version}_{time.monotonic_ns()}" for role in ("app", "other"))
+    name = database()
+    stage = stage_of(server, name)
+    try:
+        stage.do(
+            *OWNED.replace("{app}", app).replace("{other}", other).replace("{database}", name).strip().split(";\n")
+        )
+        before = stage.schema()
+        monkeypatch.setenv(URL, url_of(server, name).replace("postgres@", f"{app}@"))
+        swap = stage.begun(SwapChoice(ORDERS))
+        stage.do("UPDATE orders SET note = NULL WHERE id < 9")
+        stage.filled(swap)
+        stage.cut_over()
+        stage.do("DELETE FROM orders WHERE id = 300")
+        assert differences(before, stage.schema()) == []
+        stage.cut_over()
+        assert stage.rows("SELECT count(*), count(note) FROM orders") == [(399, 391)]
+        stage.abandon()
+        assert differences(before, stage.schema()) == []
+        monkeypatch.setenv(URL, url_of(server, name))
+        stage.do("ALTER TABLE orders OWNER TO postgres")
+        monkeypatch.setenv(URL, url_of(server, name).replace("postgres@", f"{app}@"))
+        with pytest.raises(Refused, match="whose rights our role does not have"):
+            stage.begun(SwapChoice(ORDERS))
+    finally:
+        stage.do(f"DROP OWNED BY {app}, {other} CASCADE", f"DROP ROLE {app}", f"DROP ROLE {other}")
