@@ -26,6 +26,8 @@ CREATE INDEX orders_customer ON orders (customer);
 """
 
 # What is left of a swap in our schema.
+OUR_TRIGGER = """SELECT tgname::text FROM pg_trigger
+WHERE tgrelid = 'orders'::regclass AND tgname LIKE '%changes%' AND tgname NOT LIKE '%emptied'"""
 LEFT = """SELECT c.relname FROM pg_class AS c
 WHERE c.relnamespace = 'pgrunbook'::regnamespace AND c.relname ~ '^(swap|changes)_[0-9a-f]'"""
 
@@ -444,9 +446,7 @@ def test_difference_is_found_and_named(stage: SwapStage) -> None:
     with connect(stage.target) as conn:
         swap_copy.plan_ranges(conn, swap)
         swap_copy.copy(stage.target, swap)
-    (trigger,) = stage.rows(
-        "SELECT tgname::text FROM pg_trigger WHERE tgrelid = 'orders'::regclass AND tgname LIKE '%changes%' AND tgname NOT LIKE '%emptied'"
-    )
+    (trigger,) = stage.rows(OUR_TRIGGER)
     stage.do(f'ALTER TABLE orders DISABLE TRIGGER "{trigger[0]}"', "UPDATE orders SET note = 'x' WHERE id = 77")
     with pytest.raises(Broken) as caught:
         stage.filled(swap)
@@ -626,3 +626,37 @@ def test_owner_without_further_rights_swaps_its_table(
             stage.begun(SwapChoice(ORDERS))
     finally:
         stage.do(f"DROP OWNED BY {app}, {other} CASCADE", f"DROP ROLE {app}", f"DROP ROLE {other}")
+
+
+@pytest.mark.slow
+def test_trigger_that_was_switched_off_is_seen_before_the_cut_over(stage: SwapStage) -> None:
+    """Also where it is on again: rows that were written meanwhile are in no log, and the tables are not exchanged."""
+    stage.ready(SwapChoice(ORDERS))
+    trigger = str(stage.rows(OUR_TRIGGER)[0][0])
+    stage.do(
+        f'ALTER TABLE orders DISABLE TRIGGER "{trigger}"',
+        "UPDATE orders SET note = 'lost' WHERE id = 5",
+        f'ALTER TABLE orders ENABLE ALWAYS TRIGGER "{trigger}"',
+    )
+    with pytest.raises(Broken, match=r"not every change of table public.orders was noted"):
+        stage.cut_over()
+    assert stage.rows("SELECT note FROM orders WHERE id = 5") == [("lost",)]
+    stage.abandon()
+
+
+@pytest.mark.slow
+def test_rows_of_a_partition_that_was_attached_meanwhile_are_missed_before_the_cut_over(
+    server: Server, database: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No trigger has noted them: all rows are compared again where the live table is partitioned."""
+    name = database(*PARTED.strip().split(";\n"))
+    monkeypatch.setenv(URL, url_of(server, name))
+    stage = stage_of(server, name)
+    stage.ready(SwapChoice(ORDERS, BY_HASH))
+    stage.do("CREATE TABLE late (LIKE orders)", "INSERT INTO late VALUES (9000, 9, 'late')",
+             "INSERT INTO customers VALUES (9)", "ALTER TABLE orders ATTACH PARTITION late FOR VALUES IN (9)")  # fmt: skip
+    with pytest.raises(Broken, match=r"hold other rows[\s\S]*9000"):
+        stage.cut_over()
+    stage.do("ALTER TABLE orders DETACH PARTITION late")
+    stage.cut_over()
+    assert stage.rows("SELECT count(*) FROM orders") == [(300,)]
