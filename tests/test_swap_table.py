@@ -660,3 +660,32 @@ def test_rows_of_a_partition_that_was_attached_meanwhile_are_missed_before_the_c
     stage.do("ALTER TABLE orders DETACH PARTITION late")
     stage.cut_over()
     assert stage.rows("SELECT count(*) FROM orders") == [(300,)]
+
+
+@pytest.mark.slow
+def test_table_whose_rows_run_code_of_somebody_else_is_refused(
+    server: Server, database: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A superuser who copied it would run what its owner has planted: in a check, a default, an index."""
+    mallory = f"mallory_{server.version}_{time.monotonic_ns()}"
+    name = database(
+        f"CREATE ROLE {mallory}", f"GRANT CREATE ON SCHEMA public TO {mallory}", f"SET ROLE {mallory}; {PLANTED}"
+    )
+    monkeypatch.setenv(URL, url_of(server, name))
+    stage = stage_of(server, name)
+    try:
+        for table in ("checked", "indexed"):
+            with pytest.raises(Refused, match="refused to swap public"):
+                stage.begun(SwapChoice(TableName("public", table)))
+        assert stage.rows("SELECT to_regclass('public.sung_by')") == [(None,)]
+    finally:
+        stage.do(f"DROP OWNED BY {mallory}", f"DROP ROLE {mallory}")
+
+
+PLANTED = """
+CREATE FUNCTION sing(int) RETURNS boolean IMMUTABLE LANGUAGE plpgsql AS
+    'BEGIN IF current_user = ''postgres'' THEN EXECUTE ''CREATE TABLE public.sung_by ()''; END IF; RETURN true; END';
+CREATE TABLE checked (id int PRIMARY KEY CHECK (sing(id)));
+CREATE TABLE indexed (id int PRIMARY KEY);
+CREATE INDEX ON indexed (sing(id))
+"""
