@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +17,11 @@ from typing import Any
 import nbformat
 from jupyter_client.manager import KernelManager
 
+from pgrunbook.app import lab
 from pgrunbook.record.run import WORK, Run
 
 PATIENCE_S = 100
+TOKEN = "of-tests"  # noqa: S105 - of a server that lives for a scene
 
 
 class FrontEnd:
@@ -52,7 +57,10 @@ class FrontEnd:
 
     def run_text(self, text: str, cell: str | None = None) -> dict[str, Any]:
         """Run a text as a cell, or as a console's where no cell is named; wait for its reply."""
-        request = self.ask(text, cell)
+        return self.wait(self.ask(text, cell))
+
+    def wait(self, request: str) -> dict[str, Any]:
+        """Wait for the reply to a request."""
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
             try:
@@ -62,7 +70,7 @@ class FrontEnd:
                 continue
             if reply["parent_header"].get("msg_id") == request:
                 return dict(reply["content"])
-        raise AssertionError(f"{cell or text} did not end")
+        raise AssertionError("the cell did not end")
 
     def ask(self, text: str, cell: str | None = None) -> str:
         """Ask for a text to be run, and do not wait: the tab may be closed now."""
@@ -141,3 +149,33 @@ def states(notebook: Any) -> dict[str, str]:
 def top(notebook: Any) -> str:
     """Return what stands at the top of a record."""
     return str(notebook.cells[0].source)
+
+
+@contextmanager
+def jupyter(module: str, folder: Path, *options: str, **environment: str) -> Iterator[str]:
+    """A Jupyter server that is started as `pgrunbook start` does it, its own files in a folder; give its URL."""
+    runtime = folder / ".runtime"
+    chosen = {**lab.environment(), "JUPYTER_RUNTIME_DIR": str(runtime), "JUPYTER_TOKEN": TOKEN, **environment}
+    command = [sys.executable, "-m", module, "--ServerApp.port=0", "--ServerApp.open_browser=False", "--allow-root"]
+    with (folder / "server.log").open("w") as log, subprocess.Popen(
+        [*command, *options], env=chosen, stdout=log, stderr=log, cwd=folder
+    ) as process:  # fmt: skip
+        try:
+            url, deadline = "", time.monotonic() + PATIENCE_S
+            while not url and time.monotonic() < deadline and process.poll() is None:
+                url = next((_url(path.read_text()) for path in runtime.glob(f"jpserver-{process.pid}.json")), "")
+                time.sleep(0.05)
+            assert url, (folder / "server.log").read_text()
+            yield url
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _url(told: str) -> str:
+    """Return where a server says that it is, "" where its file is not whole yet."""
+    try:
+        facts = json.loads(told)
+    except ValueError:
+        return ""
+    return f"http://127.0.0.1:{facts['port']}{facts['base_url']}"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 import threading
 from collections.abc import Callable
 
 import pytest
 
 from acting import cells, error, events, outputs, run, wait_until
-from conftest import do, rows
+from conftest import ROOT, do, rows
 from pgrunbook.config.targets import Target
 from pgrunbook.record.run import Status
 from pgrunbook.runner import runbook
@@ -43,6 +44,7 @@ def test_columns_are_filled_and_nothing_of_ours_is_left(target: Target) -> None:
     assert rows(target, "SELECT proname FROM pg_proc WHERE proname LIKE 'fill_%'") == []
 
 
+@pytest.mark.slow
 def test_row_that_cannot_be_filled_refuses_before_the_first_write(target: Target) -> None:
     """It is named by its key; with bad_rows=skip it is passed over, and the verdict is open."""
     do(target, "ALTER TABLE orders ADD n smallint; UPDATE orders SET note = 'n99999' WHERE note = 'n7'")
@@ -65,6 +67,7 @@ def test_row_that_cannot_be_filled_refuses_before_the_first_write(target: Target
     assert "WITH OPEN GATES" in outputs(made, "verdict")
 
 
+@pytest.mark.slow
 def test_trigger_of_the_application_that_raises_stops_and_the_run_goes_on(target: Target) -> None:
     """The row is named with what is committed; when it is mended the same run ends."""
     do(target, "CREATE FUNCTION public.no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
@@ -108,6 +111,7 @@ def test_person_stops_a_run_from_elsewhere_and_it_goes_on(target: Target) -> Non
     assert (made.status, code, left(target)) == (Status.DONE, 0, 0), error(made)
 
 
+@pytest.mark.slow
 def test_trigger_that_is_to_stay_stays_and_a_run_without_takes_it(target: Target) -> None:
     """Until a contract: what is written afterwards is filled, too."""
     made, _ = run("backfill", **CENTS, leave_in_sync="true")
@@ -120,6 +124,7 @@ def test_trigger_that_is_to_stay_stays_and_a_run_without_takes_it(target: Target
     assert rows(target, "SELECT 1 FROM pg_trigger WHERE tgname LIKE '%fill%'") == []
 
 
+@pytest.mark.slow
 def test_what_it_waits_for_and_does_not_end_is_named(target: Target) -> None:
     """The operator's query; nothing is written, and the trigger is there still."""
     made, code = run("backfill", **CENTS, wait_while="SELECT 3", patience_s="0")
@@ -142,3 +147,19 @@ def test_cells_refuse_before_their_checks(target: Target) -> None:
     assert error(made).startswith("public.orders has no column pence\n")
     assert "plan-the-batches" in cells(made)
     assert rows(target, "SELECT count(cents) FROM orders") == [(0,)]
+
+
+@pytest.mark.slow
+def test_commands_of_the_guide_do_what_it_says(project: Project, command: Callable[..., tuple[int, str, str]]) -> None:
+    """docs/guide.md, A backfill: each line as it stands there."""
+    target = project()
+    do(target, "ALTER TABLE instances ADD millicpu bigint")
+    text = (ROOT / "docs" / "guide.md").read_text().partition("### A backfill\n")[2].partition("```\n")[2]
+    lines = [line for line in text.partition("```")[0].splitlines() if line.startswith("pgrunbook run")]
+    assert len(lines) == 2
+    for line in lines:
+        code, _, err = command(*shlex.split(line)[1:])
+        assert code == 0, err
+        assert rows(target, "SELECT count(*) FROM instances WHERE millicpu IS DISTINCT FROM cpu * 1000") == [(0,)]
+    do(target, "UPDATE instances SET cpu = cpu + 1")
+    assert rows(target, "SELECT count(*) FROM instances WHERE millicpu IS DISTINCT FROM cpu * 1000") == [(0,)]

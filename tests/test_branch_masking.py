@@ -15,6 +15,7 @@ from pgrunbook.branches.server import Server
 from pgrunbook.branches.server_branches import ServerBranches
 from pgrunbook.config import targets
 from pgrunbook.config.targets import Target
+from pgrunbook.database import step_log
 from pgrunbook.database.shadows import Shadow
 from pgrunbook.errors import WrongInput
 from pgrunbook.session import naming
@@ -53,6 +54,13 @@ PLACES = (
     '''CREATE SCHEMA types; CREATE DOMAIN types.email AS text CHECK (value <> \'\');
     CREATE TABLE "o'dd %s ""t""" ("m%s ""x""" types.email);
     INSERT INTO "o'dd %s ""t""" SELECT 'odd-' || n FROM generate_series(1, 50) AS n''',
+    """CREATE TABLE retyped (mail text, pgrunbook_old_mail varchar, pgrunbook_new_mail bytea);
+    INSERT INTO retyped SELECT 'retyped-' || n, 'retyped-' || n, 'retyped-' FROM generate_series(1, 50) AS n;
+    CREATE TABLE renamed (mail text, old_mail text);
+    INSERT INTO renamed SELECT 'renamed-' || n, 'renamed-' || n FROM generate_series(1, 50) AS n;
+    INSERT INTO pgrunbook.shadow VALUES
+        ('public', 'retyped', 'mail', 'pgrunbook_old_mail', 'type change', '0001_a', 'sync_0123456789abcdef'),
+        ('public', 'renamed', 'mail', 'old_mail', 'rename', '0002_b', 'sync_123456789abcdef0')""",
     """CREATE FUNCTION upper_of(text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN shout($1); END';
     CREATE FUNCTION shout(text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT upper($1)';
     CREATE TABLE called (mail text); INSERT INTO called SELECT 'called-' || n FROM generate_series(1, 50) AS n;
@@ -81,11 +89,13 @@ WORDS = (
     "unlogged",
     "odd",
     "called",
+    "retyped",
+    "renamed",
     "orphan",
     "template",
     "beside",
 )
-TABLES = ("parent", "parted", "audited", "kept", "ruled", "viewed", "unlogged", "called")
+TABLES = ("parent", "parted", "audited", "kept", "ruled", "viewed", "unlogged", "called", "retyped", "renamed")
 RULES = "\n".join((
     "[shop.masking]",
     *(f'"{table}.mail" = "hash"' for table in TABLES),
@@ -104,6 +114,8 @@ def source(version: int) -> Iterator[Server]:
         with server.connect(database="template1") as conn:
             conn.execute("CREATE TABLE public.more AS SELECT 'template-' || n AS x FROM generate_series(1, 50) AS n")
         called = "public.shout" if version >= 17 else "shout"  # before, an index is made with the session's search_path
+        with server.connect(database="shop") as conn:
+            step_log.create(conn)
         with server.connect(database="shop") as conn, conn.as_target():
             for text in (*PLACES, KEYS, "ANALYZE", FOREIGN):
                 conn.execute(text.replace("RETURN shout", f"RETURN {called}").encode())

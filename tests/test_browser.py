@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,8 +12,7 @@ import pytest
 
 from acting import in_transaction, run, wait_until
 from conftest import do, rows
-from front_end import record, shown, states, top
-from pgrunbook.app import lab
+from front_end import TOKEN, jupyter, record, shown, states, top
 from pgrunbook.config.targets import Target
 from pgrunbook.record import executed_copy
 from pgrunbook.record import run as runs
@@ -27,7 +23,6 @@ from pgrunbook.session import acceptance
 Project = Callable[..., Target]
 CHROMIUM = shutil.which("chromium")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-TOKEN = "of-tests"  # noqa: S105 - of a server that lives for a scene
 FILES = {"0001_a.sql": "ALTER TABLE a ADD m int;\nALTER TABLE a RENAME n TO number"}
 BEFORE = "CREATE TABLE a (id int PRIMARY KEY, n int)"
 PATIENCE_MS = 120_000
@@ -177,24 +172,11 @@ def lab_at(made: Run) -> Iterator[Browser]:
     from playwright.sync_api import sync_playwright
 
     folder = made.folder.parent.parent
-    runtime = folder / ".runtime"
-    environment = {**lab.environment(), "JUPYTER_RUNTIME_DIR": str(runtime), "JUPYTER_TOKEN": TOKEN}
-    environment |= {"JUPYTERLAB_SETTINGS_DIR": str(folder / ".lab"), "JUPYTERLAB_WORKSPACES_DIR": str(folder / ".lab")}
-    arguments = [f"--ServerApp.root_dir={made.folder}", "--ServerApp.port=0", "--allow-root", "--no-browser",
-                 "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None"]  # fmt: skip
-    with (folder / "server.log").open("w") as log, subprocess.Popen(
-        [sys.executable, "-m", "jupyterlab", *arguments], env=environment, stdout=log, stderr=log, cwd=folder
-    ) as process:  # fmt: skip
+    options = [f"--ServerApp.root_dir={made.folder}", "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None"]
+    own = dict.fromkeys(("JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR"), str(folder / ".lab"))
+    with jupyter("jupyterlab", folder, *options, **own) as url, sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
         try:
-            wait_until(lambda: process.poll() is not None or list(runtime.glob("jpserver-*.json")))
-            (told,) = runtime.glob("jpserver-*.json")
-            url = f"http://127.0.0.1:{json.loads(told.read_text())['port']}/"
-            with sync_playwright() as playwright:
-                chromium = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
-                try:
-                    yield Browser(chromium, url)
-                finally:
-                    chromium.close()
+            yield Browser(chromium, url)
         finally:
-            process.terminate()
-            process.wait()
+            chromium.close()

@@ -115,10 +115,12 @@ def test_the_new_column_follows_the_old_one(server: Server, kind: str) -> None:
             other.execute(f"INSERT INTO t (id) VALUES ({number + 20}) ON CONFLICT (id) DO NOTHING")
             other.execute(f"INSERT INTO t (id) VALUES ({number + 20}) ON CONFLICT (id) DO UPDATE SET old = {value}")
             other.execute("SET session_replication_role = origin")
-            other.execute(
+            merged = (
                 f"MERGE INTO t USING (SELECT 1) AS s ON id = {number + 30}"
                 f" WHEN NOT MATCHED THEN INSERT (id, old) VALUES ({number + 30}, {value})"
             )
+            plain = f"INSERT INTO t (id, old) VALUES ({number + 30}, {value})"
+            other.execute(merged if server.version >= 15 else plain)
         wanted = (
             "CREATE TABLE wanted AS SELECT id, old, new FROM t LIMIT 0; INSERT INTO wanted SELECT id, old, {} FROM t"
         )
@@ -179,6 +181,28 @@ def test_no_session_evades_it(server: Server, prepare: Callable[[Conn], None]) -
         prepare(other)
         other.execute("INSERT INTO public.t (id, old) VALUES (1, 'ab')")
         assert own.values(1) == [("ab", "AB")]
+
+
+@pytest.mark.parametrize("leads", [Leads.OLD, Leads.NEW])
+def test_a_writer_needs_no_right_of_ours(server: Server, leads: Leads) -> None:
+    """A role that may write single columns only: it may not even look into our schema, also where nothing converts."""
+    with synced(server, "enum to text", leads) as own:
+        own.conn.execute("CREATE ROLE writer_of_sync; GRANT USAGE ON SCHEMA app TO writer_of_sync")
+        own.conn.execute("GRANT INSERT (id, old, new), UPDATE (old, new), SELECT (id) ON t TO writer_of_sync")
+        try:
+            own.conn.execute("SET ROLE writer_of_sync")
+            for number, column in enumerate(("old", "new")):
+                own.conn.execute(f"INSERT INTO t (id, {column}) VALUES ({number}, 'red')")
+            if leads is Leads.NEW:
+                own.conn.execute("UPDATE t SET new = 'blue' WHERE id = 1")
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                own.conn.execute(sql.SQL("SELECT {}()").format(sql.Identifier("pgrunbook", own.sync.function_name)))
+            own.conn.execute("RESET ROLE")
+            wanted = [("red", "red"), (None, "blue") if leads is Leads.NEW else (None, None)]
+            assert own.values(0, 1) == wanted
+            assert own.notes() == (leads is Leads.NEW)
+        finally:
+            own.conn.execute("RESET ROLE; DROP OWNED BY writer_of_sync; DROP ROLE writer_of_sync")
 
 
 def test_it_fires_behind_triggers_of_the_application(server: Server) -> None:

@@ -88,7 +88,7 @@ def test_a_kernel_that_is_killed_leaves_a_cell_that_is_broken_off(project: Proje
         executed_copy.refresh(made)
         assert states(record(made, MIGRATE))["execute-plan"] == "running"
         front.kill()
-    executed_copy.refresh(made)
+    assert executed_copy.refresh_broken_off("another") == executed_copy.refresh_broken_off("demo") == []
     found = record(made, MIGRATE)
     assert states(found)["execute-plan"] == "failed"
     assert "Broken off: its kernel ended before the cell did." in top(found)
@@ -123,9 +123,10 @@ def test_a_cell_that_is_interrupted_is_told_as_it_ended(project: Project) -> Non
     made = runbook.start("migrate", "demo", {})
     with opened(made, MIGRATE) as front:
         front.begin()
-        front.ask("import time; print('on', flush=True); time.sleep(100)", "meet-the-target")
+        request = front.ask("import time; print('on', flush=True); time.sleep(100)", "meet-the-target")
         wait_until(lambda: "on\\n" in (made.folder / "01-migrate.cells.jsonl").read_text())
         front.interrupt()
+        assert front.wait(request)["ename"] == "KeyboardInterrupt"
         wait_until(lambda: states(record(made, MIGRATE))["meet-the-target"] == "failed")
         assert runs.load(made.folder).status is Status.INTERRUPTED
         assert "KeyboardInterrupt" in shown(record(made, MIGRATE), "meet-the-target")

@@ -16,8 +16,9 @@ import httpx
 import pytest
 from tornado import web
 
-from acting import newest_run, wait_until
+from acting import newest_run
 from conftest import ROOT
+from front_end import TOKEN, jupyter
 from pgrunbook.app import lab, lab_pages
 from pgrunbook.config.targets import Target
 from pgrunbook.procedures import migrate
@@ -28,7 +29,6 @@ from pgrunbook.session import session as heres
 
 Project = Callable[..., Target]
 FOLDER = {"0001_a.sql": "CREATE TABLE a (id int);"}
-TOKEN = "of-tests"  # noqa: S105 - of a server that lives for a scene
 
 
 def test_who_saves_over_a_record_is_told_why_not(project: Project, tmp_path: Path) -> None:
@@ -134,21 +134,9 @@ def test_a_jupyter_server_is_told_of_it_by_what_is_installed(tmp_path: Path) -> 
 @contextmanager
 def server(root: Path) -> Iterator[httpx.Client]:
     """A Jupyter server with a root of its own; give a client of it."""
-    runtime = root / ".runtime"
-    environment = {**lab.environment(), "JUPYTER_RUNTIME_DIR": str(runtime), "JUPYTER_TOKEN": TOKEN}
-    arguments = ["--ServerApp.open_browser=False", f"--ServerApp.root_dir={root}", "--ServerApp.port=0", "--allow-root"]
-    with (root / "server.log").open("w") as log, subprocess.Popen(
-        [sys.executable, "-m", "jupyter_server", *arguments], env=environment, stdout=log, stderr=log, cwd=root
-    ) as process:  # fmt: skip
-        try:
-            wait_until(lambda: process.poll() is not None or list(runtime.glob("jpserver-*.json")))
-            (told,) = runtime.glob("jpserver-*.json")
-            facts = json.loads(told.read_text())
-            url = f"http://127.0.0.1:{facts['port']}{facts['base_url']}"
-            with httpx.Client(base_url=url, headers={"Authorization": f"token {TOKEN}"}, timeout=60) as client:
-                yield client
-        finally:
-            process.terminate()
-            process.wait()
-            for left in runtime.glob("jpserver-*"):
-                left.unlink()
+    headers = {"Authorization": f"token {TOKEN}"}
+    with (
+        jupyter("jupyter_server", root, f"--ServerApp.root_dir={root}") as url,
+        httpx.Client(base_url=url, headers=headers, timeout=60) as client,
+    ):
+        yield client

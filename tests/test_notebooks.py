@@ -66,6 +66,8 @@ def test_a_notebook_opened_straight_from_its_folder_makes_a_run_of_its_own(
     assert {e["cell"] for e in events(made, "cell-ended")} >= {"set-up", "freeze-the-plan", "verdict"}
     assert (made.folder / "plan.json").is_file()
     assert path.read_bytes() == source
+    kept = nbformat.read(made.folder / "01-prepare.ipynb", as_version=4)
+    assert {c.metadata.papermill.status for c in kept.cells if c.cell_type == "code"} == {"completed"}
 
 
 @pytest.mark.slow
@@ -79,6 +81,9 @@ def test_stock_papermill_works_and_is_told_what_would_be_truthful(
     assert made is not None
     assert (made.runbook, made.how, made.status) == ("migrate", "papermill", Status.DONE)
     assert WARNING in shown(out, "set-up")
+    assert WARNING in shown(made.folder / "01-migrate.ipynb", "set-up")
+    assert "target = " in next(c.source for c in nbformat.read(made.folder / "01-migrate.ipynb", as_version=4).cells
+                               if c.id == "injected-parameters")  # fmt: skip
     assert rows(target, "SELECT version FROM schema_migrations") == [("0001_a",)]
     assert "plan-frozen" in {e["event"] for e in events(made)}
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -15,7 +20,7 @@ import pytest
 
 from conftest import connect, do, rows
 from pgrunbook.config.targets import Target
-from pgrunbook.database import step_log
+from pgrunbook.database import leftovers, step_log
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.connection import connect as connected
 from pgrunbook.errors import Broken, Refused, RunbookError, WrongInput
@@ -92,6 +97,14 @@ def test_every_row_is_filled_and_those_that_are_are_not_written_again(target: Ta
         assert backfill.proof(conn, made, statement_timeout_ms=30_000, in_sync=False) == 0
         assert filled(conn, made, order=order, run_id="again").rows == 0
     assert left(target) == 0
+
+
+def test_filled_column_is_emptied_in_the_same_way(target: Target) -> None:
+    """The way back of a column that was empty, as the guide says."""
+    with working(target) as conn:
+        filled(conn, resolve(conn, "orders", CENTS))
+        assert filled(conn, resolve(conn, "orders", {"cents": "NULL"}), run_id="back").rows == 2572
+    assert rows(target, "SELECT count(cents) FROM orders") == [(0,)]
 
 
 @pytest.mark.parametrize(
@@ -171,6 +184,33 @@ def test_what_cannot_be_filled_is_refused_before_anything_changes(target: Target
             resolve(conn, table, values, where=given.get("where", ""), back=given.get("back", {}))
         assert told in str(caught.value)
     assert rows(target, "SELECT count(cents), count(*) FROM orders") == [(0, 3000)]
+
+
+@pytest.mark.parametrize(
+    ("values", "where", "restless"),
+    [
+        ({"total": "coalesce(total, 0) + 1"}, "", 3000),
+        ({"cents": "coalesce(cents, 0) + 1"}, "", 3000),
+        ({"note": "note || 'x'"}, "note LIKE 'n7x%' OR note = 'n7'", 1),
+        ({"note": "note || 'x'"}, "note = 'n7'", 0),
+        ({"note": "id::text", "cents": "length(note)"}, "", 3000),
+        ({"note": "upper(note)"}, "", 0),
+        ({"total": "round(total)"}, "", 0),
+        ({"total": "0"}, "total > 0", 0),
+        ({"cents": "coalesce(cents, 7)"}, "", 0),
+        ({"cents": "total * 100"}, "", 0),
+    ],
+)
+def test_what_would_never_be_done_is_refused(target: Target, values: dict[str, str], where: str, restless: int) -> None:
+    """An expression may read what it fills where doing it twice changes nothing; the rows are asked, not the text."""
+    with working(target) as conn:
+        made = resolve(conn, "orders", values, where=where)
+        if not restless:
+            backfill_check.refuse_restless(conn, made, statement_timeout_ms=30_000)
+            return
+        with pytest.raises(Refused, match="would differ again once filled") as caught:
+            backfill_check.refuse_restless(conn, made, statement_timeout_ms=30_000)
+    assert str(caught.value).startswith(f"{restless:,} row")
 
 
 def test_expression_is_told_to_be_immutable_or_not(target: Target) -> None:
@@ -305,6 +345,19 @@ def test_removal_takes_all_of_ours_away(target: Target) -> None:
     assert rows(target, "SELECT tgname FROM pg_trigger WHERE tgname LIKE '%fill%'") == []
 
 
+def test_doctor_names_what_a_backfill_has_left_and_how_to_remove_it(target: Target) -> None:
+    """One statement takes the trigger and its functions away."""
+    with working(target) as conn:
+        made = resolve(conn, "orders", CENTS, where="note <> 'x'")
+        installed(conn, made)
+        (found,) = leftovers.remnants(conn)
+        assert (found.kind, found.where) == ("helper of a run", "public.orders")
+        assert "a backfill has left it" in found.why
+        conn.execute(found.statement.encode())
+        assert leftovers.remnants(conn) == []
+    assert rows(target, "SELECT proname FROM pg_proc WHERE proname LIKE 'fill%'") == []
+
+
 class Writers:
     """Writers that change a table and its twin in one transaction, until they are stopped."""
 
@@ -386,3 +439,81 @@ def test_twin_of_the_table_differs_in_no_row_after_a_backfill_under_writes(targe
         assert backfill.proof(conn, made, statement_timeout_ms=30_000, in_sync=True) == 0
     assert (writers.errors, differing(target)) == ([], 0)
     assert writers.writes > 20
+
+
+FILL_ONCE = """
+from pgrunbook.config import targets
+from test_online_backfill import CENTS, filled, resolve, working
+with working(targets.load("demo")) as conn:
+    filled(conn, resolve(conn, "orders", CENTS), order="{order}", in_sync=True, on_batch=lambda *_: None)
+"""
+
+
+@pytest.mark.slow
+def test_backfill_whose_session_is_ended_again_and_again_fills_each_row(target: Target) -> None:
+    """At random moments, under writes: what was committed stays, and the same loop goes on behind it."""
+    do(target, "CREATE TABLE public.twin (LIKE orders INCLUDING ALL); INSERT INTO twin SELECT * FROM orders")
+    chance, ended = random.Random(7), 0  # noqa: S311 - no secret
+    with Writers(target, 2) as writers:
+        with working(target) as conn:
+            installed(conn, resolve(conn, "orders", CENTS))
+        for order in ("key", "pages"):
+            while ended < 8:
+                with working(target) as conn:
+                    pid, after_s = conn.info.backend_pid, chance.random() * 0.15
+                    timer = threading.Timer(after_s, do, [target, f"SELECT pg_terminate_backend({pid})"])
+                    timer.start()
+                    try:
+                        filled(conn, resolve(conn, "orders", CENTS), order=order, in_sync=True)  # type: ignore[arg-type]
+                        timer.cancel()
+                        break
+                    except (psycopg.OperationalError, RunbookError):
+                        ended += 1
+                    finally:
+                        timer.join()
+        with working(target) as conn:
+            made = resolve(conn, "orders", CENTS)
+            filled(conn, made, order="key", in_sync=True)
+            assert backfill.proof(conn, made, statement_timeout_ms=30_000, in_sync=True) == 0
+    assert (writers.errors, differing(target)) == ([], 0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1_200)
+@pytest.mark.parametrize("order", ["key", "pages"])
+def test_backfill_survives_kills_of_the_runner_and_of_the_server(target: Target, order: str) -> None:
+    """kill -9 of the process that fills, and of a server process, which ends all others: 25 times in all, each form."""
+    do(target, "INSERT INTO orders (total, note) SELECT i, 'n' || i FROM generate_series(1, 20000) AS i")
+    do(target, "CREATE TABLE public.twin (LIKE orders INCLUDING ALL); INSERT INTO twin SELECT * FROM orders")
+    chance, killed = random.Random(3), 0  # noqa: S311 - no secret
+    command = [sys.executable, "-c", FILL_ONCE.format(order=order)]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    with Writers(target, 4) as writers:
+        with working(target) as conn:
+            installed(conn, resolve(conn, "orders", CENTS))
+        while killed < 25:
+            with subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL) as process:
+                time.sleep(0.8 + chance.random() * 0.6)
+                if process.poll() is None and chance.random() < 0.3:
+                    with connect(target) as victim:
+                        os.kill(victim.info.backend_pid, signal.SIGKILL)
+                process.kill()
+                killed += 1
+            wait_until_alive(target)
+        with working(target) as conn:
+            made = resolve(conn, "orders", CENTS)
+            filled(conn, made, order=order, in_sync=True)  # type: ignore[arg-type]
+            assert backfill.proof(conn, made, statement_timeout_ms=30_000, in_sync=True) == 0
+    assert (writers.errors, differing(target)) == ([], 0)
+
+
+def wait_until_alive(target: Target) -> None:
+    """Wait until the server answers again."""
+    for _ in range(600):
+        try:
+            do(target, "SELECT 1")
+        except (psycopg.Error, RunbookError):
+            time.sleep(0.05)
+        else:
+            return
+    raise AssertionError("the server did not come back")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 # ruff: noqa: E501 - one case on a line, whatever its length
 import hashlib
+import os
+import re
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,12 +20,13 @@ from pgrunbook.config.targets import Target
 from pgrunbook.database import connection
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import Refused, WrongInput
-from pgrunbook.online import rollout, rollout_state, rollout_table
+from pgrunbook.online import rollout, rollout_preconditions, rollout_state
 from pgrunbook.online.rollout_state import RolloutState, StageStanding
 from pgrunbook.online.rollout_table import RolloutTable
 from pgrunbook.plan.rollout import DeclaredRollout
+from pgrunbook.procedures import rollout_views
 from scenes import RUN
-from servers import Server
+from servers import Server, Servers
 
 CUSTOMERS = (
     "CREATE TABLE customers (id int PRIMARY KEY, name text, beta boolean NOT NULL DEFAULT false)",
@@ -49,7 +53,7 @@ class Scene:
 
     def table(self, *stages: dict[str, Any], **given: Any) -> RolloutTable:
         """Return the table of a rollout with these stages."""
-        return rollout_table.find(self.conn, declared(*stages, **given))
+        return rollout_preconditions.find(self.conn, declared(*stages, **given))
 
     def begin(self, table: RolloutTable) -> None:
         """Note that the rollout begins."""
@@ -404,6 +408,11 @@ NO_ROLLOUT = {
                "CREATE RULE r AS ON UPDATE TO customers DO ALSO NOTHING"], {}, "has rules"),
     "parts of a key": ([f"CREATE TABLE customers (id int, b int, {FLAG}, PRIMARY KEY (id, b))"],
                        {"stages": [{"name": "few", "keys": [1]}]}, "the key of public.customers is id, b"),
+    "no table of": ([f"CREATE TABLE customers (id int PRIMARY KEY, {FLAG})"], {"of": "people"}, 'there is no table "people"'),
+    "other key": ([f"CREATE TABLE customers (id int PRIMARY KEY, {FLAG})", "CREATE TABLE people (id bigint PRIMARY KEY)"],
+                  {"of": "people"}, "their keys are of other types"),
+    "no default": ([f"CREATE TABLE customers (id int PRIMARY KEY, why text NOT NULL, {FLAG})",
+                    "CREATE TABLE people (id int PRIMARY KEY)"], {"of": "people"}, "why is NOT NULL and has no default"),
     "hostile trigger": (
         [f"CREATE TABLE customers (id int PRIMARY KEY, {FLAG})", "CREATE ROLE mallory",
          "CREATE FUNCTION evil() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'",
@@ -487,6 +496,102 @@ def test_what_has_begun_is_fixed(scene: Callable[..., Scene]) -> None:
     other = here.table(few, name="another")
     with pytest.raises(Refused, match="rolled out by another rollout"):
         here.begin(other)
+
+
+@pytest.mark.slow
+@pytest.mark.every_version
+def test_who_reads_the_flag_is_shown(version: int, servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Statements that were counted, SELECT * among them, views and indexes, and since when; none of our own."""
+    server = servers.get(version, shared_preload_libraries="pg_stat_statements")
+    with server.copied("counted_flag", "template1") as name:
+        monkeypatch.setenv("ROLLOUT_URL", f"postgresql://postgres@/{name}?host={server.socket_dir}")
+        target = Target(name="demo", url_from="ROLLOUT_URL", batch_rows=40)
+        with connection.connect(target, purpose="rolls out") as conn:
+            here = Scene(server, name, target, conn)
+            server.run(name, *CUSTOMERS)
+            table = here.table()
+            assert "none: pg_stat_statements is not installed" in str(rollout_views.uses(conn, table).rows[-1][1])
+            server.run(name, "CREATE EXTENSION pg_stat_statements", "CREATE INDEX by_flag ON customers (beta)",
+                       "CREATE VIEW testers AS SELECT id FROM customers WHERE beta",
+                       "SELECT pg_stat_statements_reset()")  # fmt: skip
+            here.begin(table)
+            here.write(table)
+            for _ in range(3):
+                here.sql("SELECT name FROM customers WHERE beta AND id = 7")
+            here.sql("SELECT * FROM customers WHERE id = 8")
+            here.sql("SELECT name FROM customers WHERE id = 9")
+            shown = [tuple(map(str, row)) for row in rollout_views.uses(conn, table).rows]
+            assert shown[:-1] == [
+                ("view", "public.testers", ""), ("index", "by_flag", ""),
+                ("statement", "SELECT name FROM customers WHERE beta AND id = $1", "3"),
+                ("statement", "SELECT * FROM customers WHERE id = $1", "1"),
+            ]  # fmt: skip
+            assert re.fullmatch(r"pg_stat_statements counts since .*; SELECT \* uses every column", shown[-1][1])
+
+
+@pytest.mark.every_version
+def test_ordinary_role_rolls_out_its_own_table(scene: Callable[..., Scene]) -> None:
+    """Who owns the table and may create a schema needs no more; where policies hide rows, nothing is changed."""
+    here = scene(*CUSTOMERS, "CREATE ROLE clerk LOGIN", "ALTER TABLE customers OWNER TO clerk")
+    try:
+        here.sql(f"GRANT CREATE ON DATABASE {here.database} TO clerk")
+        url = os.environ["ROLLOUT_URL"].replace("postgres@", "clerk@")
+        with pytest.MonkeyPatch.context() as patch, closing(here.conn):
+            patch.setenv("ROLLOUT_URL", url)
+            here.conn = connection.connect(here.target, purpose="rolls out")
+            table = here.table({"name": "half", "share": 50}, EVERYONE)
+            here.begin(table)
+            here.write(table)
+            here.write(table, 2)
+            here.back(table, 2)
+            assert {str(one) for one in here.ids()} == in_share(50, [str(i) for i in range(1, 301)])
+            here.sql("ALTER TABLE customers FORCE ROW LEVEL SECURITY, ENABLE ROW LEVEL SECURITY")
+            with pytest.raises(psycopg.errors.InsufficientPrivilege, match="row-level security"):
+                rollout.count(here.conn, table, table.rollout.stages[1])
+            here.conn.close()
+    finally:
+        here.sql("DROP OWNED BY clerk CASCADE; DROP ROLE clerk")
+
+
+@pytest.mark.slow
+@pytest.mark.every_version
+def test_flag_in_a_table_of_its_own(scene: Callable[..., Scene]) -> None:
+    """Rows that it lacks are added when a stage needs them, and count as rows that are off."""
+    here = scene(
+        "CREATE TABLE organisations (id text PRIMARY KEY)",
+        "INSERT INTO organisations SELECT 'o' || i FROM generate_series(1, 200) AS i",
+        "CREATE TABLE flags (organisation text PRIMARY KEY REFERENCES organisations ON DELETE CASCADE,"
+        " beta boolean NOT NULL DEFAULT false, other int NOT NULL DEFAULT 5)",
+        "INSERT INTO flags SELECT 'o' || i, i = 1 FROM generate_series(1, 20) AS i",
+    )
+    few, half = {"name": "few", "keys": ["o2", "o150"]}, {"name": "half", "share": 50}
+    table = here.table(few, half, EVERYONE, table="flags", of="organisations")
+    here.begin(table)
+    assert rollout.unknown_keys(here.conn, table, table.rollout.stages[0]) == []
+    counted = rollout.count(here.conn, table, table.rollout.stages[0])
+    assert (counted.rows, counted.due, counted.verdict(table.rollout.stages[0])) == (2, 2, "")
+    has = "SELECT organisation FROM flags WHERE beta"
+    here.write(table)
+    assert {row[0] for row in here.sql(has)} == {"o1", "o2", "o150"}
+    every = [f"o{i}" for i in range(1, 201)]
+    due = in_share(50, every) - {"o1", "o2", "o150"}
+    assert rollout.count(here.conn, table, table.rollout.stages[1]).due == len(due)
+    assert here.write(table, 2) == 0
+    assert {row[0] for row in here.sql(has)} == in_share(50, every) | {"o1", "o2", "o150"}
+    assert here.state(table).rows(2, "on") == len(due)
+    here.sql(
+        "INSERT INTO organisations SELECT 'o' || i FROM generate_series(201, 300) AS i; DELETE FROM organisations WHERE id = 'o2'"
+    )
+    begun = here.state(table).stage(2)
+    assert begun is not None
+    came = rollout.follow(here.conn, here.target, table, begun, RUN)
+    assert came == len(in_share(50, [f"o{i}" for i in range(201, 301)]))
+    assert here.write(table, 3) == 0
+    assert here.sql("SELECT count(*) FROM flags WHERE beta") == [(299,)]
+    for number in (3, 2, 1):
+        here.back(table, number)
+    assert here.sql(has) == [("o1",)]
+    assert here.sql("SELECT DISTINCT other FROM flags") == [(5,)]
 
 
 def test_trigger_of_the_application_that_keeps_rows_off_is_told(scene: Callable[..., Scene]) -> None:

@@ -19,7 +19,8 @@ from pgrunbook.database.own_schema import refuse_foreign
 from pgrunbook.database.schema import Snapshot
 from pgrunbook.database.schema_diff import diff
 from pgrunbook.draft.expected_differences import is_declared
-from pgrunbook.plan.step import Expansion
+from pgrunbook.online.batches import run_batches
+from pgrunbook.plan.step import Expansion, SafeStep
 from pgrunbook.sql.classify import Policy
 from safe_forms_stage import perform, plan, undo
 from servers import Server
@@ -269,7 +270,7 @@ class Writers:
             # Without it, TRUNCATE has a snapshot for which CREATE INDEX CONCURRENTLY waits, which TRUNCATE waits for.
             conn.execute("LOCK TABLE app.t IN ACCESS EXCLUSIVE MODE")
             conn.execute("TRUNCATE app.t, twin")
-        statement = luck.choice(kinds)
+        statement = luck.choice([one for one in kinds if self.server.version >= 15 or not one.startswith("MERGE")])
         for table in ("app.t", "twin"):
             conn.execute(statement.format(table=table, value=value, **numbers))
 
@@ -351,6 +352,8 @@ NOT_CARRIED = {
 @pytest.mark.parametrize("what", sample([*NOT_CARRIED], 6))
 def test_what_is_not_carried_over_is_a_gate(server: Server, what: str) -> None:
     """The statement is not split, and says why; nothing that hangs on a column is passed over."""
+    if server.version < 15 and what in ("a publication's columns", "a publication's rows", "a publication of a schema"):
+        pytest.skip("it is new in PostgreSQL 15")
     made = "CREATE TABLE app.t (id integer PRIMARY KEY, n integer, k integer); CREATE TABLE app.o (n integer);"
     made += "CREATE FUNCTION app.touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'"
     with stage(server, "carried", made) as both:
@@ -389,3 +392,53 @@ def test_given_up_at_any_step_it_leaves_nothing(server: Server, case: str) -> No
             own = "SELECT relname FROM pg_class WHERE relname ~ '^sync_' UNION ALL SELECT proname FROM pg_proc"
             assert both.conn.execute(f"{own} WHERE pronamespace = 'pgrunbook'::regnamespace").fetchall() == []
         number += 1
+
+
+ORDINARY = """
+CREATE TABLE app.t (id integer PRIMARY KEY, n integer);
+INSERT INTO app.t SELECT i, i FROM generate_series(1, 60) AS i;
+CREATE FUNCTION app.refuse() RETURNS trigger LANGUAGE plpgsql AS
+    'BEGIN IF OLD.id = 50 THEN RAISE ''no fifty''; END IF; RETURN NEW; END';
+CREATE TRIGGER refuse BEFORE UPDATE ON app.t FOR EACH ROW EXECUTE FUNCTION app.refuse();
+"""
+OWNED = """
+CREATE ROLE keeper_of_t;
+ALTER TABLE app.t OWNER TO keeper_of_t;
+GRANT CREATE, USAGE ON SCHEMA app TO keeper_of_t;
+ALTER SCHEMA pgrunbook OWNER TO keeper_of_t;
+GRANT ALL ON ALL TABLES IN SCHEMA pgrunbook TO keeper_of_t;
+SET ROLE keeper_of_t;
+"""
+NO_MORE = "RESET ROLE; REASSIGN OWNED BY keeper_of_t TO postgres; DROP OWNED BY keeper_of_t; DROP ROLE keeper_of_t"
+
+
+def test_an_ordinary_role_changes_the_type_of_its_table(server: Server) -> None:
+    """Without a right beyond its own; a trigger of the application that raises stops the loop, and nobody else."""
+    with stage(server, "ordinary", ORDINARY) as both:
+        conn = both.conn
+        try:
+            conn.execute(OWNED)
+            (found,) = plan(conn, "ALTER TABLE app.t ALTER n TYPE bigint", batch_rows=15)
+            assert [one.kind for one in found.differs] == ["column order", "until contract", "elsewhere"]
+            left = iter(found.steps)
+            for step in left:
+                if step.batches is not None:
+                    break
+                in_transaction(conn, step)
+            with pytest.raises(psycopg.errors.RaiseException, match="no fifty"):
+                run_batches(conn, step.batches, resume_from="ordinary")
+            conn.execute("INSERT INTO app.t VALUES (100, 7); UPDATE app.t SET n = 8 WHERE id = 1")
+            conn.execute("ALTER TABLE app.t DISABLE TRIGGER refuse")
+            run_batches(conn, step.batches, resume_from="ordinary")
+            for step in left:
+                in_transaction(conn, step)
+            query = "SELECT id, n, pg_typeof(n)::text FROM app.t WHERE id IN (1, 100) ORDER BY id"
+            assert conn.execute(query).fetchall() == [(1, 8, "bigint"), (100, 7, "bigint")]
+        finally:
+            conn.execute(NO_MORE)
+
+
+def in_transaction(conn: Conn, step: SafeStep) -> None:
+    """Execute a step that is none of our loops."""
+    with conn.transaction():
+        conn.execute(step.sql)

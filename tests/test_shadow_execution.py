@@ -130,6 +130,35 @@ def test_a_cutover_that_gets_no_lock_is_given_up(place: Place) -> None:
     assert rows(target, "SELECT pg_typeof(amount)::text, amount FROM orders WHERE id = 2") == [("bigint", 5)]
 
 
+@pytest.mark.parametrize(
+    ("made", "told", "gone"),
+    [
+        ("CREATE INDEX since ON orders (amount)", "index public.since", "DROP INDEX since"),
+        ("CREATE VIEW since AS SELECT amount FROM orders", "rule _RETURN on view public.since", "DROP VIEW since"),
+        ("ALTER TABLE orders ADD CONSTRAINT since CHECK (amount <> -7)", "constraint since on table public.orders",
+         "ALTER TABLE orders DROP CONSTRAINT since"),
+    ],
+)  # fmt: skip
+def test_what_was_hung_on_the_column_meanwhile_is_not_passed_over(
+    place: Place, made: str, told: str, gone: str
+) -> None:
+    """The cut-over is refused, the traffic goes on; without it the same plan ends."""
+    target = place(OWN)
+    plan = safe_plan_of(target)
+    last = plan.changes[0].steps[-1].number
+
+    def hangs(step: Step) -> None:
+        if step.number == last:
+            do(target, made)
+
+    refused = error_of(lambda: execute(target, plan, observer=Before(hangs)))
+    assert isinstance(refused, StatementFailed)
+    assert f"{told} hangs on column amount of" in refused.message
+    do(target, f"UPDATE orders SET amount = 5 WHERE id = 2; {gone}")
+    execute(target, plan)
+    assert rows(target, "SELECT pg_typeof(amount)::text, amount FROM orders WHERE id = 2") == [("bigint", 5)]
+
+
 @pytest.mark.slow
 def test_values_that_the_old_type_cannot_hold_stand_in_the_way_back(project: Project) -> None:
     """It is refused before anything is changed; once they are gone, it is taken back."""

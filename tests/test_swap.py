@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import re
+import shlex
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -11,7 +13,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from acting import cells, completed, error, events, newest_run, outputs, pgrunbook, run
-from conftest import connect, do, rows
+from conftest import ROOT, connect, do, rows
 from pgrunbook.config.targets import Target
 from pgrunbook.record.run import Status
 from pgrunbook.session import session as heres
@@ -201,3 +203,21 @@ def end_all(process: subprocess.Popen[str]) -> None:
     """Kill a run with its kernels, all at once."""
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+@pytest.mark.slow
+def test_each_line_of_the_guide_does_what_it_says(target: Target) -> None:
+    """The chapter's lines, one after the other: postponed, over, back, over again, ended; begun again and abandoned."""
+    text = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
+    chapter = text.partition("\n### Blue-green swap\n")[2].partition("\n## ")[0]
+    lines = [line for block in re.findall(r"^```\n(.*?)^```$", chapter, re.M | re.S) for line in block.splitlines()]
+    assert len(lines) == 7
+    types = []
+    for line in lines:
+        words = shlex.split(line)
+        assert words[:5] == ["pgrunbook", "run", "swap", "--target", "demo"]
+        made, code = run("swap", **dict(word.split("=", 1) for word in words[5:] if word != "-p"))
+        assert (code, made.status) == (0, Status.DONE), line
+        types.append(rows(target, TYPE)[0][0])
+    assert types == ["integer", "bigint", "integer", "bigint", "bigint", "bigint", "bigint"]
+    assert rows(target, "SELECT state FROM pgrunbook.swap") == [("abandoned",)]

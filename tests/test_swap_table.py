@@ -9,7 +9,9 @@ from decimal import Decimal
 import pytest
 
 from pgrunbook.database.checksums import TableName
-from pgrunbook.errors import Refused, WrongInput
+from pgrunbook.database.connection import connect
+from pgrunbook.errors import Broken, Refused, WrongInput
+from pgrunbook.online import swap_copy
 from pgrunbook.online.swap_shape import SwapChoice
 from servers import Server
 from swap_stage import DIFFER, ORDERS, TWINS, URL, SwapStage, differences, stage_of, url_of, writers
@@ -310,6 +312,11 @@ HINDERED: dict[str, tuple[str, SwapChoice, str]] = {
         "CREATE FUNCTION f() RETURNS SETOF orders LANGUAGE sql AS 'SELECT * FROM orders'", SwapChoice(ORDERS),
         "cannot be carried over",
     ),
+    "a view shows its rows whole": ("CREATE VIEW v AS SELECT o FROM orders AS o", SwapChoice(ORDERS), "cannot be carried over"),
+    "a cast to its row type": (
+        "CREATE VIEW v AS SELECT ROW(1, 2, 3, 'x', 4)::orders AS o", SwapChoice(ORDERS), "cannot be carried over",
+    ),
+    "an array of its row type": ("CREATE TABLE c (o orders[])", SwapChoice(ORDERS), "cannot be carried over"),
     "a column of its row type": ("CREATE TABLE c (o orders)", SwapChoice(ORDERS), "cannot be carried over"),
     "a domain over its row type": ("CREATE DOMAIN d AS orders", SwapChoice(ORDERS), "cannot be carried over"),
     "its identity is used elsewhere": (
@@ -358,3 +365,176 @@ def test_what_cannot_be_swapped_is_refused_before_anything_is_written(
         ):
             wrong.append((name, str(caught.value)))
     assert wrong == []
+
+
+ODD = """
+CREATE SCHEMA "Odd ""S";
+CREATE TYPE "Odd ""S"."Mo'od" AS ENUM ('sad', 'ok');
+CREATE DOMAIN "Odd ""S".positive AS int CHECK (VALUE > 0);
+CREATE TABLE "Odd ""S"."T; x" ("Id %s" "Odd ""S"."Mo'od", "k""2" "Odd ""S".positive, "va{l}" text, "order" jsonb, PRIMARY KEY ("Id %s", "k""2"));
+INSERT INTO "Odd ""S"."T; x" SELECT 'ok', n, 'v' || n, '{"n": 1}' FROM generate_series(1, 50) AS n;
+CREATE INDEX "in""dex" ON "Odd ""S"."T; x" (lower("va{l}")) WHERE "va{l}" <> 'a; b''c'
+"""
+
+
+@pytest.mark.slow
+def test_odd_names_and_types_are_no_obstacle(
+    server: Server, database: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Quotes, blanks, braces, percent signs; a key of an enum and a domain; names as long as they may be."""
+    name = database(*ODD.split(";\n"))
+    monkeypatch.setenv(URL, url_of(server, name))
+    stage = stage_of(server, name)
+    before = stage.schema()
+    swap = stage.begun(SwapChoice(TableName('Odd "S', "T; x")))
+    stage.do(
+        """UPDATE "Odd ""S"."T; x" SET "Id %s" = 'sad', "va{l}" = NULL WHERE "k""2" < 5""",
+        """DELETE FROM "Odd ""S"."T; x" WHERE "k""2" = 7""",
+    )
+    stage.filled(swap)
+    stage.cut_over()
+    assert differences(before, stage.schema()) == []
+    assert stage.rows("""SELECT "Id %s"::text, count(*), count("va{l}") FROM "Odd ""S"."T; x" GROUP BY 1 ORDER BY 1""") == [
+        ("ok", 45, 45), ("sad", 4, 0),
+    ]  # fmt: skip
+    stage.cut_over()
+    stage.abandon()
+    assert differences(before, stage.schema()) == []
+
+
+NULLS_AND_KINDS = """
+CREATE TABLE orders (id int NOT NULL, f float8, n numeric, b bytea, j json, x jsonpath, p point, a int[], i interval, t tsvector,
+    u uuid, m money, h bit(3), r numrange, c char(5), g text GENERATED ALWAYS AS (coalesce(n::text, 'none')) STORED);
+CREATE UNIQUE INDEX orders_key ON orders (id);
+INSERT INTO orders SELECT n, CASE n % 3 WHEN 0 THEN 'NaN' WHEN 1 THEN '-Infinity' ELSE 0.1 + n END, 1.00 + n / 3.0, '\\x00ff', '{"a":  1}',
+    '$.a', '(1,2)', ARRAY[1, NULL, n], '1 mon 3 days', 'a b', md5(n::text)::uuid, 1.5, B'101', numrange(1, n + 1), 'x' FROM generate_series(1, 60) AS n;
+INSERT INTO orders (id) SELECT generate_series(100, 110)
+"""
+
+
+@pytest.mark.slow
+def test_values_of_every_kind_are_copied_and_compared_as_they_are(
+    server: Server, database: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NULLs, NaN, types without equality; a unique index over a NOT NULL column is a key."""
+    name = database(*NULLS_AND_KINDS.strip().split(";\n"))
+    monkeypatch.setenv(URL, url_of(server, name))
+    stage = stage_of(server, name)
+    before, rows = stage.schema(), stage.rows("SELECT o::text FROM orders AS o ORDER BY id")
+    swap = stage.begun(SwapChoice(ORDERS))
+    stage.do(
+        "UPDATE orders SET f = NULL, j = NULL, p = NULL, x = NULL WHERE id < 9",
+        "UPDATE orders SET id = id - 200 WHERE id > 105",
+    )
+    stage.filled(swap)
+    rows = stage.rows("SELECT o::text FROM orders AS o ORDER BY id")
+    stage.cut_over()
+    assert stage.rows("SELECT o::text FROM orders AS o ORDER BY id") == rows
+    assert differences(before, stage.schema()) == []
+
+
+@pytest.mark.slow
+def test_difference_is_found_and_named(stage: SwapStage) -> None:
+    """Where somebody switched the trigger off, the tables differ: the swap ends with the keys, not with a cut-over."""
+    swap = stage.begun(SwapChoice(ORDERS))
+    with connect(stage.target) as conn:
+        swap_copy.plan_ranges(conn, swap)
+        swap_copy.copy(stage.target, swap)
+    (trigger,) = stage.rows(
+        "SELECT tgname::text FROM pg_trigger WHERE tgrelid = 'orders'::regclass AND tgname LIKE '%changes%' AND tgname NOT LIKE '%emptied'"
+    )
+    stage.do(f'ALTER TABLE orders DISABLE TRIGGER "{trigger[0]}"', "UPDATE orders SET note = 'x' WHERE id = 77")
+    with pytest.raises(Broken) as caught:
+        stage.filled(swap)
+    assert "hold other rows" in str(caught.value)
+    assert "(77)" in str(caught.value)
+
+
+FAMILY = """
+CREATE TABLE things (id int, name text);
+CREATE TABLE orders (id int PRIMARY KEY, name text, total int) INHERITS (things);
+CREATE TABLE more (extra text) INHERITS (orders);
+INSERT INTO orders SELECT n, 'o', n FROM generate_series(1, 50) AS n;
+INSERT INTO more SELECT n, 'm', n, 'x' FROM generate_series(51, 60) AS n
+"""
+
+
+@pytest.mark.slow
+def test_table_keeps_its_place_among_parents_and_children(
+    server: Server, database: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of children stay theirs, and are seen through the new table and its parent; columns become their own too."""
+    name = database(*FAMILY.strip().split(";\n"))
+    monkeypatch.setenv(URL, url_of(server, name))
+    stage = stage_of(server, name)
+    before = stage.schema()
+    swap = stage.begun(SwapChoice(ORDERS))
+    stage.do("UPDATE things SET name = 'all' WHERE id % 7 = 0", "DELETE FROM orders WHERE id IN (3, 53)")
+    stage.filled(swap)
+    for _ in range(2):
+        stage.cut_over()
+        assert stage.rows("SELECT count(*), count(*) FILTER (WHERE name = 'all') FROM things") == [(58, 8)]
+        assert stage.rows("SELECT count(*) FROM orders") == [(58,)]
+        assert stage.rows("SELECT count(*) FROM ONLY orders") == [(49,)]
+        assert {line.split(":")[0] for line in differences(before, stage.schema())} <= LOCAL
+    stage.abandon()
+    assert stage.rows("SELECT count(*) FROM things") == [(58,)]
+
+
+# NO INHERIT and INHERIT let columns be the table's own, beside being inherited.
+LOCAL = {
+    "~ column public.orders.id", "~ column public.orders.name",
+    "~ column public.more.id", "~ column public.more.name", "~ column public.more.total",
+    "~ constraint public.more.orders_id_not_null",
+}  # fmt: skip
+PARTED = """
+CREATE TABLE orders (id bigint GENERATED BY DEFAULT AS IDENTITY, region int NOT NULL, note text, PRIMARY KEY (id, region)) PARTITION BY LIST (region);
+CREATE TABLE orders_1 PARTITION OF orders FOR VALUES IN (1);
+CREATE TABLE orders_2 PARTITION OF orders FOR VALUES IN (2, 3) PARTITION BY LIST (region);
+CREATE TABLE orders_2a PARTITION OF orders_2 FOR VALUES IN (2);
+CREATE TABLE orders_2b PARTITION OF orders_2 DEFAULT;
+CREATE TABLE customers (id int PRIMARY KEY); INSERT INTO customers VALUES (1), (2), (3);
+ALTER TABLE orders ADD FOREIGN KEY (region) REFERENCES customers;
+CREATE INDEX orders_note ON orders (note);
+INSERT INTO orders (region, note) SELECT 1 + n % 3, 'o' || n FROM generate_series(1, 300) AS n
+"""
+BY_HASH = """
+CREATE TABLE {table} (LIKE {old} INCLUDING DEFAULTS INCLUDING IDENTITY, PRIMARY KEY (id, region)) PARTITION BY HASH (id);
+CREATE TABLE orders_h0 PARTITION OF {table} FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+CREATE TABLE orders_h1 PARTITION OF {table} FOR VALUES WITH (MODULUS 2, REMAINDER 1)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [BY_HASH, "CREATE TABLE {table} (LIKE {old} INCLUDING DEFAULTS INCLUDING IDENTITY)"])
+def test_partitions_are_made_others_or_given_up(
+    server: Server, database: Callable[..., str], monkeypatch: pytest.MonkeyPatch, shape: str
+) -> None:
+    """Writers of single partitions, rows that move between them, TRUNCATE of one: forth, and back to the old ones."""
+    name = database(*PARTED.strip().split(";\n"))
+    monkeypatch.setenv(URL, url_of(server, name))
+    stage = stage_of(server, name)
+    swap = stage.begun(SwapChoice(ORDERS, shape))
+    stage.do(
+        "UPDATE orders SET region = 3 WHERE id < 20",
+        "INSERT INTO orders_1 (id, region, note) VALUES (1000, 1, 'direct')",
+    )
+    stage.do(
+        "TRUNCATE orders_2a", "DELETE FROM orders_2 WHERE id = 50", "UPDATE orders_2b SET note = NULL WHERE id = 2"
+    )
+    stage.filled(swap)
+    stage.do("TRUNCATE orders_2b", "INSERT INTO orders (region, note) VALUES (2, 'last')")
+    rows = stage.rows("SELECT * FROM orders ORDER BY id")
+    stage.cut_over()
+    assert stage.rows("SELECT * FROM orders ORDER BY id") == rows
+    assert stage.rows(
+        "SELECT conname::text FROM pg_constraint WHERE conrelid = 'orders'::regclass AND contype = 'f'"
+    ) == [("orders_region_fkey",)]
+    stage.do("UPDATE orders SET region = 1 WHERE note = 'last'", "INSERT INTO orders (region, note) VALUES (3, 'new')")
+    if shape == BY_HASH:
+        stage.do("DELETE FROM orders_h0 WHERE id % 5 = 0")
+    rows = stage.rows("SELECT * FROM orders ORDER BY id")
+    stage.cut_over()
+    assert stage.rows("SELECT * FROM orders ORDER BY id") == rows
+    stage.abandon()
+    assert stage.rows("SELECT tgname FROM pg_trigger WHERE tgname LIKE '%changes%'") == []

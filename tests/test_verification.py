@@ -57,23 +57,46 @@ class Records:
         return standing.report(self.outputs, files=files)
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Records that are true, to be copied."""
+    folder = tmp_path_factory.mktemp("kept")
+    with pytest.MonkeyPatch.context() as patch:
+        led_to(folder, patch)
+        signing_key.make("ann@example.org")
+        for name in ("one", "two", "three", "open"):
+            made = begun(name)
+            if name != "open":
+                ended(made)
+            if name == "two":
+                attempt.begin(made)
+                keep_earlier(made)
+                ended(made)
+    return folder
+
+
 @pytest.fixture
-def records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Records:
-    """Records that are true."""
+def records(kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Records:
+    """A copy of them."""
+    folder = tmp_path / "records"
+    shutil.copytree(kept, folder)
+    led_to(folder, monkeypatch)
+    key = signing_key.load()
+    assert key is not None
+    made = [runs.load(one) for one in runs.folders()]
+    return Records(folder / "outputs", {one.runbook: one for one in made}, key)
+
+
+def led_to(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """Have runs, keys and signers in a folder."""
     for name in ("outputs", "state", "signers"):
-        monkeypatch.setenv(f"PGRUNBOOK_{name.upper()}", str(tmp_path / name))
-    monkeypatch.delenv("PGRUNBOOK_KEY", raising=False)
-    key = signing_key.make("ann@example.org")
-    made = {}
-    for name in ("one", "two", "three", "open"):
-        made[name] = begun(name)
-        if name != "open":
-            ended(made[name])
-        if name == "two":
-            attempt.begin(made[name])
-            (made[name].folder / "01-prepare.ipynb").rename(made[name].folder / "01-prepare.attempt-1.ipynb")
-            ended(made[name])
-    return Records(tmp_path / "outputs", made, key)
+        patch.setenv(f"PGRUNBOOK_{name.upper()}", str(folder / name))
+    patch.delenv("PGRUNBOOK_KEY", raising=False)
+
+
+def keep_earlier(made: Run) -> None:
+    """Keep the notebook of an earlier attempt, as a runner does."""
+    (made.folder / "01-prepare.ipynb").rename(made.folder / "01-prepare.attempt-1.ipynb")
 
 
 def begun(name: str) -> Run:
@@ -456,6 +479,35 @@ def test_the_command_says_it_in_a_table_and_in_json(records: Records, command: C
     assert (code, err.splitlines()[0]) == (1, "could not read ledger.jsonl")
 
 
+def test_a_run_that_is_at_work_is_said_to_be(records: Records) -> None:
+    """As long as a process holds its folder."""
+    records.runs["open"].hold()
+    try:
+        assert records.verify().runs[-1].outcome == "at work"
+    finally:
+        records.runs["open"].release()
+    assert records.verify().runs[-1].outcome == "open"
+
+
+def test_an_earlier_attempts_notebook_that_is_overwritten_is_found(records: Records) -> None:
+    """Each attempt's own stays."""
+    attempt.begin(records.runs["one"])
+    ended(records.runs["one"])
+    (problem,) = records.verify().problems
+    assert (problem.word, problem.line) == ("altered", 2)
+    assert problem.says == "01-prepare.ipynb of the attempt that line 2 seals is not there as it was"
+
+
+def test_what_a_folder_remembers_of_its_line_may_be_lost(records: Records) -> None:
+    """The ledger knows it: the run goes on as it would have."""
+    (records.folder("one") / attempt.MARK_FILE).unlink()
+    attempt.begin(records.runs["one"])
+    keep_earlier(records.runs["one"])
+    ended(records.runs["one"])
+    found = records.verify()
+    assert (found.exit_code, found.problems, found.runs[0].attempts) == (0, (), 2)
+
+
 def test_a_run_that_was_killed_is_sealed_by_command(records: Records, command: Command) -> None:
     """What the crash left is what is sealed; a second time is refused."""
     run_id = records.runs["open"].run_id
@@ -536,6 +588,7 @@ def test_a_full_disk_while_sealing_leaves_the_run_open(records: Records, command
     assert records.verify().runs[-1].outcome == "done"
 
 
+@pytest.mark.slow
 def test_a_notebook_of_fifty_megabytes_is_sealed(records: Records) -> None:
     """In seconds, and found when a byte of it is changed."""
     made = begun("late")
@@ -550,12 +603,13 @@ def test_a_notebook_of_fifty_megabytes_is_sealed(records: Records) -> None:
     assert records.verify().exit_code == 3
 
 
-def test_keys_are_made_shown_added_and_revoked_by_command(records: Records, command: Command, tmp_path: Path) -> None:
+def test_keys_are_made_shown_added_and_revoked_by_command(records: Records, command: Command) -> None:
     """Each says what it has done."""
     fingerprint = records.key.public.fingerprint
     assert command("key", "show")[1].splitlines()[-1] == f"whose: ann@example.org, as {signers.path()} says"
     mallory(records)
-    assert "has a line for bob now: SHA256:" in command("key", "add", "bob", str(tmp_path / "mallory.pub"))[1]
+    file = records.outputs.parent / "mallory.pub"
+    assert "has a line for bob now: SHA256:" in command("key", "add", "bob", str(file))[1]
     assert ["ann@example.org", fingerprint] in [line.split() for line in command("key", "list")[1].splitlines()]
     code, _, err = command("key", "new", "ann")
     assert (code, err.splitlines()[0]) == (2, f"there is a key already: {records.key.path}")

@@ -23,6 +23,7 @@ import restoring
 import rounds
 import schema_500
 import sums
+import swapping
 import traffic
 import waiting
 import watching
@@ -65,6 +66,7 @@ def main() -> None:
             + planning.section(folder)
             + waiting.section(folder)
             + watching.section(folder)
+            + swapping.section(folder)
         )
         with ground(folder, targets) as site:
             parts = on_one_server(site, plain, asked)
@@ -95,6 +97,7 @@ def on_one_server(site: Ground, plain: Path, asked: argparse.Namespace) -> list[
         "writing": lambda: keeping.write(site, asked.keeps, KEPT_ROWS),
         "writing inserted rows": lambda: keeping.write_inserted(site, asked.keeps, KEPT_ROWS),
         "a look of the monitor": lambda: watching.watching(site),
+        "a swap": lambda: swapping.swapping(site, asked.keeps),
         "traffic": lambda: traffic.traffic(site),
     }
     parts = []

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
-import threading
 import time
 from pathlib import Path
 from statistics import median
 
+import psycopg
 import rounds
-from ground import DATABASE, Ground, ground, temporary
+from ground import DATABASE, Ground, ground, socket_dir, temporary
 
 from pgrunbook.config import targets
 from pgrunbook.database.checksums import TableName
@@ -21,6 +22,7 @@ from pgrunbook.online.swap_store import TableSwap
 ROWS = 1_000_000
 RATE_GOAL, LOCK_GOAL_MS = 0.8, 100.0
 WRITERS = 2
+WARM_NOTES = 200
 UNTHROTTLED_MS = 1e6  # the peer spares nobody
 LAYOUT = f"""
 CREATE TABLE swap_parent (id int PRIMARY KEY);
@@ -68,16 +70,17 @@ def swapping(site: Ground, count: int) -> Lines:
     held: list[float] = []
     notes: list[int] = []
     compared: list[float] = []
-    for number in range(count):
-        for is_ours in (False, True) if number % 2 == 0 else (True, False):
-            site.checkpoint()
-            if is_ours:
-                swap = _begun()
-                ours.append(rounds.call(lambda swap=swap: _fill(swap)))
-                compared.append(rounds.call(_compare).took_s)
-                _cut_over_twice(site, held, notes)
-            else:
-                plain.append(rounds.call(lambda: _plain(site)))
+    with site.autovacuum_off():
+        for number in range(count):
+            for is_ours in (False, True) if number % 2 == 0 else (True, False):
+                site.checkpoint()
+                if is_ours:
+                    swap = _begun()
+                    ours.append(rounds.call(lambda swap=swap: _fill(swap)))
+                    compared.append(rounds.call(_compare).took_s)
+                    _cut_over_twice(held, notes)
+                else:
+                    plain.append(rounds.call(lambda: _plain(site)))
     speed = 1 / rounds.ratio(ours, plain)
     rows = [
         ("INSERT ... SELECT, indexes, ANALYZE", f"{median(s.took_s for s in plain):.2f} s", "1.00"),
@@ -137,34 +140,35 @@ def _swap(conn: object) -> TableSwap:
     return found
 
 
-def _cut_over_twice(site: Ground, held: list[float], notes: list[int]) -> None:
-    """Cut over and back among writers, then take the swap away."""
-    target, stop = targets.load("swapped"), threading.Event()
-
-    def write(first: int) -> None:
-        with site.session() as conn:
-            number = first
-            while not stop.is_set():
-                conn.execute("UPDATE public.swap_bench SET e = 'y' || e WHERE id = %s", [1 + number % ROWS])
-                number += 7919
-
-    threads = [threading.Thread(target=write, args=(seed * 1_000,)) for seed in range(WRITERS)]
-    for thread in threads:
-        thread.start()
+def _cut_over_twice(held: list[float], notes: list[int]) -> None:
+    """Cut over and back among writers, which are processes of their own, then take the swap away."""
+    target = targets.load("swapped")
+    apart = multiprocessing.get_context("spawn")
+    writers = [apart.Process(target=_write, args=(socket_dir(), seed * 1_000)) for seed in range(WRITERS)]
+    for writer in writers:
+        writer.start()
     try:
         with connect(target, purpose="bench") as conn:
             for _ in range(2):
-                time.sleep(1)
+                while swap_sync.notes_left(conn, _swap(conn)) < WARM_NOTES:
+                    time.sleep(0.1)
                 done = cutover.cut_over(conn, target, _swap(conn), keep_hours=1)
                 held.append(done.held_ms)
                 notes.append(done.notes)
                 swap_end.settle(conn, target, done.swap)
     finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
+        for writer in writers:
+            writer.terminate()
+            writer.join()
     with connect(target, purpose="bench") as conn:
         swap_end.abandon(conn, target, _swap(conn))
+
+
+def _write(host: str, number: int) -> None:
+    with psycopg.connect(host=host, user="postgres", dbname=DATABASE, autocommit=True) as conn:
+        while True:
+            conn.execute("UPDATE public.swap_bench SET e = 'y' || e WHERE id = %s", [1 + number % ROWS])
+            number += 7919
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from pgrunbook.app import (
+    cli_approval,
     cli_backup,
     cli_branch,
     cli_doctor,
@@ -52,9 +53,14 @@ app.command("doctor")(cli_doctor.doctor)
 app.command("runs")(cli_runs.runs)
 app.command("show")(cli_runs.show)
 app.command("accept")(cli_runs.accept)
+app.command("approve")(cli_approval.approve)
+app.command("requests")(cli_approval.requests)
 app.command("throttle")(cli_throttle.throttle)
 early_kernels: list[EarlyKernel] = []
 ABOUT = ("change", "reason", "risk", "requested_by")
+Emergency = Annotated[
+    str, typer.Option("--emergency", help="Why it does without approval and window: a reason of some words.")
+]
 Why = Annotated[
     list[str], typer.Option("--why", help="Of the change: reason=..., change=..., risk=..., requested_by=...")
 ]
@@ -87,6 +93,10 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Tell nothing but errors.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tell every event of the journal.")] = False,
     as_json: cli_runs.AsJson = False,
+    emergency: Emergency = "",
+    wait_approval: Annotated[
+        str, typer.Option("--wait-approval", help="Wait so long for an approval, then go on: 2h, 30m.")
+    ] = "",
 ) -> None:
     """Run a runbook headless. Exit codes: 0 done, 1 failed, 2 wrong use, 3 refused by a gate, 4 somebody is at work."""
     from pgrunbook.runner import runbook as books
@@ -95,6 +105,7 @@ def run(
     early = early_kernels.pop() if early_kernels else None
     if quiet and verbose:
         raise WrongInput("--quiet and --verbose exclude each other")
+    patience = cli_approval.duration(wait_approval, "--wait-approval") if wait_approval else None
     much = Telling.ERRORS if quiet else Telling.EVENTS if verbose else Telling.CELLS
     if resume:
         if runbook or target or parameter or why:
@@ -104,11 +115,16 @@ def run(
                 hint=f"pgrunbook run --resume {resume}",
             )
         with telling(much):
-            made, code = books.resume(resume, early)
+            made, code = books.resume(resume, early, emergency=emergency)
     else:
         _refuse_without(runbook, target, "run")
         with telling(much):
-            made, code = books.run(runbook, target, _pairs(parameter), early, about=_about(why))
+            made, code = books.run(
+                runbook, target, _pairs(parameter), early, about=_about(why), emergency=emergency
+            )  # fmt: skip
+    if patience is not None:
+        with telling(much):
+            made, code = cli_approval.wait(made, code, patience)
     terminal.end(made, code, quiet=quiet, as_json=as_json)
 
 
@@ -120,15 +136,16 @@ def start(
     why: Why = [],  # noqa: B006
     resume: Annotated[str, typer.Option(help="Open this run again instead.")] = "",
     lab: Annotated[bool, typer.Option(help="Open JupyterLab on it.")] = True,
+    emergency: Emergency = "",
 ) -> None:
     """Make a run with working copies of its notebooks, and open JupyterLab there."""
     from pgrunbook.runner import runbook as books
 
     if resume:
-        made = books.reopen(resume)
+        made = books.reopen(resume, emergency=emergency)
     else:
         _refuse_without(runbook, target, "start")
-        made = books.start(runbook, target, _pairs(parameter), about=_about(why))
+        made = books.start(runbook, target, _pairs(parameter), about=_about(why), emergency=emergency)
     sys.stdout.write(f"{made.folder}\n")
     if lab:
         _open_lab(made)
@@ -137,7 +154,21 @@ def start(
 @app.command()
 def schema(
     file: Annotated[
-        Literal["plan", "rehearsal", "drift", "backup", "branch", "run", "runs", "show", "status", "accept", "verify"],
+        Literal[
+            "plan",
+            "rehearsal",
+            "drift",
+            "backup",
+            "branch",
+            "run",
+            "runs",
+            "show",
+            "status",
+            "accept",
+            "verify",
+            "approve",
+            "requests",
+        ],
         typer.Argument(help="plan.json, rehearsal.json, or what a command prints with --json."),
     ],
 ) -> None:

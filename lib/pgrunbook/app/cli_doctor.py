@@ -28,9 +28,10 @@ def doctor(
     from pgrunbook.database import vitals
     from pgrunbook.database.connection import connect
     from pgrunbook.procedures import diagnosis, monitor_views
-    from pgrunbook.record import door
+    from pgrunbook.record import door, executed_copy
 
     chosen = terminal.chosen(target, "doctor")
+    sys.stderr.write("".join(f"{why}\n" for why in executed_copy.refresh_broken_off(chosen.name)))
     with terminal.looking(chosen, code=NOT_LOOKED), connect(chosen, purpose="doctor") as conn:
         seen = vitals.look(conn)
         found = diagnosis.diagnose(chosen, conn, seen)

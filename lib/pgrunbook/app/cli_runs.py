@@ -13,6 +13,7 @@ from pgrunbook.errors import WrongInput
 if TYPE_CHECKING:
     from pgrunbook.record.run import Run
 
+RED, PLAIN = "\x1b[31m", "\x1b[0m"
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -99,22 +100,25 @@ def accept(
 
 
 def write_table(made: Sequence[Run]) -> None:
-    """Write runs as a table."""
+    """Write runs as a table; an emergency is red where somebody looks at a terminal."""
     from pgrunbook.display.show import Table
+    from pgrunbook.session import emergency
 
     rows = [
         (
             run.run_id,
             run.target,
             run.actual_status(),
-            run.how,
+            f"{run.how}, EMERGENCY" if emergency.EMERGENCY in run.about else run.how,
             "-" if run.took_s is None else f"{run.took_s:.1f} s",
             " ".join(f"{part.procedure}:{status}" for part, status in run.standing()),
         )
         for run in made
     ]
     headings = ["run", "target", "status", "how", "took", "procedures"]
-    sys.stdout.write(f"{Table(headings, rows, empty='No run yet.')!r}\n")
+    urgent = {run.run_id for run in made if emergency.EMERGENCY in run.about} if sys.stdout.isatty() else set()
+    for line in repr(Table(headings, rows, empty="No run yet.")).splitlines():
+        sys.stdout.write(f"{RED}{line}{PLAIN}\n" if line.partition(" ")[0] in urgent else f"{line}\n")
 
 
 def _facts(event: dict[str, Any]) -> str:

@@ -19,7 +19,10 @@ from pgrunbook.rehearse.drift import Drift
 from pgrunbook.rehearse.trial import Trial
 from pgrunbook.seal.standing import VerificationReport
 
-Name = Literal["plan", "rehearsal", "drift", "backup", "branch", "run", "runs", "show", "status", "accept", "verify"]
+Name = Literal[
+    "plan", "rehearsal", "drift", "backup", "branch", "run", "runs", "show", "status", "accept", "verify", "approve",
+    "requests",
+]  # fmt: skip
 # What the commands print with --json.
 _PRINTED: dict[str, type[BaseModel]] = {
     "drift": Drift,
@@ -31,6 +34,8 @@ _PRINTED: dict[str, type[BaseModel]] = {
     "status": run_report.StatusReport,
     "accept": run_report.AcceptedGates,
     "verify": VerificationReport,
+    "approve": run_report.ApprovedChange,
+    "requests": run_report.RequestsReport,
 }
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 

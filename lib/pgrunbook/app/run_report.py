@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -82,6 +82,47 @@ class AcceptedGates(_Printed):
     accepted: tuple[str, ...]
     still_open: tuple[str, ...]
     next: str
+
+
+class ApprovedChange(_Printed):
+    """What ``pgrunbook approve --json`` prints: what was approved, by whose key and until when.
+
+    ``digest`` is that of the plan, or of what the run's checks are about; ``next`` is how its operator goes on.
+    """
+
+    run_id: str
+    target: str
+    procedure: str
+    digest: str
+    approver: str
+    fingerprint: str
+    signed_at: str
+    expires_at: str
+    reason: str
+    next: str
+
+
+class WaitingRequest(_Printed):
+    """Something that waits for a person: in which run, for what and for whom, since when, and what is typed then.
+
+    ``what`` are the gates, columns, tables or names it is about.
+    """
+
+    run_id: str
+    target: str
+    runbook: str
+    waits_for: Literal["approval", "gates", "contract", "cut-over", "rollout"]
+    whom: str
+    what: tuple[str, ...]
+    since: str
+    next: str
+
+
+class RequestsReport(_Printed):
+    """What ``pgrunbook requests --json`` prints; ``unreadable`` says of each run that could not be read why."""
+
+    requests: tuple[WaitingRequest, ...]
+    unreadable: tuple[str, ...]
 
 
 class TargetStanding(_Printed):

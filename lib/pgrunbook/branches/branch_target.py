@@ -35,6 +35,6 @@ def branch_target(
     """Return a database of a branch as a target, which is migrated as its source is."""
     own = {"name": name, "server": server, "database": database, "service": None, "url_from": None}
     own["planetscale"] = None
-    spared = {"protected": False, "restore_points": False}
+    spared = {"protected": False, "restore_points": False, "approval": False, "window": None}
     facts = {**target.model_dump(), **own, **spared, "role": role, "superuser": superuser, "options": options}
     return BranchTarget.model_validate(facts)

@@ -26,11 +26,11 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import class_row
 
-from pgrunbook.branches import branch_server
+from pgrunbook.branches import branch_server, shadow_values
 from pgrunbook.branches.branch_target import OF_EVERY_CLUSTER, POSTGRES, BranchTarget
 from pgrunbook.branches.server import Server
 from pgrunbook.config.targets import OF_BRANCH, Constant, MaskRule, Target
-from pgrunbook.database import connection, shadows
+from pgrunbook.database import connection
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.queries import load
 from pgrunbook.database.sqlstate import said
@@ -182,16 +182,16 @@ def _nothing_fires(server: Server, database: str) -> Iterator[None]:
 
 def _write(conn: Connection, target: Target, columns: Mapping[str, _Column]) -> None:
     salt, sizes = secrets.token_hex(16), _linked(conn, target, columns)
-    by_table: dict[tuple[str, str], list[sql.Composed]] = {column.table: [] for column in columns.values()}
+    by_table: dict[tuple[str, str], dict[str, sql.Composable]] = {}
     for name, column in columns.items():
         value = _value(column, target.masking[name], salt, sizes[column])
-        by_table[column.table].append(sql.SQL("{} = {}").format(sql.Identifier(column.column_name), value))
-        also = {one.column_name for one in columns.values() if one.table == column.table}
-        pairs = shadows.read(conn, is_branch=True)
-        by_table[column.table] += shadows.masked_with(pairs, column.table, column.column_name, value, also)
+        by_table.setdefault(column.table, {})[column.column_name] = value
+    for table, other, value in [*shadow_values.beside(conn, by_table)]:
+        by_table[table][other] = value
     families = {table: _family(conn, table) for table in by_table}
     with conn.as_target():
-        for table, values in by_table.items():
+        for table, given in by_table.items():
+            values = [sql.SQL("{} = {}").format(sql.Identifier(column), value) for column, value in given.items()]
             for named in _written(table, families[table]):
                 conn.execute(sql.SQL("UPDATE {} SET {}").format(named, sql.SQL(", ").join(values)))
         written = {one.table for family in families.values() for one in family if one.has_rows}

@@ -50,6 +50,13 @@ def read_bytes(path: Path) -> bytes:
         raise WrongInput(f"could not read {path.name}", detail=detail, hint=UNREADABLE_HINT) from exc
 
 
+def refuse_irregular(path: Path) -> None:
+    """See that a file of a record can be read, and is one. Raises WrongInput as :func:`read_bytes`."""
+    if path.is_file():
+        return
+    read_bytes(path)
+
+
 def read_json(path: Path, kind: type[Json]) -> Json:
     """Return what a JSON file of a record holds. Raises WrongInput as :func:`read`, and when it holds another kind."""
     try:

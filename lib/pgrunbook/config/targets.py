@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from pgrunbook.config import paths, regular_file
 from pgrunbook.config.secret_patterns import SECRET_NAME, SECRET_VALUE
+from pgrunbook.config.window import ChangeWindow
 from pgrunbook.errors import WrongInput
 
 HistoryKind = Literal[
@@ -97,6 +98,8 @@ class Target(BaseModel):
     a chat's webhook.
     ``masking`` has a rule for each column ("table.column") whose values a branch that somebody makes does not get.
     With ``time_writes`` a critical query that writes is executed, and aborted; else it is only planned.
+    With ``approval`` (where it is protected, unless it says otherwise) somebody else approves each change; ``window``
+    says when it may be changed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -112,6 +115,8 @@ class Target(BaseModel):
     history_schema: str | None = None
     history_table: str | None = None
     protected: bool = False
+    approval: Annotated[bool, Field(strict=True)] | None = None
+    window: ChangeWindow | None = None
     restore_points: bool = True
     lock_timeout_ms: Milliseconds = 2_000
     statement_timeout_ms: Milliseconds = 60_000
@@ -131,6 +136,11 @@ class Target(BaseModel):
     masking: dict[str, MaskRule] = {}
     thresholds: tuple[Threshold, ...] = ()
     webhook_from: str | None = None
+
+    @property
+    def needs_approval(self) -> bool:
+        """Whether somebody has to approve what is changed in it."""
+        return self.protected if self.approval is None else self.approval
 
     @model_validator(mode="after")
     def _can_be_restored_to_its_points(self) -> Target:

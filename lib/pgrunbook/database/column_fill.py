@@ -6,7 +6,8 @@
 3. With a way back, a write that changes the filled columns, or an INSERT that gives them and none of the others, makes
    the others what the expressions of the way back make of the row: programs that know the new columns only, and
    those that know the old ones only, work side by side.
-4. An expression that fails never makes the application's write fail: the column becomes NULL, and the proof at the end
+4. The batches of the backfill itself, which say so by a setting, do not fire it: they write what it would write.
+5. An expression that fails never makes the application's write fail: the column becomes NULL, and the proof at the end
    finds the row.
 
 What the expressions call is resolved when the trigger is created, with the search_path and settings of then.
@@ -25,6 +26,7 @@ from psycopg import sql
 from pgrunbook.database.row_tracker import LAST, SCHEMA
 from pgrunbook.sql.own_code import do
 
+SETTING = "pgrunbook.fills"  # of a batch: the name of its fill
 # What the conversion of a value to or from text may depend on.
 _SETTINGS = ("TimeZone", "DateStyle", "IntervalStyle", "extra_float_digits", "bytea_output", "lc_monetary")
 _BODY = """
@@ -94,8 +96,15 @@ class ColumnFill:
             ).format(self._function(), settings, sql.Literal(self._body().as_string(None))),
             *(sql.SQL("REVOKE ALL ON FUNCTION {} FROM PUBLIC").format(self._function(n)) for n in self._numbers()),
             sql.SQL("REVOKE ALL ON FUNCTION {}() FROM PUBLIC").format(self._function()),
-            sql.SQL("CREATE TRIGGER {} BEFORE INSERT OR UPDATE ON {} FOR EACH ROW EXECUTE FUNCTION {}()").format(
-                sql.Identifier(self.trigger_name), self.table, self._function()
+            sql.SQL(
+                "CREATE TRIGGER {} BEFORE INSERT OR UPDATE ON {} FOR EACH ROW"
+                " WHEN (pg_catalog.current_setting({}, true) IS DISTINCT FROM {}) EXECUTE FUNCTION {}()"
+            ).format(
+                sql.Identifier(self.trigger_name),
+                self.table,
+                sql.Literal(SETTING),
+                sql.Literal(self.name),
+                self._function(),
             ),
             sql.SQL("ALTER TABLE {} ENABLE ALWAYS TRIGGER {}").format(self.table, sql.Identifier(self.trigger_name)),
         ]

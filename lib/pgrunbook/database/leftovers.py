@@ -29,6 +29,7 @@ _TOOLS = {
     "gh-ost": "It is a copy, or the rows from before the swap: look at it before it is dropped.",
 }
 LONG_PREPARED_S = 60.0
+FILL = "~pgrunbook_fill_"  # how the name of a backfill's trigger begins
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,8 @@ def _helpers(conn: Connection) -> Iterator[Remnant]:
             why = (
                 f"{half.migration} is half done and may need it: pgrunbook run --resume {half.run_id}, or roll it back"
             )
+        elif FILL in row["name"]:
+            why = "a backfill has left it, or lets it stay (leave_in_sync): it fills columns of whatever is written"
         elif not statement:
             why = "a safe form has left it, with values of rows: compare it with the column it stands for, then drop it"
         yield Remnant(

@@ -6,7 +6,7 @@ column. Its row is written in the cut-over's transaction, and deleted in that of
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -136,22 +136,6 @@ def of_column(shadows: Iterable[Shadow], schema: str, table: str, column: str) -
     """Return the pair in which a column is either one, None where it is in none."""
     there = (one for one in shadows if (one.table_schema, one.table_name) == (schema, table))
     return next((one for one in there if column in (one.column_name, one.shadow_name)), None)
-
-
-def masked_with(
-    shadows: Iterable[Shadow], table: tuple[str, str], column: str, value: sql.Composable, masked: Collection[str]
-) -> list[sql.Composed]:
-    """Return the assignment that masks what lives beside a masked column, [] where nothing does or it is ``masked``.
-
-    The other name of a value gets the same one; of another type it becomes NULL.
-    """
-    pair = of_column(shadows, *table, column)
-    if pair is None:
-        return []
-    other = pair.shadow_name if column == pair.column_name else pair.column_name
-    if other in masked:
-        return []
-    return [sql.SQL("{} = {}").format(sql.Identifier(other), value if pair.kind == "rename" else sql.SQL("NULL"))]
 
 
 def _list(names: Sequence[str]) -> sql.Composable:

@@ -2,8 +2,9 @@
 
 1. A check makes it: over the journal of the run and the database as it is now, or over what made the server.
 2. It is bound to the connection that was checked, to the run, and to what was checked: a plan, items, a point.
-3. The line of the ledger that opens the run is anchored in the database with it: nothing is executed without.
-4. It is no lock against somebody who writes our journal or calls what is private here.
+3. Where the target asks for it, somebody else has approved just that, and its window is open (``approval.check``).
+4. The line of the ledger that opens the run is anchored in the database with it: nothing is executed without.
+5. It is no lock against somebody who writes our journal or calls what is private here.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from pgrunbook.database.connection import Connection
 from pgrunbook.database.schema import snapshot
 from pgrunbook.database.shadows import Shadow
 from pgrunbook.errors import Refused
-from pgrunbook.execute import contract, preconditions, purge
+from pgrunbook.execute import approval, contract, preconditions, purge
 from pgrunbook.history import places
 from pgrunbook.history.state import leave_out
 from pgrunbook.plan.plan import Direction, Plan
 from pgrunbook.record.run import Run
 from pgrunbook.seal import anchor
-from pgrunbook.session import acceptance, checks
+from pgrunbook.session import acceptance, change_request, checks
 from pgrunbook.session.session import Session
 from pgrunbook.undo_data import OnConflict
 
@@ -85,7 +86,7 @@ class Permit:
 
 def subject(here: Session, plan: Plan) -> frozenset[str]:
     """Return what the checks of a plan are about: the plan, and what was decided on rows that a rollback reverts."""
-    decided = {f"rows in conflict: {here.parameters.on_conflict}"} if plan.direction == "down" else set()
+    decided = {change_request.decided(here.parameters.on_conflict)} if plan.direction == "down" else set()
     return frozenset({plan.digest, *decided})
 
 
@@ -95,7 +96,8 @@ def of_run(here: Session, plan: Plan, conn: Connection) -> Permit:
     ``conn`` is the connection that will execute it, under the run lock.
 
     Raises Refused when a check has not passed, when the plan is not the frozen or the approved one or does not fit
-    the database as it is now, when a gate is not accepted, or when the run has no restore point; Broken as
+    the database as it is now, when a gate is not accepted, when it is not approved or not to be executed now, or when
+    the run has no restore point; Broken as
     ``preconditions.check_base``.
     Locks: AccessShareLock on catalogs.
     """
@@ -110,6 +112,8 @@ def of_run(here: Session, plan: Plan, conn: Connection) -> Permit:
     accepted = places.resolved(history, here.parameters.accept) if plan.direction == "up" else ()
     preconditions.check_gates(here.run, plan, accepted)
     preconditions.check_base(here.run, plan, conn, history, snapshot(conn, leave_out=leave_out(history)))
+    is_begun = bool(preconditions.executed(here.run, plan, conn))
+    approval.check_plan(here, plan, about, cell, is_begun=is_begun, grants=True)
     if here.target.restore_points and plan.changes:
         preconditions.check_restore_point(here.run, plan, conn)
     anchor.opening(conn, here.run)
@@ -152,6 +156,7 @@ def of_purge(here: Session, ids: Collection[int], conn: Connection) -> Permit:
     now = {purge.subject(item) for item in found if item.id in ids}
     if not now <= shown:
         raise checks.refusal("purge-it", "what-is-captured", other=True)
+    approval.check(here, now, "purge-it")
     anchor.opening(conn, here.run)
     return _made(here.run.run_id, now, conn)
 
@@ -169,6 +174,7 @@ def of_salvage(here: Session, choice: str, conn: Connection) -> Permit:
     about = checks.passed(here, "restore", "salvage-rows")
     if about != {choice}:
         raise checks.refusal("salvage-rows", "what-to-salvage", other=True)
+    approval.check(here, about, "salvage-rows")
     anchor.opening(conn, here.run)
     return _made(here.run.run_id, about, conn)
 
@@ -178,6 +184,7 @@ def of_backfill(here: Session, subject_: str, cell: str, conn: Connection) -> Pe
     about = checks.passed(here, "backfill", cell)
     if about != {subject_}:
         raise checks.refusal(cell, "plan-the-batches", other=True)
+    approval.check(here, about, cell)
     return _made(here.run.run_id, about, conn)
 
 
@@ -186,6 +193,7 @@ def of_cutover(here: Session, choice: str, cell: str) -> Permit:
     about = checks.passed(here, "restore", cell)
     if about != {choice}:
         raise checks.refusal(cell, "what-to-carry", other=True)
+    approval.check(here, about, cell)
     return _made(here.run.run_id, about, None)
 
 
@@ -200,6 +208,7 @@ def of_contract(here: Session, going: Collection[Shadow], conn: Connection) -> P
     wanted = {contract.subject(one) for one in going}
     if not wanted <= shown & {now[label] for label in accepted}:
         raise checks.refusal("drop-it", "what-is-still-double", other=True)
+    approval.check(here, wanted, "drop-it")
     return _made(here.run.run_id, wanted, conn)
 
 
@@ -208,6 +217,7 @@ def of_rollout(here: Session, choice: str, cell: str, conn: Connection) -> Permi
     about = checks.passed(here, "rollout", cell)
     if about != {choice}:
         raise checks.refusal(cell, "plan-the-stages", other=True)
+    approval.check(here, about, cell)
     return _made(here.run.run_id, about, conn)
 
 
@@ -216,6 +226,7 @@ def of_swap(here: Session, choice: str, cell: str, conn: Connection) -> Permit:
     about = checks.passed(here, "swap", cell)
     if about != {choice}:
         raise checks.refusal(cell, "what-hangs", other=True)
+    approval.check(here, about, cell)
     return _made(here.run.run_id, about, conn)
 
 

@@ -113,6 +113,13 @@ def is_over(plan: Plan, change: Change, conn: Connection, applied: Collection[st
     return (change.migration in applied) == (plan.direction == "up")
 
 
+def executed(run: Run, plan: Plan, conn: Connection) -> set[str]:
+    """Return the migrations of which the run has executed steps, as the database alone says."""
+    texts = {change.migration: change.file_sha256 for change in plan.changes}
+    rows = step_log.of_plan(conn, texts, plan.direction)
+    return {name for name, row in rows.items() if row.run_id == run.run_id}
+
+
 def _check_database(plan: Plan, conn: Connection) -> None:
     found = activity.identity(conn)
     if (plan.base.system_identifier, plan.base.database) != (found.system_identifier, found.database):
@@ -139,10 +146,8 @@ def _refuse_again(run: Run, plan: Plan, done: Collection[str]) -> None:
 
 def _begun(run: Run, plan: Plan, conn: Connection) -> set[str]:
     """Return the migrations of which the run has executed steps, as its journal or the database says."""
-    texts = {change.migration: change.file_sha256 for change in plan.changes}
-    rows = step_log.of_plan(conn, texts, plan.direction)
     ran = [e for e in checks.told(run) if e["event"] in ("committed", "step-ran") and e["direction"] == plan.direction]
-    return {name for name, row in rows.items() if row.run_id == run.run_id} | {e["migration"] for e in ran}
+    return executed(run, plan, conn) | {e["migration"] for e in ran}
 
 
 def _drift(run: Run, plan: Plan, now: Snapshot, *, is_begun: bool) -> Refused:

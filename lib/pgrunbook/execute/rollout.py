@@ -10,7 +10,7 @@ from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import Refused
 from pgrunbook.execute.permit import Permit
-from pgrunbook.online import rollout, rollout_state, rollout_table
+from pgrunbook.online import rollout, rollout_preconditions, rollout_state
 from pgrunbook.online.rollout_state import RolloutStanding, StageStanding
 from pgrunbook.online.rollout_table import RolloutTable
 from pgrunbook.plan.rollout import REMOVE
@@ -24,11 +24,11 @@ def begin(conn: Connection, target: Target, table: RolloutTable, permit: Permit,
     """
     permit.check(subject, conn)
     declared = table.rollout
-    table = rollout_table.find(conn, declared)  # since the check somebody else may have added it
+    table = rollout_preconditions.find(conn, declared)  # since the check somebody else may have added it
     names = table.schema, table.name
     rollout_state.create(conn)
     if table.has_flag:
-        rollout_table.refuse_default(conn, table)
+        rollout_preconditions.refuse_default(conn, table)
         with conn.transaction():
             rollout_state.begin(conn, declared, names, permit.run_id)
         return table
@@ -41,7 +41,7 @@ def begin(conn: Connection, target: Target, table: RolloutTable, permit: Permit,
         rollout_state.begin(conn, declared, names, permit.run_id)
 
     rollout.alter(conn, target, table, change)
-    return rollout_table.find(conn, declared)
+    return rollout_preconditions.find(conn, declared)
 
 
 def begin_stage(

@@ -89,6 +89,7 @@ class ColumnBackfill:
         return Batches(
             schema=self.table.schema, table=self.table.name, alias=self.table.name, rows=rows, by_pages=by_pages,
             statement=f"{self.update(self.values)} {where.as_string(None)}", key=self.key, key_types=self.key_types,
+            fills=self.fill.name,
         )  # fmt: skip
 
     def update(self, values: Mapping[str, str]) -> str:
@@ -99,9 +100,9 @@ class ColumnBackfill:
         )
         return made.as_string(None)
 
-    def loop(self, run_id: str, *, by_pages: bool) -> str:
-        """Return the name of the loop's progress row."""
-        return f"backfill:{run_id}:{'pages' if by_pages else 'key'}"
+    def loop(self, run_id: str, form: str) -> str:
+        """Return the name of the progress row of a loop."""
+        return f"backfill:{run_id}:{form}"
 
 
 def resolve(

@@ -9,14 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import pglast
 from psycopg import sql
 
 from pgrunbook.database import connection, queries
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.sqlstate import said
+from pgrunbook.display.prose import counted, listed
+from pgrunbook.errors import Refused
 from pgrunbook.online.backfill import ColumnBackfill
 from pgrunbook.online.bad_rows import OF_A_ROW, RefusedRow
 from pgrunbook.online.ranges import texts
+from pgrunbook.sql.tree import column_names
 
 PAGES = 1_000
 TRY = sql.Identifier("pg_temp", "pgrunbook_try")
@@ -60,6 +64,41 @@ def check(
         if not conn.closed:
             conn.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(TRY))
     return RowCheck(scan.rows, tuple(scan.bad), is_whole=True)
+
+
+def refuse_restless(conn: Connection, made: ColumnBackfill, *, statement_timeout_ms: int) -> None:
+    """Raise Refused where a row would differ again once it is filled, as with ``n + 1``: it would never be done.
+
+    Only an expression that reads a column which is filled can do that; the rows are asked then.
+    Raises psycopg's errors where an expression fails for a row. Locks: AccessShareLock on the table.
+    """
+    trees = [pglast.parse_sql(f"SELECT ({text}\n)")[0].stmt for text in (*made.values.values(), made.where or "true")]
+    own = {name for tree in trees for name in column_names(tree)} & made.values.keys()
+    if not own:
+        return
+    alias, columns = sql.Identifier(made.table.name), queries.rows(conn, "backfill", "columns", table=made.table.oid)
+    filled = [
+        sql.SQL("CAST(({}) AS {}) AS {}").format(sql.SQL(made.values[name]), sql.SQL(made.types[name]), column)
+        if name in made.values
+        else sql.SQL("{}.{}").format(alias, column)
+        for name, column in ((row["name"], sql.Identifier(row["name"])) for row in columns)
+    ]
+    query = sql.SQL("SELECT count(*) FROM (SELECT {} FROM {} AS {} WHERE {}) AS {} WHERE {}").format(
+        sql.SQL(", ").join(filled), made.table.identifier, alias, sql.SQL(f"({made.where or 'true'})"), alias,
+        sql.SQL(made.differs),
+    )  # fmt: skip
+    with (
+        connection.transaction(conn, lock_timeout_ms=2_000, statement_timeout_ms=statement_timeout_ms),
+        conn.as_target(),
+    ):
+        (restless,) = conn.execute(query).fetchone() or (0,)
+    if restless:
+        raise Refused(
+            f"{counted(int(str(restless)), 'row')} of {made.table.label} would differ again once filled",
+            detail=f"fill reads {listed(sorted(own))}, which it fills: done twice, it gives another value each time,"
+            " and the trigger would do it again at every write.",
+            hint="Fill another column from it; or write it as an UPDATE in a migration, which changes each row once.",
+        )
 
 
 @dataclass

@@ -18,6 +18,7 @@ from pgrunbook.online.throttle import Throttle
 from pgrunbook.plan.step import Batches
 
 STATEMENT_TIMEOUT_MS = 30_000
+FORMS = ("trial", "pages", "key")
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class BackfillRun:
     lock_timeout_ms: int = 2_000
     on_batch: Callable[[int, int], None] = lambda _rows, _batches: None
     on_order: Callable[[BatchOrder], None] = lambda _: None
-    _of_forms: dict[bool, BatchProgress] = field(default_factory=dict, init=False)
+    _of_forms: dict[str, BatchProgress] = field(default_factory=dict, init=False)
 
     def run(self, asked: Asked, *, chosen: BatchOrder | None = None) -> Filled:
         """Fill all rows; ``chosen`` is the order of an attempt before, that this one goes on with.
@@ -62,37 +63,41 @@ class BackfillRun:
         began, counted = time.monotonic(), self._counted()
         order = chosen or batch_order.decided(self.made, batch_order.facts(self.conn, self.made), asked)
         if order is None:
-            order = batch_order.tried(self._loop)
+            order = batch_order.tried(self._try)
         if chosen is None:
             self.on_order(order)
-        self._loop(order.by_pages, None, lambda _took, _rows: None)
+        self._loop("pages" if order.by_pages else "key", None, lambda _took, _rows: None)
         took_s, now = time.monotonic() - began, self._counted()
         updated = now[0] - counted[0]
-        refused = [row for form in self._names() for row in bad_rows.read(self.conn, form)]
+        refused = [row for form in FORMS for row in bad_rows.read(self.conn, self.made.loop(self.run_id, form))]
         return Filled(
             self.rows, sum(one.batches for one in self._of_forms.values()), order, tuple(refused), took_s,
             (now[1] - counted[1]) / updated if updated > 0 else None,
         )  # fmt: skip
 
-    def _loop(self, by_pages: bool, most: int | None, at: Callable[[float, int], None]) -> None:
+    def _try(self, by_pages: bool, most: int, at: Callable[[float, int], None]) -> None:
+        """Try a form; by pages from the middle on, for where the key follows the pages the other has done the first."""
+        if not by_pages:
+            return self._loop("key", most, at)
+        pages = int(queries.rows(self.conn, "relations", "pages", table=self.made.table.sql)[0]["pages"])
+        return self._loop("trial", most, at, first_page=pages // 2)
+
+    def _loop(self, form: str, most: int | None, at: Callable[[float, int], None], first_page: int = 0) -> None:
         worked_s = [self.throttle.worked_s]
 
         def on_batch(progress: BatchProgress) -> None:
-            before = self._of_forms.get(by_pages)
-            self._of_forms[by_pages] = progress
+            before = self._of_forms.get(form)
+            self._of_forms[form] = progress
             rows = progress.rows - (before.rows if before else 0)
             at(self.throttle.worked_s - worked_s[0], rows)
             worked_s[0] = self.throttle.worked_s
             self.on_batch(self.rows, sum(one.batches for one in self._of_forms.values()))
 
-        self._of_forms[by_pages] = run_batches(
-            self.conn, self.batches_of(by_pages), resume_from=self.made.loop(self.run_id, by_pages=by_pages),
+        self._of_forms[form] = run_batches(
+            self.conn, self.batches_of(form != "key"), resume_from=self.made.loop(self.run_id, form),
             on_batch=on_batch, lock_timeout_ms=self.lock_timeout_ms, statement_timeout_ms=STATEMENT_TIMEOUT_MS,
-            throttle=self.throttle, bad_rows=self.bad, most_batches=most, one_pass=self.in_sync,
+            throttle=self.throttle, bad_rows=self.bad, most_batches=most, one_pass=self.in_sync, first_page=first_page,
         )  # fmt: skip
-
-    def _names(self) -> list[str]:
-        return [self.made.loop(self.run_id, by_pages=by_pages) for by_pages in (True, False)]
 
     @property
     def rows(self) -> int:

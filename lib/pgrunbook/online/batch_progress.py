@@ -25,9 +25,16 @@ class BatchProgress:
     started_at: str
 
 
-def begin(conn: Connection, name: str, end: tuple[str, ...] | None) -> BatchProgress:
-    """Write the progress row of a loop that begins; one without an end is done."""
-    values = {"name": name, "end_key": list(end) if end else None, "is_done": end is None}
+def begin(
+    conn: Connection, name: str, end: tuple[str, ...] | None, last: tuple[str, ...] | None = None
+) -> BatchProgress:
+    """Write the progress row of a loop that begins behind ``last``; one without an end is done."""
+    values = {
+        "name": name,
+        "last_key": list(last) if last else None,
+        "end_key": list(end) if end else None,
+        "is_done": end is None,
+    }
     return _progress(name, _one(conn, "begin_batch", values) or {})
 
 

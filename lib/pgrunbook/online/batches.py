@@ -27,6 +27,7 @@ from psycopg import errors as pg
 from psycopg import sql
 
 from pgrunbook.database import step_log
+from pgrunbook.database.column_fill import SETTING
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.control import Obedience, Order
 from pgrunbook.database.queries import load
@@ -76,12 +77,14 @@ def run_batches(
     bad_rows: BadRows = STOP,
     most_batches: int | None = None,
     one_pass: bool = False,
+    first_page: int = 0,
 ) -> BatchProgress:
     """Execute the statement batch by batch, from the progress row ``resume_from`` on; return the final progress.
 
     ``on_batch`` is called after each commit, ``on_pause`` when somebody asks the loop to pause. With a ``throttle``
     that one says when a batch begins, and of how many rows. After ``most_batches`` the loop returns, to go on later.
-    With ``one_pass`` a loop by pages ends behind the last page: nobody else makes rows that are not done.
+    With ``one_pass`` a loop by pages ends behind the last page: nobody else makes rows that are not done. It begins at
+    ``first_page``, for a trial.
     The connection must be in autocommit mode, outside a transaction.
 
     Raises psycopg's errors unchanged (a lock timeout, a row that the server refuses, which a note names): committed
@@ -93,7 +96,18 @@ def run_batches(
     step_log.create(conn)
     if bad_rows.policy == "skip":
         refusals.create(conn)
-    loop = _Loop(conn, batches, resume_from, lock_timeout_ms, statement_timeout_ms, haste, bad_rows, throttle, one_pass)
+    loop = _Loop(
+        conn,
+        batches,
+        resume_from,
+        lock_timeout_ms,
+        statement_timeout_ms,
+        haste,
+        bad_rows,
+        throttle,
+        one_pass,
+        first_page,
+    )
     obedience, made = Obedience(conn, on_pause), 0
     while True:
         if throttle is not None:
@@ -126,12 +140,14 @@ class _Loop:
     bad_rows: BadRows
     throttle: Throttle | None
     one_pass: bool
+    first_page: int
     asked: int = 0
     full: int = 0
     most: int | None = None
     reached: Key = ()
     refused: tuple[Key, psycopg.Error] | None = None
     rows_before_pass: int | None = None
+    statement_s: float = 0.0
     attempts: dict[type[psycopg.Error], int] = field(default_factory=dict)
 
     def batch(self) -> tuple[BatchProgress | None, BatchProgress]:
@@ -180,7 +196,8 @@ class _Loop:
         if self.most is not None:  # behind a row that was refused batches grow again
             self.most = None if self.most >= self.full else self.most * 2
         elif self.throttle is not None:
-            self.throttle.worked(ended - began, after.rows - before.rows, asked=self.asked, commit_s=ended - done_at)
+            took_s, rows = ended - began, after.rows - before.rows
+            self.throttle.worked(took_s, rows, asked=self.asked, commit_s=ended - done_at, statement_s=self.statement_s)
         return before, after
 
     def _open(self) -> BatchProgress | None:
@@ -193,7 +210,8 @@ class _Loop:
 
     def _begin(self) -> BatchProgress:
         end = ranges_of(self.batches, 1).end(self.conn)
-        return batch_progress.begin(self.conn, self.name, end)
+        last = PageRanges.before(self.first_page) if self.first_page else None
+        return batch_progress.begin(self.conn, self.name, end, last)
 
     def _do(self, before: BatchProgress) -> BatchProgress:
         """Execute one batch: the next range, or behind the last one what is left to do."""
@@ -249,12 +267,17 @@ class _Loop:
 
     def _execute(self, before: BatchProgress, condition: sql.Composable) -> int:
         self.conn.execute("SELECT pg_catalog.set_config('pgrunbook.started_at', %s, true)", [before.started_at])
+        if self.batches.fills:
+            self.conn.execute("SELECT pg_catalog.set_config(%s, %s, true)", [SETTING, self.batches.fills])
         if not self.batches.fires_triggers:
             self.conn.execute("SET LOCAL session_replication_role = replica")
         text = condition.as_string(self.conn)
         statement = self.batches.statement.replace(RANGE, text, 1).replace(GUARD, text, 1)
         with self.conn.as_target():
-            return self.conn.execute(statement.encode()).rowcount
+            began = time.monotonic()
+            rows = self.conn.execute(statement.encode()).rowcount
+            self.statement_s = time.monotonic() - began
+        return rows
 
     # -- rows that the server refuses
 

@@ -15,6 +15,7 @@ from pgrunbook.inverse import grants
 from pgrunbook.inverse.reader import CLASSES, Address, Reader, reading
 from pgrunbook.inverse.recreation import WITHOUT_INDEX, comments_of, statements_of
 from pgrunbook.inverse.way import Way
+from pgrunbook.online.change_log import is_partitioned
 from pgrunbook.online.swap_build import identities
 from pgrunbook.online.swap_store import TableSwap
 from pgrunbook.sql.tree import quoted
@@ -88,7 +89,7 @@ def read(conn: Connection, swap: TableSwap, oid: int, columns: Collection[str]) 
     for one in hanging(conn, oid):
         found.setdefault(one.kind, []).append(one.address)
     carried = Carried()
-    _foreign_keys(conn, oid, found, carried)
+    _foreign_keys(conn, swap, oid, found, carried)
     with reading(conn) as reader:
         dropped = {column for column in _columns(reader, oid) if column not in columns}
         _sequences(reader, found, carried)
@@ -114,7 +115,10 @@ def _columns(reader: Reader, oid: int) -> list[str]:
     return [column.name for column in reader.columns([oid])]
 
 
-def _foreign_keys(conn: Connection, oid: int, found: Mapping[str, Sequence[Address]], carried: Carried) -> None:
+def _foreign_keys(
+    conn: Connection, swap: TableSwap, oid: int, found: Mapping[str, Sequence[Address]], carried: Carried
+) -> None:
+    is_then_partitioned = is_partitioned(conn, swap.other)
     with reading(conn) as reader:
         keys = [*found.get("foreign key", ()), *found.get("foreign key to it", ()), *found.get("check not valid", ())]
         texts = {address[1]: text for address, text in statements_of(reader, WITHOUT_INDEX, keys)} if keys else {}
@@ -122,7 +126,8 @@ def _foreign_keys(conn: Connection, oid: int, found: Mapping[str, Sequence[Addre
     for row in rows(conn, "swap", "foreign_keys", oid=oid):
         carried.ends.append(f"ALTER TABLE {row['child']} DROP CONSTRAINT {quoted(row['name'])}")
         text = texts[row["oid"]]
-        later = not row["is_partitioned"] or conn.info.server_version >= NOT_VALID_ON_PARTITIONED_SINCE
+        whole = is_then_partitioned if row["child_oid"] == oid else row["is_partitioned"]
+        later = not whole or conn.info.server_version >= NOT_VALID_ON_PARTITIONED_SINCE
         if row["is_valid"] and row["is_enforced"] and later:
             text += " NOT VALID"
             carried.validated.append(f"ALTER TABLE {row['child']} VALIDATE CONSTRAINT {quoted(row['name'])}")

@@ -28,8 +28,9 @@ from pgrunbook.database import own_schema
 from pgrunbook.database.checksums import TableName
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.row_tracker import FIRST, truncate_triggers
-from pgrunbook.online.swap_store import SCHEMA, SwapSide, TableSwap
+from pgrunbook.online.swap_store import SCHEMA, SwapSide, SwapState, TableSwap
 
+FEW_NOTES = 20_000
 _BODY = """
 BEGIN
     IF TG_OP = 'TRUNCATE' THEN
@@ -148,16 +149,19 @@ def of_live(swap: TableSwap) -> ChangeLog:
     return ChangeLog(swap.changes, swap.table, swap.plan.key, swap.live_side)
 
 
-def drain(conn: Connection, swap: TableSwap) -> int:
-    """Bring the other table up to date; return how many notes there were.
+def drain(conn: Connection, swap: TableSwap, *, notes: int | None = None) -> int:
+    """Bring the other table up to date; return how many ``notes`` there were, where that is not known before.
 
     Call it in a transaction that is REPEATABLE READ, or that holds a lock on the live table which no writer shares.
     Locks: RowExclusiveLock on the other table; AccessExclusiveLock where the live table was emptied.
     """
     log = of_live(swap)
-    notes = log.size(conn)
+    notes = log.size(conn) if notes is None else notes
     if not notes:
         return 0
+    if swap.state in (SwapState.READY, SwapState.CUT_OVER) and notes <= FEW_NOTES:
+        # By the index on the key: the log was never analysed, and its dead rows let the server expect many more.
+        conn.execute("SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off")
     source, target = whole(conn, swap.table), swap.other.identifier()
     kept = _kept(conn, swap)
     everything = log.was_emptied(conn)

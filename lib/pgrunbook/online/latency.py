@@ -11,7 +11,8 @@ import random
 import threading
 import time
 from collections import deque
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import psycopg
 from psycopg import sql
@@ -23,6 +24,7 @@ from pgrunbook.database.sqlstate import said
 from pgrunbook.errors import RunbookError
 
 EVERY_S = 0.025
+IDLE_PROBES = 100
 BEHIND_EVERY_S = 0.25
 TIMEOUT_MS = 2_000
 ROWS_OF_PAGE = 8  # any of the first ones: what counts is that the page is read
@@ -41,6 +43,8 @@ class LatencyProbe:
         self.behind = 0
         self._target, self._table, self._pid = target, sql.Identifier(schema, table), pid
         self._took: deque[tuple[float, float]] = deque(maxlen=2_000)
+        self._idle: deque[float] = deque(maxlen=IDLE_PROBES)
+        self._rests, self._rested = False, 0  # whether the loop rests now, and how often it began or ended to
         self._lock, self._ended = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="latency probe", daemon=True)
         self._is_begun = False
@@ -64,6 +68,20 @@ class LatencyProbe:
         with self._lock:
             return [took_ms for ended_at, took_ms in self._took if ended_at >= at]
 
+    def idle(self) -> list[float]:
+        """Return what the last probes took that began and ended while the loop rested, in milliseconds."""
+        with self._lock:
+            return list(self._idle)
+
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """Know that the loop rests while the body runs."""
+        self._rests, self._rested = True, self._rested + 1
+        try:
+            yield
+        finally:
+            self._rests, self._rested = False, self._rested + 1
+
     def _run(self) -> None:
         try:
             with connect(self._target, purpose="probes") as conn:
@@ -86,12 +104,14 @@ class LatencyProbe:
         query, looked_at = text.as_string(conn).encode(), 0.0
         while not self._ended.is_set():
             row = f"({random.randrange(pages)},{random.randrange(1, ROWS_OF_PAGE)})"  # noqa: S311 - no secret
-            began = time.monotonic()
+            began, idle = time.monotonic(), self._rested if self._rests else -1
             with suppress(psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled):  # it took that long
                 conn.execute(query, [row])
             ended = time.monotonic()
             with self._lock:
                 self._took.append((ended, (ended - began) * 1000))
+                if idle == self._rested:
+                    self._idle.append((ended - began) * 1000)
             if ended - looked_at > BEHIND_EVERY_S:
                 self.behind, looked_at = self._behind(conn), ended
             self._ended.wait(max(0.0, EVERY_S - (time.monotonic() - began)))

@@ -105,6 +105,11 @@ class PageRanges:
         self._residues = RESIDUES if number == 1 else 1
         self._rows_of_page = 1.0
 
+    @staticmethod
+    def before(page: int) -> Key:
+        """Return the key of a loop that begins at a page."""
+        return str(page), "0", str(RESIDUES - 1)
+
     def end(self, conn: Connection) -> Key | None:
         """Return how many pages the table has, the largest of its partitions where it has some."""
         pages, _ = self._size(conn)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Never
 
 import psycopg
@@ -29,8 +29,9 @@ from pgrunbook.errors import Broken, Refused
 from pgrunbook.online import alteration, rollout_state
 from pgrunbook.online.batch_progress import BatchProgress
 from pgrunbook.online.batches import run_batches
+from pgrunbook.online.rollout_preconditions import has_default
 from pgrunbook.online.rollout_state import BegunStage, StageStanding
-from pgrunbook.online.rollout_table import ROWS, RolloutTable, has_default
+from pgrunbook.online.rollout_table import ROWS, RolloutTable
 from pgrunbook.online.throttle import ThrottleGoals, throttled
 from pgrunbook.plan.rollout import RolloutStage
 from pgrunbook.plan.step import Batches
@@ -69,27 +70,36 @@ class StageCount:
 
 
 def count(conn: Connection, table: RolloutTable, stage: RolloutStage) -> StageCount:
-    """Count the rows of a stage. Locks: AccessShareLock on the table."""
+    """Count the rows of a stage, those that have to be added first included. Locks: AccessShareLock on the table."""
     with conn.transaction():
         conn.execute(sql.SQL("SET LOCAL statement_timeout = {}").format(sql.Literal(COUNT_MS)))
-        if not table.has_flag:
-            query = sql.SQL("SELECT pg_catalog.count(*) FROM {} AS t WHERE {}")
-            (rows,) = conn.execute(query.format(table.identifier, table.member(stage))).fetchone() or (0,)
-            return StageCount(int(str(rows)), int(str(rows)), 0, 0, 0)
-        joined = sql.SQL("{} AS t LEFT JOIN {} AS r ON {} WHERE {}").format(
-            table.identifier, ROWS, table.is_decided, table.member(stage)
+        found, missing = _counted(conn, table, stage), 0
+        if table.of is not None:
+            query = sql.SQL("SELECT pg_catalog.count(*) FROM {} AS t WHERE {} AND {}")
+            asked = query.format(table.of.identifier, table.of.member(stage), table.is_missing)
+            missing = int(str((conn.execute(asked).fetchone() or (0,))[0]))
+    return replace(found, rows=found.rows + missing, due=found.due + missing)
+
+
+def _counted(conn: Connection, table: RolloutTable, stage: RolloutStage) -> StageCount:
+    if not table.has_flag:
+        query = sql.SQL("SELECT pg_catalog.count(*) FROM {} AS t WHERE {}")
+        (rows,) = conn.execute(query.format(table.identifier, table.member(stage))).fetchone() or (0,)
+        return StageCount(int(str(rows)), int(str(rows)), 0, 0, 0)
+    joined = sql.SQL("{} AS t LEFT JOIN {} AS r ON {} WHERE {}").format(
+        table.identifier, ROWS, table.is_decided, table.member(stage)
+    )
+    if not rollout_state.is_there(conn):
+        joined = sql.SQL("{} AS t CROSS JOIN (SELECT NULL AS rollout) AS r WHERE {}").format(
+            table.identifier, table.member(stage)
         )
-        if not rollout_state.is_there(conn):
-            joined = sql.SQL("{} AS t CROSS JOIN (SELECT NULL AS rollout) AS r WHERE {}").format(
-                table.identifier, table.member(stage)
-            )
-        found = conn.execute(
-            sql.SQL(
-                "SELECT pg_catalog.count(*), pg_catalog.count(*) FILTER (WHERE {off} AND r.rollout IS NULL),"
-                " pg_catalog.count(*) FILTER (WHERE {on}), pg_catalog.count(*) FILTER (WHERE {off} AND r.rollout IS NOT"
-                " NULL), pg_catalog.count(*) FILTER (WHERE NOT {on} AND NOT {off}) FROM {joined}"
-            ).format(on=table.is_value(table.on), off=table.is_value(table.off), joined=joined)
-        ).fetchone()
+    found = conn.execute(
+        sql.SQL(
+            "SELECT pg_catalog.count(*), pg_catalog.count(*) FILTER (WHERE {off} AND r.rollout IS NULL),"
+            " pg_catalog.count(*) FILTER (WHERE {on}), pg_catalog.count(*) FILTER (WHERE {off} AND r.rollout IS NOT"
+            " NULL), pg_catalog.count(*) FILTER (WHERE NOT {on} AND NOT {off}) FROM {joined}"
+        ).format(on=table.is_value(table.on), off=table.is_value(table.off), joined=joined)
+    ).fetchone()
     return StageCount(*(int(str(number)) for number in found or ()))
 
 
@@ -98,7 +108,7 @@ def unknown_keys(conn: Connection, table: RolloutTable, stage: RolloutStage, mos
     missing: list[str] = []
     for keys in _chunks(stage.texts, 1_000):
         try:
-            found = conn.execute(table.missing(keys)).fetchall()
+            found = conn.execute((table.of or table).missing(keys)).fetchall()
         except psycopg.DataError as exc:
             raise Refused(
                 f'stage "{stage.name}" names a key that is none of {table.label}',
@@ -251,11 +261,29 @@ def _write_ranges(
     def on_batch(batch: BatchProgress) -> None:
         note(batch.rows - before)
 
+    if table.of is not None:
+        _add_rows(conn, target, table, begun, run_id)
     with throttled(
         target, conn, table.schema, table.name, rows=target.batch_rows, run_id=run_id, goals=ThrottleGoals()
     ) as throttle:
         run_batches(
             conn, batches, resume_from=name, on_batch=on_batch, throttle=throttle,
+            lock_timeout_ms=target.lock_timeout_ms, statement_timeout_ms=target.statement_timeout_ms,
+        )  # fmt: skip
+
+
+def _add_rows(conn: Connection, target: Target, table: RolloutTable, begun: BegunStage, run_id: str) -> None:
+    """Add the rows of a stage that its table lacks, in batches over the table whose rows are rolled out."""
+    stage, of = table.rollout.stages[begun.number - 1], table.of or table
+    batches = Batches(
+        schema=of.schema, table=of.name, alias="t", key=of.key, key_types=of.key_types,
+        statement=table.add_rows(stage).as_string(conn), rows=target.batch_rows,
+    )  # fmt: skip
+    with throttled(
+        target, conn, of.schema, of.name, rows=target.batch_rows, run_id=run_id, goals=ThrottleGoals()
+    ) as throttle:
+        run_batches(
+            conn, batches, resume_from=f"{rollout_state.pass_name(table.rollout, begun)} rows", throttle=throttle,
             lock_timeout_ms=target.lock_timeout_ms, statement_timeout_ms=target.statement_timeout_ms,
         )  # fmt: skip
 
@@ -267,9 +295,12 @@ def _write_list(
     for keys in _chunks(stage.texts, target.batch_rows):
         obedience.now()
         text = table.write(stage, begun.number, keys).as_string(conn).encode()
+        before = table.add_rows(stage, keys).as_string(conn).encode() if table.of is not None else b""
 
-        def batch(text: bytes = text) -> int:
+        def batch(text: bytes = text, before: bytes = before) -> int:
             with conn.as_target():
+                if before:
+                    conn.execute(before)
                 return conn.execute(text).rowcount
 
         rows += _transaction(conn, target, batch)

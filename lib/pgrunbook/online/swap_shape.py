@@ -47,10 +47,15 @@ class SwapChoice:
 
 @dataclass(frozen=True)
 class ShapeColumn:
-    """A column of either table, with what decides whether a value can be written into it."""
+    """A column of either table, with what decides whether a value can be written into it.
+
+    ``base`` is its type below domains, ``is_plain`` whether that is PostgreSQL's own, or an enum.
+    """
 
     name: str
     type: str
+    base: str
+    is_plain: bool
     collation: str | None
     is_not_null: bool
     is_generated: bool
@@ -190,15 +195,15 @@ def sides(conn: Connection, choice: SwapChoice, oid: int, new: TableName) -> tup
     if not usable:
         raise _without_key(choice.table, [row["columns"] for row in found])
     key = max(usable, key=lambda row: row["is_ordered"])
-    if not key["is_ordered"]:
+    there = {one.name: one for one in after}
+    if not (key["is_ordered"] and all(there[column].is_plain for column in key["columns"])):
         raise Refused(
             f"cannot swap {choice.table.label}: its key ({', '.join(key['columns'])}) has a type of the application",
             detail="The log of changes would run code of the application with our rights.",
             hint="Add a unique key over NOT NULL columns of PostgreSQL's own types, then swap it.",
         )
     wanted = list(key["columns"])
-    there = {one.name: one for one in after}
-    types = [there[column].type for column in wanted]
+    types = [there[column].base for column in wanted]
     operators = _operators(conn, new_oid, wanted) or key["operators"]
     old_side = SwapSide(tuple(key["types"]), tuple(key["collations"]), tuple(key["operators"]), backward)
     new_side = SwapSide(tuple(types), _collations(key["collations"], there, wanted), tuple(operators), forward)

@@ -4,8 +4,10 @@
    waits while something has to be spared (``online.brakes``), and rests.
 2. After each one it calls :meth:`Throttle.worked`. The next batch aims at ``batch_ms``: it grows by a fifth at most,
    shrinks at once (as GitLab's batch optimizer), and is halved where a lock or the statement timed out.
+   One that takes long for other reasons than its rows (a machine that is busy) is not shrunk: more of them cost more.
 3. A rest is a multiple of the work before it. Four times a second it is set anew, from the latency of small
    transactions on the table (``online.latency``): longer where that is above its goal, shorter where it is well below.
+   Where others make it slow already while the loop rests, the goal is relative to that: to stand still helps nobody.
 
 Whatever holds locks across turns breaks the promise: call it outside of any transaction.
 Source: https://docs.gitlab.com/ee/development/database/batched_background_migrations.html,
@@ -15,8 +17,8 @@ https://github.com/github/gh-ost/blob/master/doc/throttle.md
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 
 from psycopg import sql
@@ -34,7 +36,8 @@ LOOK_S, STEER_S = 1.0, 0.25
 GROWS_BY = 1.2
 LEAST_PROBES = 3
 # The rest behind a batch, as a multiple of its time: half of the time at first, 1/41 of it at least.
-FIRST_REST, MOST_REST = 1.0, 40.0
+FIRST_REST, MOST_REST = 1.0, 20.0
+ABOVE_IDLE = 1.5
 LONGEST_REST_S = 5.0
 MOST_SAMPLES = 4_000
 
@@ -120,18 +123,24 @@ class Throttle:
         if time.monotonic() - self._looked_at >= LOOK_S:
             self._look()
         if self._owed_s > 0:
-            time.sleep(min(self._owed_s, LONGEST_REST_S))
+            with self.probe.resting() if self.probe is not None else nullcontext():
+                time.sleep(min(self._owed_s, LONGEST_REST_S))
             self._owed_s = 0.0
 
-    def worked(self, took_s: float, rows: int, *, asked: int = 0, commit_s: float = 0.0) -> None:
-        """Learn from a batch: how long it took with its COMMIT, the rows it wrote, the rows that it was to look at."""
+    def worked(
+        self, took_s: float, rows: int, *, asked: int = 0, commit_s: float = 0.0, statement_s: float | None = None
+    ) -> None:
+        """Learn from a batch: how long it took with its COMMIT, the rows it wrote, the rows that it was to look at.
+
+        ``statement_s`` is what the statement took of that time.
+        """
         if self.probe is not None and time.monotonic() - self._began > STEER_S:
             self.probe.begin()
         self._done, self.worked_s = self._done + rows, self.worked_s + took_s
         self._commit_ms = max(self._commit_ms, commit_s * 1000)
         self._owed_s += took_s * self.rest
         if not asked or asked >= self.rows:  # a last batch, which is smaller, tells nothing about a whole one
-            self._resize(took_s)
+            self._resize(took_s, took_s if statement_s is None else statement_s)
         if time.monotonic() - self._steered_at >= STEER_S:
             self._steer()
 
@@ -145,18 +154,19 @@ class Throttle:
         self.rows = max(self.goals.least_rows, self.rows // 2)
         self._owed_s = max(self._owed_s, self.goals.batch_ms / 1000)
 
-    def _resize(self, took_s: float) -> None:
+    def _resize(self, took_s: float, statement_s: float) -> None:
         goal_s = self.goals.batch_ms * min(self.pace, 2.0) / 1000
         times = min(goal_s / max(took_s, 1e-6), GROWS_BY)
-        if 1.0 < times < 1.1:
+        if 1.0 < times < 1.1 or (times < 1.0 and statement_s < took_s / 2):
             return
         self.rows = max(self.goals.least_rows, min(self.goals.most_rows, round(self.rows * times)))
 
     def _steer(self) -> None:
         """Set the rest from the latency since the last time."""
-        goal_ms = self.goals.latency_ms * self.pace
-        took = sorted(self.probe.since(self._steered_at)) if self.probe is not None else []
-        measured = took[int(len(took) * 0.95)] if len(took) >= LEAST_PROBES else None
+        took = self.probe.since(self._steered_at) if self.probe is not None else []
+        measured = _p95(took)
+        idle_ms = _p95(self.probe.idle()) if self.probe is not None else None
+        goal_ms = max(self.goals.latency_ms, ABOVE_IDLE * (idle_ms or 0.0)) * self.pace
         now_ms = max(measured or 0.0, self._commit_ms)
         self._steered_at, self._commit_ms = time.monotonic(), 0.0
         before = self.latency_ms
@@ -221,6 +231,11 @@ class Throttle:
         else:
             self.waits.append(waited)
         self._looked_at = self._steered_at = now
+
+
+def _p95(took_ms: Sequence[float]) -> float | None:
+    found = sorted(took_ms)
+    return found[int(len(found) * 0.95)] if len(found) >= LEAST_PROBES else None
 
 
 @contextmanager

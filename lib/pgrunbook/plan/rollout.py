@@ -143,6 +143,8 @@ class RolloutStage(_Declared):
 class DeclaredRollout(_Declared):
     """A flag column, its value before and after, and the stages; ``type`` is for a column that is not there yet.
 
+    Where the flag is in a table of its own, with a row for some only, ``of`` is the table whose rows are rolled out.
+
     ``salt`` makes the shares of two rollouts independent of each other; it is the rollout's name where none is given.
     ``metric`` is that of every stage without one of its own.
     """
@@ -150,6 +152,7 @@ class DeclaredRollout(_Declared):
     name: StageName
     table: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
     column: Annotated[str, StringConstraints(min_length=1, max_length=63)]
+    of: str = ""
     type: str = "boolean"
     disabled: Value = False
     enabled: Value = True
@@ -213,7 +216,7 @@ class DeclaredRollout(_Declared):
     @property
     def head(self) -> str:
         """A digest of what is fixed once the rollout has begun: the flag, its values, the salt."""
-        return _digest([self.table, self.column, self.type, self.on, self.off, self.seed])
+        return _digest([self.table, self.column, self.of, self.type, self.on, self.off, self.seed])
 
     @property
     def digest(self) -> str:

@@ -29,7 +29,8 @@ class Batches:
     replaces by its range of the key of ``alias``. ``tracker`` is the name of the :class:`RowTracker` that a step
     before it has installed, "" where nobody else writes to the table. The setting ``pgrunbook.started_at`` is, in every
     batch, the time at which the loop began. With ``by_pages`` the ranges are of the table's pages, and the statement's
-    own condition tells which rows are done; ``key`` then only names rows, and may be ().
+    own condition tells which rows are done; ``key`` then only names rows, and may be (). ``fills`` is the name of the
+    trigger that keeps in sync what this loop fills, and is silent in it.
     """
 
     schema: str
@@ -42,6 +43,7 @@ class Batches:
     fires_triggers: bool = True
     tracker: str = ""
     by_pages: bool = False
+    fills: str = ""
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,8 @@ def plan_the_batches(here: Session) -> Table:
 def look_at_the_rows(here: Session) -> Table:
     """Evaluate the expressions over all rows, and list those whose values cannot be assigned; nothing is written.
 
-    Raises Refused where there are such rows, and they are not to be passed over.
+    Raises Refused where there are such rows, and they are not to be passed over, and for an expression that would
+    change a row again at every write.
     """
     made: ColumnBackfill = here.facts["made"]
     here.subject = frozenset({made.subject})
@@ -103,6 +104,8 @@ def look_at_the_rows(here: Session) -> Table:
             detail="; ".join(views.told(made, row) for row in found.bad[:5]) + ".",
             hint=f"Correct them or the expression ({BAD_FILE}.csv lists them); -p bad_rows=skip passes them over.",
         )
+    with progress.doing("seeing that a row which is filled stays so"):
+        backfill_check.refuse_restless(here.conn, made, statement_timeout_ms=here.target.statement_timeout_ms)
     return table
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from psycopg import sql
 
 from pgrunbook.database import catalog_reader
@@ -13,6 +15,7 @@ from pgrunbook.review import column_usage
 from pgrunbook.sql import statements
 
 MOST_SHOWN = 20
+_OURS = re.compile(r"pgrunbook|OPERATOR\(pg_catalog\.")  # what we have asked and written ourselves
 
 
 def uses(conn: Connection, table: sql.Identifier, column: str) -> list[tuple[object, ...]]:
@@ -29,7 +32,7 @@ def uses(conn: Connection, table: sql.Identifier, column: str) -> list[tuple[obj
     if there is not None:
         rows += [(one.kind, one.name, "") for one in there.dependents if column in one.columns]
         rows += [("index", index.name, "") for index in there.indexes if column in index.uses]
-        found = list(column_usage.uses_of(catalog, there, column))
+        found = [use for use in column_usage.uses_of(catalog, there, column) if not _OURS.search(use.query)]
         rows += [("statement", Cell(use.query[:200], WARN), f"{use.calls:,}") for use in found[:MOST_SHOWN]]
         rows += [("statement", f"{len(found) - MOST_SHOWN:,} more", "")] if len(found) > MOST_SHOWN else []
     return [*rows, ("evidence", _evidence(conn, known=catalog.uses_known), "")]

@@ -20,7 +20,7 @@ from pgrunbook.errors import Interrupted, Refused, RunbookError, StatementFailed
 from pgrunbook.execute import contract, permit
 from pgrunbook.procedures import column_uses, shared_steps
 from pgrunbook.record.run import again
-from pgrunbook.session import acceptance, checks
+from pgrunbook.session import acceptance, checks, once
 from pgrunbook.session import session as heres
 from pgrunbook.session.parameters import Contract
 from pgrunbook.session.session import Session
@@ -114,6 +114,7 @@ def do_they_agree(here: Session) -> Table:
 
 
 @heres.step
+@once.once()
 def drop_it(here: Session) -> Table:
     """Drop the accepted columns under the run lock; each goes with its trigger and its entry in one transaction.
 

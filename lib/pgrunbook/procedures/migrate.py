@@ -130,7 +130,8 @@ def verdict(here: Session) -> Banner:
         ),
         ("restore point", here.facts["restore_point"]),
     ]
-    return here.verdict(f"The database is at version {version}.", facts, then="validate.ipynb in this run's folder")
+    then = here.following() or f"pgrunbook run validate --target {here.target.name} -p of_run={here.run.run_id}"
+    return here.verdict(f"The database is at version {version}.", facts, then=then)
 
 
 def _plan_now(here: Session, history: History, now: Snapshot) -> Plan:

@@ -10,7 +10,7 @@ from pgrunbook.display.prose import counted
 from pgrunbook.display.show import GOOD, QUIET, WARN, Banner, Card, Cell, Table
 from pgrunbook.execute import permit
 from pgrunbook.execute import rollout as execution
-from pgrunbook.online import rollout_course, rollout_table
+from pgrunbook.online import rollout_course, rollout_preconditions
 from pgrunbook.online.rollout_course import Move
 from pgrunbook.online.rollout_state import RolloutStanding, StageStanding
 from pgrunbook.plan.rollout import REMOVE
@@ -42,10 +42,10 @@ def plan_the_stages(here: Session) -> Table:
     given = here.parameters
     declared = here.facts["rollout"] = rollout_steps.declared(given.name)
     rollout_course.refuse_unknown(declared, given.accept)
-    table = here.facts["table"] = rollout_table.find(here.conn, declared)
+    table = here.facts["table"] = rollout_preconditions.find(here.conn, declared)
     state = rollout_steps.state(here, table)
     if state.standing is RolloutStanding.NEW:
-        rollout_table.refuse_default(here.conn, table)
+        rollout_preconditions.refuse_default(here.conn, table)
     text = json.dumps([declared.digest, table.schema, table.name, given.do, sorted(given.accept)])
     subject = f"rollout {declared.name} {hashlib.sha256(text.encode()).hexdigest()[:12]}"
     here.subject = frozenset({subject})

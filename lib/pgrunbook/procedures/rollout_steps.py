@@ -238,14 +238,17 @@ def _back_by_person(here: Session) -> None:
     table: RolloutTable = here.facts["table"]
     now = state(here, table)
     begun = [one for one in reversed(now.stages) if one.state is not StageStanding.BACK]
+    is_back = any(one.state is StageStanding.BACK and one.run_id == here.run.run_id for one in now.stages)
     if now.standing in (RolloutStanding.NEW, RolloutStanding.REMOVED) or (
-        here.parameters.do == "step-back" and not begun
+        here.parameters.do == "step-back" and not begun and not is_back
     ):
         raise Refused(
             f'rollout "{table.rollout.name}" has no stage to take back',
             detail=f"It is {now.standing}.",
             hint="See what it is at: cell plan-the-stages shows each stage.",
         )
+    if here.parameters.do == "step-back" and is_back:
+        return  # a cell that is run again takes no second stage back
     for one in begun if here.parameters.do == "abandon" else begun[:1]:
         _back(here, one.number, f"{here.parameters.do} by a person")
     if here.parameters.do == "abandon":

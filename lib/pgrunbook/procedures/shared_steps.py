@@ -18,7 +18,7 @@ from pgrunbook.database.step_log import RestorePoint
 from pgrunbook.display import progress
 from pgrunbook.display.show import BAD, GOOD, PLAIN, QUIET, WARN, Bar, Card, Cell, Table, Timeline
 from pgrunbook.errors import Refused, RunbookError
-from pgrunbook.execute import permit
+from pgrunbook.execute import approval, permit, preconditions
 from pgrunbook.execute.execution import Execution
 from pgrunbook.execute.permit import CELLS
 from pgrunbook.execute.preconditions import POINTS
@@ -87,10 +87,13 @@ def frozen_plan(here: Session, name: str, event: str) -> Plan | None:
 def take_restore_point(here: Session, direction: Direction) -> Card:
     """Create a named restore point and wait until the archive holds it; one that this run made before is used again.
 
-    Raises Blocked when the WAL is not archived in time, Refused where archiving is off or a check has not passed.
+    Raises Blocked when the WAL is not archived in time, Refused where archiving is off, a check has not passed, or what
+    would be executed is not approved, or not to be executed now.
     """
-    checks.passed(here, CELLS[direction][0], "take-restore-point")
+    about = checks.passed(here, CELLS[direction][0], "take-restore-point")
     plan: Plan = here.facts["plan"]
+    is_begun = bool(preconditions.executed(here.run, plan, here.conn))
+    approval.check_plan(here, plan, about, CELLS[direction][1], is_begun=is_begun, grants=False)
     here.at_work()
     if here.target.planetscale is not None:
         return _time_before(here)

@@ -18,9 +18,10 @@ from typing import Any
 from pgrunbook.config.regular_file import is_there
 from pgrunbook.errors import RecordFailed, WrongInput
 from pgrunbook.record import cell_attempts, cell_log
+from pgrunbook.record import run as runs
 from pgrunbook.record.cell_attempts import SET_UP, Attempt, Ended
 from pgrunbook.record.files import write_atomically
-from pgrunbook.record.run import Run
+from pgrunbook.record.run import Run, Status
 
 FOLDED = 10  # earlier runs of a cell whose outputs are shown; the log has all
 TOP = "about-this-record"
@@ -56,6 +57,19 @@ def write(run: Run, log: Path, *, living: str | None) -> None:
     text = json.dumps(made, indent=1, ensure_ascii=False, sort_keys=True) + "\n" if made else ""
     if text and not (is_there(path) and path.read_text(encoding="utf-8") == text):
         write_atomically(path, text)
+
+
+def refresh_broken_off(target: str) -> list[str]:
+    """Refresh the runs on a target whose kernel or runner was killed; return what could not be written or read."""
+    failed = []
+    for folder in runs.folders():
+        try:
+            run = runs.load(folder)
+        except WrongInput:
+            continue  # `pgrunbook runs` reports a folder that cannot be read
+        if run.target == target and run.actual_status() is Status.BROKEN_OFF:
+            failed.append(try_to_refresh(run))
+    return [why for why in failed if why]
 
 
 def try_to_refresh(run: Run) -> str:

@@ -20,6 +20,7 @@ from pgrunbook.record.run import Part, Run, Status
 from pgrunbook.runner import headless, stops
 from pgrunbook.runner.kernel import EarlyKernel
 from pgrunbook.seal import attempt
+from pgrunbook.session import emergency as emergencies
 from pgrunbook.session import naming, recorder
 from pgrunbook.session import parameters as parameters_of
 
@@ -105,12 +106,16 @@ def run(
     early: EarlyKernel | None = None,
     *,
     about: Mapping[str, str] | None = None,
+    emergency: str = "",
 ) -> tuple[Run, int]:
     """Run a runbook on a target, headless; return the run and the exit code. ``about`` is why, as ``Run.about``.
+
+    ``emergency`` is the reason to do without approval and window, "" for none.
 
     Raises WrongInput before anything starts.
     """
     book = load(name)
+    emergencies.check(emergency)
     parameters = typed(book, target, given)
     chosen = naming.target(target)
     if book.observe:
@@ -123,12 +128,15 @@ def run(
         made.hold()
         made.save()
         made.journal.write("run-started", run_id=made.run_id, runbook=name, target=target, operator=made.operator)
+        emergencies.declare(made, emergency)
         attempt.begin(made, protected=chosen.protected)
         return made, headless.go_on(made, book.on_failure, early, observe=book.observe)
 
 
-def resume(run_id: str, early: EarlyKernel | None = None) -> tuple[Run, int]:
+def resume(run_id: str, early: EarlyKernel | None = None, *, emergency: str = "") -> tuple[Run, int]:
     """Go on with a run where the database shows that it stopped; return the run and the exit code.
+
+    ``emergency`` is the reason to do without approval and window from now on.
 
     A run that was broken off during its rollback goes on with the rollback.
 
@@ -136,12 +144,14 @@ def resume(run_id: str, early: EarlyKernel | None = None) -> tuple[Run, int]:
     done or was taken back, Blocked when it is at work.
     """
     broken = runs.find(run_id)
+    emergencies.check(emergency)
     with stops.held():
         broken.hold()
         try:
             book = load(broken.runbook)
             _refuse_to_go_on(broken, book)
             attempt.begin(broken, protected=naming.target(broken.target).protected)
+            emergencies.declare(broken, emergency)
             broken.status, broken.ended_at = Status.RUNNING, ""
             broken.save()
             broken.journal.write("run-resumed", run_id=broken.run_id)
@@ -204,23 +214,29 @@ def _refuse_other_target(made: Run) -> None:
         )
 
 
-def reopen(run_id: str) -> Run:
-    """Return a run that was made by hand, to open its notebooks again.
+def reopen(run_id: str, *, emergency: str = "") -> Run:
+    """Return a run that was made by hand, to open its notebooks again; ``emergency`` as in :func:`resume`.
 
     Raises WrongInput for a run that does not exist, was made headless, or by another version.
     """
     made = runs.find(run_id)
+    emergencies.check(emergency)
     if made.how != "by hand":
         raise WrongInput(
             f"run {made.run_id} was not made by hand", hint=f"Go on with it: pgrunbook run --resume {made.run_id}"
         )
     _refuse_other_version(made)
     _refuse_other_target(made)
+    if emergency:
+        with attempt.addition(made):
+            emergencies.declare(made, emergency)
     executed_copy.refresh(made)
     return made
 
 
-def start(name: str, target: str, given: Mapping[str, str], *, about: Mapping[str, str] | None = None) -> Run:
+def start(
+    name: str, target: str, given: Mapping[str, str], *, about: Mapping[str, str] | None = None, emergency: str = ""
+) -> Run:
     """Make a run with working copies of its notebooks, for a person to step through; return it.
 
     Raises WrongInput as :func:`run` does.
@@ -232,6 +248,7 @@ def start(name: str, target: str, given: Mapping[str, str], *, about: Mapping[st
     from papermill.parameterize import parameterize_notebook
 
     book = load(name)
+    emergencies.check(emergency)
     parameters = typed(book, target, given)
     chosen = naming.target(target)
     attempt.refuse_unsigned(target, protected=chosen.protected)
@@ -254,6 +271,7 @@ def start(name: str, target: str, given: Mapping[str, str], *, about: Mapping[st
     executed_copy.refresh(made)
     made.save()
     made.journal.write("run-started", run_id=made.run_id, runbook=name, target=target, operator=made.operator)
+    emergencies.declare(made, emergency)
     attempt.begin(made, protected=chosen.protected)
     return made
 

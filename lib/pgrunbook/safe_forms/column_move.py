@@ -26,6 +26,31 @@ from pgrunbook.plan.step import SafeStep
 from pgrunbook.safe_forms import indexes, probes
 from pgrunbook.safe_forms.constraints import NOT_NULL_IS_A_CONSTRAINT
 from pgrunbook.sql.deparse import alter_table, changed, command, helper, literal, mapped, name, parsed
+from pgrunbook.sql.own_code import do
+
+_NOTHING_ELSE = """
+DECLARE
+    found text;
+BEGIN
+    SELECT pg_describe_object(d.classid, d.objid, d.objsubid) INTO found
+    FROM pg_attribute AS a
+    JOIN pg_depend AS d
+      ON d.refclassid = 'pg_class'::regclass
+     AND d.refobjid = a.attrelid
+     AND d.refobjsubid = a.attnum
+    LEFT JOIN pg_constraint AS k ON d.classid = 'pg_constraint'::regclass AND k.oid = d.objid
+    WHERE a.attrelid = {table}::regclass
+      AND a.attname = {column}
+      AND NOT (a.attidentity <> '' AND k.oid IS NOT NULL AND k.contype = 'n')
+      AND (d.classid <> 'pg_class'::regclass OR (SELECT c.relkind <> 'S' FROM pg_class AS c WHERE c.oid = d.objid))
+    LIMIT 1;
+    IF found IS NOT NULL THEN
+        RAISE dependent_objects_still_exist
+            USING MESSAGE = format('%s hangs on column %I of %s, and did not when this was planned',
+                                   found, {column}, {table});
+    END IF;
+END
+"""
 
 
 @dataclass(frozen=True)
@@ -165,6 +190,7 @@ class ColumnMove:
             lock,
             self.sync.guard(self.pair, self.key),
             *self._taken_off(),
+            self._nothing_else(),
             self._alter(f"RENAME COLUMN {name(self.column)} TO {name(self.leaves_as)}"),
             self._alter(f"RENAME COLUMN {name(self.comes)} TO {name(self.column)}"),
             *self._put_on(),
@@ -186,6 +212,14 @@ class ColumnMove:
         if column.not_null and column.identity is None:
             dropped.append(self._alter(f"ALTER COLUMN {quoted} DROP NOT NULL"))
         return dropped
+
+    def _nothing_else(self) -> str:
+        """Return the statement that fails where something hangs on the column that was not there when it was planned.
+
+        A sequence is taken off later.
+        """
+        block = sql.SQL(_NOTHING_ELSE).format(table=sql.Literal(self.table.sql), column=sql.Literal(self.column))
+        return do(block).as_string(None)
 
     def _put_on(self) -> list[str]:
         column, quoted, found = self.on.column, name(self.column), []

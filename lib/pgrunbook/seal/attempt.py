@@ -61,8 +61,8 @@ def begin(run: Run, *, protected: bool = False) -> Line:
     """
     refuse_unsigned(run.target, protected=protected)
     file = ledger.path(run.folder.parent)
-    last = ledger.last_of(file, run.run_id) if (run.folder / MARK_FILE).exists() else None
-    facts = predicate.of_opening(run, protected=protected, continues=last.seq if last else None)
+    continues = standing(run).get("seq")
+    facts = predicate.of_opening(run, protected=protected, continues=continues)
     line = ledger.append(file, OPENED, run.run_id, subjects.journal_only(run), facts, signing_key.load())
     run.journal.write("ledger-opened", ledger=line.ledger, seq_of_line=line.seq, sha256=line.sha256)
     _mark(run, line)
@@ -103,11 +103,16 @@ def is_open(run: Run) -> bool:
 
 
 def standing(run: Run) -> dict[str, Any]:
-    """Return the last line of a run, as its folder remembers it: kind, ledger, seq, sha256; {} where it has none."""
+    """Return the last line of a run: kind, ledger, seq, sha256; {} where it has none.
+
+    Its folder remembers it; where that is lost and the journal names a line, the ledger is asked.
+    """
     try:
         return regular_file.read_json(run.folder / MARK_FILE, dict)
     except WrongInput:
-        return {}
+        opened = _opened(journal.read(run.journal.path))
+    line = ledger.last_of(ledger.path(run.folder.parent), run.run_id) if opened is not None else None
+    return _facts(line) if line is not None else {}
 
 
 def reopen(run: Run, *, protected: bool = False) -> None:
@@ -138,7 +143,7 @@ def addition(run: Run) -> Iterator[None]:
 
     A run that the ledger does not know (of before 0.3.0) stays as it is. Raises as :func:`begin` and :func:`end`.
     """
-    if not (run.folder / MARK_FILE).exists() or is_open(run):
+    if standing(run).get("kind") != CLOSED:
         yield
         return
     begin(run)
@@ -173,9 +178,11 @@ def _opened(events: Sequence[journal.Event]) -> int | None:
 
 
 def _mark(run: Run, line: Line) -> None:
-    facts = {"kind": line.predicate["kind"], "ledger": line.ledger, "seq": line.seq, "sha256": line.sha256}
-    text = json.dumps(facts)
-    write_atomically(run.folder / MARK_FILE, text + "\n")
+    write_atomically(run.folder / MARK_FILE, json.dumps(_facts(line)) + "\n")
+
+
+def _facts(line: Line) -> dict[str, Any]:
+    return {"kind": line.predicate["kind"], "ledger": line.ledger, "seq": line.seq, "sha256": line.sha256}
 
 
 def _holds_secrets(run: Run, found: Sequence[secret_scan.SecretPlace]) -> Refused:

@@ -57,7 +57,7 @@ def _facts(line: SealedLine, found: Verification) -> Iterator[tuple[str, object]
         "operator_named": operator.get("environment_says"),
         "database_role": operator.get("database_role"),
     }.items()
-    yield "approval", said.get("approval") or "none"
+    yield "approval", _approved(said)
     accepted = said.get("accepted") or []
     yield "gates_accepted", "; ".join(f"{', '.join(one['gates'])} by {one['by']}" for one in accepted)
     yield from {"plan_digest": plan.get("digest", ""), "rehearsed": plan.get("rehearsed", "")}.items()
@@ -72,6 +72,12 @@ def _facts(line: SealedLine, found: Verification) -> Iterator[tuple[str, object]
     yield "record_agrees", "yes" if _object(said.get("faithful")).get("holds") else "no"
     yield "signature", _word(found, line, "signature") or line.signer
     yield "chain", _word(found, line, "chain") or "holds"
+
+
+def _approved(said: Mapping[str, Any]) -> str:
+    approval = _object(said.get("approval"))
+    by = f"{approval.get('by')} ({approval.get('fingerprint')}) at {approval.get('at')}" if approval else "none"
+    return f"EMERGENCY: {said['emergency']}; {by}" if said.get("emergency") else by
 
 
 def _word(found: Verification, line: SealedLine, part: str) -> str:

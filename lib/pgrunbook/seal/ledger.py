@@ -62,6 +62,17 @@ def path(outputs: Path) -> Path:
     return outputs / LEDGER_FILE
 
 
+def read(chosen: Path) -> bytes:
+    """Return the whole ledger, at no moment in the middle of a line that is being written.
+
+    Raises WrongInput where it is not there, or cannot be read.
+    """
+    regular_file.refuse_irregular(chosen)
+    with chosen.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        return file.read()
+
+
 def append(
     chosen: Path,
     kind: str,

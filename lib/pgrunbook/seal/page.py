@@ -19,10 +19,10 @@ header.bad {{ background: {FILLS[BAD]}; border-color: {COLOURS[BAD]}; }}
 h1 {{ font-size: 22px; margin: 6px 0; }} h2 {{ font-size: 17px; margin: 24px 0 8px; }}
 small, .quiet {{ color: #59636e; font-weight: normal; }}
 table {{ border-collapse: collapse; font-size: 13px; max-width: 100%; }}
-th, td {{ text-align: left; vertical-align: top; padding: 3px 10px 3px 0; border-bottom: 1px solid #d0d7de;
-          overflow-wrap: anywhere; }}
+th, td {{ text-align: left; vertical-align: top; padding: 3px 10px 3px 0; border-bottom: 1px solid #d0d7de; }}
+header, .facts td {{ overflow-wrap: anywhere; }}
 .facts th {{ white-space: nowrap; color: #59636e; font-weight: normal; }}
-.wide {{ overflow-x: auto; }} .wide td {{ overflow-wrap: normal; }}
+.wide {{ overflow-x: auto; }} .shown div {{ max-height: none !important; }}
 pre {{ font-size: 12px; overflow-x: auto; white-space: pre-wrap; overflow-wrap: anywhere; background: #f6f8fa;
        padding: 6px 10px; }}
 pre.error {{ background: {FILLS[BAD]}; }} .failed {{ border-left: 4px solid {COLOURS[BAD]}; padding-left: 10px; }}

@@ -43,7 +43,8 @@ def of_closing(run: Run, events: Sequence[Event], *, has_key: bool) -> dict[str,
         "git_commit": _git_commit(),
         "why": {"change": "", "reason": "", "risk": "", "requested_by": "", **run.about},
         "operator": operator(run, events, has_key=has_key),
-        "approval": None,  # the signature of a second person over the plan's digest comes here
+        "approval": _approval(events),
+        "emergency": str(_last(events, "emergency").get("reason", "")),
         "accepted": [
             {"gates": e["gates"], "by": e.get("by", ""), "at": e["at"]} for e in _all(events, "gates-accepted")
         ],
@@ -67,6 +68,17 @@ def of_closing(run: Run, events: Sequence[Event], *, has_key: bool) -> dict[str,
         "journal": _journal(run) | {"chained": is_chained(events)},
         "outside": subjects.working_copies(run),
     }  # fmt: skip
+
+
+def _approval(events: Sequence[Event]) -> dict[str, Any] | None:
+    """Return who has approved what was changed, or would have been; None where nobody has."""
+    approved, permitted = _all(events, "approved"), _last(events, "change-permitted")
+    used = next((e for e in approved if e["sha256"] == permitted.get("approval")), None)
+    chosen = used or (approved[-1] if approved else None)
+    if chosen is None:
+        return None
+    names = ("by", "fingerprint", "digest", "at", "expires_at", "reason", "sha256")
+    return {**{name: chosen[name] for name in names}, "used": used is not None}
 
 
 def operator(run: Run, events: Sequence[Event], *, has_key: bool) -> dict[str, Any]:

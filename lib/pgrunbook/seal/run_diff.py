@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from pgrunbook.config import regular_file
+from pgrunbook.display.prose import counted
 from pgrunbook.display.show import Table
 from pgrunbook.errors import WrongInput
 from pgrunbook.record import journal
@@ -63,7 +65,12 @@ def _of_steps(run: Run) -> dict[str, str]:
     events = journal.read(run.journal.path)
     ran = [e for e in events if e["event"] == "step-ran"]
     names = [f"step: {e['migration']} {e.get('direction', '')} {e['step']}" for e in ran]
-    return {name: f"{e.get('ms', 0):,.1f} ms, {e.get('rows')} rows" for name, e in zip(names, ran, strict=True)}
+    return {name: _ran(event) for name, event in zip(names, ran, strict=True)}
+
+
+def _ran(event: Mapping[str, Any]) -> str:
+    wrote = f", {counted(event['rows'], 'row')}" if event.get("rows") is not None else ""
+    return f"{event.get('ms', 0):,.1f} ms{wrote}"
 
 
 def _text(value: Any) -> str:

@@ -50,7 +50,11 @@ def _seals(outputs: Path) -> tuple[str, dict[str, str]]:
         return f"not verified: {exc.message}", {}
     word = {0: "true", 1: "not checked"}.get(found.exit_code, "NOT TRUE")
     seals = {
-        one.run: one.chain if one.chain != "holds" else "open" if one.outcome == "open" else one.signature
+        one.run: one.chain
+        if one.chain != "holds"
+        else one.outcome
+        if one.outcome in ("open", "at work")
+        else one.signature
         for one in found.runs
     }
     told = "; ".join(f"{one.word}: {one.says}" for one in found.problems[:5])

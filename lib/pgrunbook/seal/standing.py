@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict
 
 from pgrunbook.display.prose import counted
 from pgrunbook.display.show import BAD, GOOD, QUIET, WARN, Cell, Table
+from pgrunbook.errors import WrongInput
+from pgrunbook.record import run as runs
 from pgrunbook.seal import anchor_check, sealed_files, signers, verification
 from pgrunbook.seal.anchor_check import Anchors
 from pgrunbook.seal.verification import Part, Problem, SealedLine, Verification
@@ -85,7 +87,9 @@ def report(
     if files:
         sealed_files.check(found, outputs)
     anchored = anchor_check.check(found, target, anchors) if anchors is not None else {}
-    runs = tuple(_standings(found, files=files, anchored=anchored, target=target if anchors is not None else ""))
+    runs = tuple(
+        _standings(found, outputs, files=files, anchored=anchored, target=target if anchors is not None else "")
+    )
     code = _exit_code(found.problems)
     return VerificationReport(
         outputs=str(outputs), lines=len(found.lines), files_looked_at=files,
@@ -106,7 +110,9 @@ def _exit_code(problems: Sequence[Problem]) -> int:
     return NOT_CHECKED if words else TRUE
 
 
-def _standings(found: Verification, *, files: bool, anchored: Mapping[str, str], target: str) -> Iterable[RunStanding]:
+def _standings(
+    found: Verification, outputs: Path, *, files: bool, anchored: Mapping[str, str], target: str
+) -> Iterable[RunStanding]:
     wrong: dict[tuple[str, Part], str] = {}
     for problem in found.problems:
         wrong.setdefault((problem.run_id, problem.part), problem.word)
@@ -119,7 +125,7 @@ def _standings(found: Verification, *, files: bool, anchored: Mapping[str, str],
             run=run_id,
             runbook=runbook,
             target=of,
-            outcome="open" if lines[-1].is_open else str(last.get("outcome", "")),
+            outcome=_open(outputs / run_id) if lines[-1].is_open else str(last.get("outcome", "")),
             attempts=sum(line.is_open for line in lines),
             first_line=lines[0].seq,
             last_line=lines[-1].seq,
@@ -129,6 +135,14 @@ def _standings(found: Verification, *, files: bool, anchored: Mapping[str, str],
             anchor=wrong.get((run_id, "anchor")) or anchored.get(run_id, unasked),
             faithful=_faithful(lines[-1]),
         )
+
+
+def _open(folder: Path) -> str:
+    """Return how a run stands whose last attempt was not sealed: somebody is at work in it, or was."""
+    try:
+        return "at work" if runs.load(folder).is_held() else "open"
+    except WrongInput:
+        return "open"
 
 
 def _signed_by(lines: Sequence[SealedLine]) -> str:
@@ -148,4 +162,8 @@ def _tone(text: str) -> str:
         return GOOD
     if text in ("-", "not looked at") or text.startswith("none"):
         return QUIET
-    return WARN if text in ("unsigned", "open", "not checked") or text.startswith(("no:", "the database was")) else BAD
+    return (
+        WARN
+        if text in ("unsigned", "open", "at work", "not checked") or text.startswith(("no:", "the database was"))
+        else BAD
+    )

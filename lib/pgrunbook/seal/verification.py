@@ -98,7 +98,7 @@ def chain(outputs: Path, team: Mapping[str, Signer] | None) -> Verification:
     Raises WrongInput when there is no ledger, or it cannot be read.
     """
     found = Verification()
-    raw = regular_file.read_bytes(ledger.path(outputs))
+    raw = ledger.read(ledger.path(outputs))
     pieces: list[bytes] = []
     for number, text in enumerate(raw.split(b"\n"), 1):
         line = _line(number, text) if text else None

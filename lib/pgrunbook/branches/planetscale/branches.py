@@ -217,7 +217,8 @@ def _place(target: Target) -> Planetscale:
 def _target(target: Target, branch: Branch, name: str = "") -> PlanetscaleTarget:
     """Return a branch as a target: its source's folder, history and limits hold, and nothing of it is protected."""
     own = {"name": branch.full_name, "planetscale": place_of(target, name or branch.name), "protected": False}
-    return PlanetscaleTarget(**{**dict(target), **own, "cutover_service_file": None})
+    spared = {"approval": False, "window": None, "cutover_service_file": None}
+    return PlanetscaleTarget(**{**dict(target), **own, **spared})
 
 
 def _as_it_is(one: Branch, there: PlanetscaleBranch | None) -> Branch:

@@ -98,11 +98,8 @@ WHERE NOT pg_catalog.pg_has_role(here.relowner, 'USAGE')
 UNION ALL
 SELECT 'publication ' || pg_catalog.quote_ident(p.pubname) || ' would send the other column, too'
 FROM here
-CROSS JOIN pg_catalog.pg_publication AS p
-WHERE p.puballtables
-   OR EXISTS (SELECT FROM pg_catalog.pg_publication_rel AS r WHERE r.prpubid = p.oid AND r.prrelid = here.oid)
-   OR EXISTS (SELECT FROM pg_catalog.pg_publication_namespace AS r
-              WHERE r.pnpubid = p.oid AND r.pnnspid = here.relnamespace)
+JOIN pg_catalog.pg_namespace AS n ON n.oid = here.relnamespace
+JOIN pg_catalog.pg_publication_tables AS p ON p.schemaname = n.nspname AND p.tablename = here.relname
 UNION ALL
 SELECT 'trigger ' || pg_catalog.quote_ident(g.tgname) || ' fires behind the one that keeps the columns equal'
 FROM here

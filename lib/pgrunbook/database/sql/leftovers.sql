@@ -185,6 +185,19 @@ WITH found AS (
     FROM pg_catalog.pg_trigger AS t
     WHERE NOT t.tgisinternal AND t.tgparentid = 0 AND t.tgname ~ '^pgrunbook_[0-9a-f]{12}$'
     UNION ALL
+    SELECT 'trigger',
+           pg_catalog.format('%I', t.tgname),
+           t.tgname,
+           t.tgrelid,
+           (SELECT pg_catalog.format('DROP FUNCTION %s CASCADE',
+                                     pg_catalog.string_agg(p.oid::regprocedure::text, ', ' ORDER BY p.proname))
+            FROM pg_catalog.pg_proc AS p
+            JOIN pg_catalog.pg_proc AS f ON f.oid = t.tgfoid
+            WHERE p.pronamespace = f.pronamespace
+              AND p.proname ~ ('^' || f.proname || '(_[0-9]+)?$'))
+    FROM pg_catalog.pg_trigger AS t
+    WHERE NOT t.tgisinternal AND t.tgparentid = 0 AND t.tgname ~ '^~pgrunbook_fill_[0-9a-f]{16}$'
+    UNION ALL
     SELECT 'column',
            pg_catalog.format('%I', a.attname),
            a.attname,

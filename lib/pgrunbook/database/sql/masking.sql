@@ -108,6 +108,19 @@ WHERE n.nspname = 'pgrunbook'
   AND c.relname NOT IN ('step', 'restore_point', 'way_back', 'shadow', 'history_copy', 'control', 'kept')
 ORDER BY c.relname
 
+-- name: ours
+-- a row is: a column of a table whose name is one of ours: what a change of type has left, or has begun
+SELECT a.attname::text AS name
+FROM pg_catalog.pg_attribute AS a
+JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname = %(schema)s
+  AND c.relname = %(table)s
+  AND a.attnum > 0
+  AND NOT a.attisdropped
+  AND pg_catalog.starts_with(a.attname::text, 'pgrunbook_')
+ORDER BY a.attnum
+
 -- name: views
 -- a row is: a materialized view that holds rows
 SELECT n.nspname::text AS schema_name,

@@ -538,7 +538,7 @@ FOR UPDATE
 -- name: begin_batch
 -- a row is: a loop of batches that begins now
 INSERT INTO pgrunbook.batch (name, pass, last_key, end_key, batches, rows, is_done, started_at)
-VALUES (%(name)s, 1, NULL, %(end_key)s, 0, 0, %(is_done)s, pg_catalog.clock_timestamp())
+VALUES (%(name)s, 1, %(last_key)s, %(end_key)s, 0, 0, %(is_done)s, pg_catalog.clock_timestamp())
 RETURNING pass, last_key, end_key, batches, rows, is_done, started_at::text AS started_at
 
 -- name: write_batch

@@ -117,9 +117,27 @@ WHERE c.relkind = 'r'
 ORDER BY c.oid
 
 -- name: columns
--- a row is: a column of a table, with what decides whether a value can be copied into it
+-- a row is: a column of a table, with what decides whether a value can be copied into it, and its type below domains
+WITH RECURSIVE below AS (
+    SELECT a.attnum,
+           a.atttypid AS type,
+           a.atttypmod AS modifier
+    FROM pg_catalog.pg_attribute AS a
+    WHERE a.attrelid = %(oid)s
+      AND a.attnum > 0
+      AND NOT a.attisdropped
+    UNION ALL
+    SELECT b.attnum,
+           t.typbasetype,
+           t.typtypmod
+    FROM below AS b
+    JOIN pg_catalog.pg_type AS t ON t.oid = b.type
+    WHERE t.typtype = 'd'
+)
 SELECT a.attname::text AS name,
        pg_catalog.format_type(a.atttypid, a.atttypmod) AS type,
+       pg_catalog.format_type(b.type, b.modifier) AS base,
+       z.typnamespace = 'pg_catalog'::regnamespace OR z.typtype = 'e' AS is_plain,
        CASE WHEN a.attcollation <> y.typcollation THEN a.attcollation::regcollation::text END AS collation,
        a.attnotnull AS is_not_null,
        a.attgenerated <> '' AS is_generated,
@@ -128,6 +146,8 @@ SELECT a.attname::text AS name,
        CASE WHEN a.attgenerated <> '' THEN pg_catalog.pg_get_expr(d.adbin, d.adrelid) END AS generated
 FROM pg_catalog.pg_attribute AS a
 JOIN pg_catalog.pg_type AS y ON y.oid = a.atttypid
+JOIN below AS b ON b.attnum = a.attnum
+JOIN pg_catalog.pg_type AS z ON z.oid = b.type AND z.typtype <> 'd'
 LEFT JOIN pg_catalog.pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 WHERE a.attrelid = %(oid)s
   AND a.attnum > 0
