@@ -154,8 +154,8 @@ class Expander:
         if gone is not None and found.form == rename_column.BACK:
             self._shadows.remove(gone)
         one = rename_column.shadow(case) if found.form == rename_column.FORM else None
+        one = shadow_column.shadow(case) if found.form == shadow_column.FORM else one
         made = [one] if one is not None else []
-        made += shadow_column.shadows_of(case) if found.form == shadow_column.FORM else []
         places = [str(each.place) for each in self._release]
         key = str(case.statement.place)
         later = self._release[places.index(key) + 1 :] if made and key in places else ()
