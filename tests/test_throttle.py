@@ -195,7 +195,7 @@ def test_rest_follows_the_latency(stage: Stage, monkeypatch: pytest.MonkeyPatch)
     throttled = Throttle(stage.conn, 0, ThrottleGoals(latency_ms=10))
     assert throttled.rest == 1.0
     throttled.worked(0.001, 1, commit_s=0.1)
-    assert throttled.rest == 1.3
+    assert throttled.rest == 1.25
     for _ in range(40):
         throttled.worked(0.001, 1, commit_s=0.0001)
     assert throttled.rest == 0.0

@@ -1,9 +1,8 @@
 """The order of a backfill's batches: by the key, or by pages; decided by facts of the table, and a measured trial.
 
 By pages scattered rows are updated together, so that new versions find room on their pages; by a key that is random in
-the table they are scattered anyway, by one that follows the pages they are not. Where the facts do not tell (an index
-holds a filled column, the statistics are missing) both are tried: what the trial does is done. A trial is not fair to a
-random key: after a checkpoint its first batches pay for the image of every page that they touch, for all later ones.
+the table they are scattered too, but each row is looked up twice, and by one that follows the pages they are not. Where
+an index holds a filled column no update is HOT, and both are tried: what the trial does is done.
 """
 
 from __future__ import annotations
@@ -20,8 +19,7 @@ from pgrunbook.online.backfill import ColumnBackfill
 from pgrunbook.online.ranges import RESIDUES
 
 SMALL_ROWS = 20_000
-RANDOM, ROOMY = 0.5, 70
-TRIAL_BATCHES = 2 * RESIDUES
+TRIAL_BATCHES = RESIDUES
 FASTER = 1.1
 ASKED = ("auto", "key", "pages")
 Asked = Literal["auto", "key", "pages"]
@@ -90,13 +88,9 @@ def decided(made: ColumnBackfill, found: OrderFacts, asked: Asked) -> BatchOrder
         return BatchOrder(asked == "pages", "it was asked for")
     if found.rows_estimate < SMALL_ROWS:
         return BatchOrder(False, "the table is small")
-    if found.is_indexed or found.correlation is None:
+    if found.is_indexed:
         return None
-    if found.fillfactor <= ROOMY:
-        return BatchOrder(True, "its pages have room for new versions")
-    if abs(found.correlation) < RANDOM:
-        return BatchOrder(False, "its key is random in the table: scattered updates find room on their pages")
-    return BatchOrder(True, "its key follows the pages, where neighbours would find no room on theirs")
+    return BatchOrder(True, "updates are HOT where rows that lie scattered are updated together")
 
 
 def tried(run: Callable[[bool, int, Callable[[float, int], None]], object]) -> BatchOrder:

@@ -21,7 +21,7 @@ from pgrunbook.database.queries import load
 from pgrunbook.database.row_tracker import RowTracker
 from pgrunbook.plan.step import Batches
 
-RESIDUES = 8
+RESIDUES = 32
 LEAST_PAGES = 8
 Key = tuple[str, ...]
 

@@ -7,7 +7,7 @@
    One that takes long for other reasons than its rows (a machine that is busy) is not shrunk: more of them cost more.
 3. A rest is a multiple of the work before it. Four times a second it is set anew, from the latency of small
    transactions on the table (``online.latency``): longer where that is above its goal, shorter where it is well below.
-   Where others make it slow already while the loop rests, the goal is relative to that: to stand still helps nobody.
+   Where others make it slow already while the loop rests, the goals are relative to that: to stand still helps nobody.
 
 Whatever holds locks across turns breaks the promise: call it outside of any transaction.
 Source: https://docs.gitlab.com/ee/development/database/batched_background_migrations.html,
@@ -34,10 +34,11 @@ from pgrunbook.online.latency import LatencyProbe
 
 LOOK_S, STEER_S = 1.0, 0.25
 GROWS_BY = 1.2
-LEAST_PROBES = 3
+LEAST_PROBES = 5
 # The rest behind a batch, as a multiple of its time: half of the time at first, 1/41 of it at least.
-FIRST_REST, MOST_REST = 1.0, 20.0
-ABOVE_IDLE = 1.5
+FIRST_REST, LEAST_REST, MOST_REST, MORE = 1.0, 0.2, 20.0, 1.25
+ABOVE_IDLE = 2.0
+OVER_S = 1.0  # probes of the last second: fewer of them tell more of chance than of us
 LONGEST_REST_S = 5.0
 MOST_SAMPLES = 4_000
 
@@ -99,6 +100,7 @@ class Throttle:
     waits: list[ThrottleWait] = field(default_factory=list, init=False)
     rest: float = field(default=FIRST_REST, init=False)
     latency_ms: float | None = field(default=None, init=False)
+    idle_ms: float | None = field(default=None, init=False)
     pace: float = field(default=1.0, init=False)
     worked_s: float = field(default=0.0, init=False)
 
@@ -155,7 +157,7 @@ class Throttle:
         self._owed_s = max(self._owed_s, self.goals.batch_ms / 1000)
 
     def _resize(self, took_s: float, statement_s: float) -> None:
-        goal_s = self.goals.batch_ms * min(self.pace, 2.0) / 1000
+        goal_s = max(self.goals.batch_ms * min(self.pace, 2.0), ABOVE_IDLE * (self.idle_ms or 0.0)) / 1000
         times = min(goal_s / max(took_s, 1e-6), GROWS_BY)
         if 1.0 < times < 1.1 or (times < 1.0 and statement_s < took_s / 2):
             return
@@ -163,19 +165,19 @@ class Throttle:
 
     def _steer(self) -> None:
         """Set the rest from the latency since the last time."""
-        took = self.probe.since(self._steered_at) if self.probe is not None else []
-        measured = _p95(took)
-        idle_ms = _p95(self.probe.idle()) if self.probe is not None else None
-        goal_ms = max(self.goals.latency_ms, ABOVE_IDLE * (idle_ms or 0.0)) * self.pace
+        took = self.probe.since(time.monotonic() - OVER_S) if self.probe is not None else []
+        measured = _p90(took)
+        self.idle_ms = _p90(self.probe.idle()) if self.probe is not None else None
+        goal_ms = max(self.goals.latency_ms, ABOVE_IDLE * (self.idle_ms or 0.0)) * self.pace
         now_ms = max(measured or 0.0, self._commit_ms)
         self._steered_at, self._commit_ms = time.monotonic(), 0.0
         before = self.latency_ms
         self.latency_ms = now_ms if before is None else 0.6 * now_ms + 0.4 * before
         if self.latency_ms > goal_ms:
-            self.rest = min(MOST_REST, max(self.rest, 0.25) * 1.3)
-        elif self.latency_ms < 0.7 * goal_ms:
-            self.rest = self.rest * 0.85 if self.rest > 0.025 else 0.0
-        if now_ms > 2 * goal_ms or (self.probe is not None and self.probe.behind):
+            self.rest = min(MOST_REST, max(self.rest, LEAST_REST) * MORE)
+        elif self.latency_ms < 0.8 * goal_ms:
+            self.rest = self.rest / MORE if self.rest > LEAST_REST / 10 else 0.0
+        if self.probe is not None and self.probe.behind:  # they wait for rows of ours
             self.rows = max(self.goals.least_rows, self.rows * 2 // 3)
         self._sample()
 
@@ -233,9 +235,9 @@ class Throttle:
         self._looked_at = self._steered_at = now
 
 
-def _p95(took_ms: Sequence[float]) -> float | None:
+def _p90(took_ms: Sequence[float]) -> float | None:
     found = sorted(took_ms)
-    return found[int(len(found) * 0.95)] if len(found) >= LEAST_PROBES else None
+    return found[int(len(found) * 0.9)] if len(found) >= LEAST_PROBES else None
 
 
 @contextmanager
