@@ -40,6 +40,7 @@ def stage(server: Server, database: Callable[..., str], monkeypatch: pytest.Monk
     return stage_of(server, name)
 
 
+@pytest.mark.slow
 def test_table_is_written_anew_and_is_the_same(stage: SwapStage) -> None:
     """As VACUUM FULL does it, and nobody waits: rows, schema and the next number are as before, forth and back."""
     before, rows = stage.schema(), stage.rows("SELECT * FROM orders ORDER BY id")
