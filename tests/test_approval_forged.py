@@ -260,7 +260,16 @@ def refused(scene: Scene, kind: type[RunbookError] = Refused) -> list[str]:
 def ask(scene: Scene) -> None:
     """Let the run be refused for want of an approval."""
     scene.run.journal.write("procedure-started", procedure="purge", run_id=scene.run.run_id)
-    scene.run.journal.write(NEEDED, procedure="purge", cell="purge-it", of=["item 7"], digest="", why="")
+    scene.run.journal.write(
+        NEEDED,
+        procedure="purge",
+        cell="purge-it",
+        of=["item 7"],
+        digest="",
+        why="",
+        system_identifier="7123",
+        database="shop",
+    )
 
 
 def test_what_asks_for_nothing_is_not_approved(scene: Scene) -> None:

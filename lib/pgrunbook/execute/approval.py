@@ -77,7 +77,8 @@ def _approved(here: Session, of: Collection[str], cell: str, *, is_begun: bool) 
     found = approval.of(run, subject, operators, protected=here.target.protected, is_begun=is_begun)
     if found.counts is not None:
         return found.counts
-    here.journal(NEEDED, cell=cell, of=sorted(of), digest=subject.digest, why=found.why)
+    here.journal(NEEDED, cell=cell, of=sorted(of), digest=subject.digest, why=found.why,
+                 system_identifier=subject.system_identifier, database=subject.database)  # fmt: skip
     there = len(approval.read(run))
     whose = "somebody else's approval" if here.target.protected else "an approval"
     raise Refused(
@@ -90,12 +91,14 @@ def _approved(here: Session, of: Collection[str], cell: str, *, is_begun: bool) 
 
 
 def _database(here: Session) -> tuple[str, str]:
-    """Return which database this is; of one that does not answer what it was when it was met, which may be nothing."""
+    """Return system identifier and name of the database that would be changed; of one that is dead nothing is known.
+
+    A restore cuts over from a server that may not answer any more.
+    """
     try:
         return here.identity.system_identifier, here.identity.database
     except Unreachable:
-        met = [e for e in journal.read(here.run.journal.path) if e["event"] == "target-met"]
-        return (str(met[-1]["system_identifier"]), str(met[-1]["database"])) if met else ("", "")
+        return "", ""
 
 
 def _check_window(here: Session) -> None:

@@ -99,6 +99,8 @@ def parts(case: Case) -> TypeChangeParts | str | None:
         return "the statement does more than that: give each change of type one of its own"
     if column is None:
         return None
+    if case.is_off or case.is_back:
+        return "its safe form is switched off" if case.is_off else "it takes back one that ran as it is written"
     because = column_dependents.refused(case.facts.conn, table, column.name, last=LAST)
     return "; ".join(because) if because else _taken_apart(case, table, column, cmd, defaults)
 

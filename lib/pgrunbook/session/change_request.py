@@ -55,8 +55,7 @@ def asked(made: Run) -> ChangeRequest | None:
     else:
         of, procedure, cell = _of_plan(made, last)
     if frozen is None or frozen["digest"] not in of:
-        met: Mapping[str, Any] = next((e for e in reversed(events) if e["event"] == "target-met"), {})
-        subject = _subject(made, of, str(met.get("system_identifier", "")), str(met.get("database", "")))
+        subject = _subject(made, of, str(last["system_identifier"]), str(last["database"]))
         return ChangeRequest(made, procedure, cell, subject, None)
     plan = plans.read(made.folder / FROZEN[frozen["event"]])
     if plan.digest != frozen["digest"]:
