@@ -18,6 +18,7 @@ from pgrunbook.plan.plan import Change, Step
 from pgrunbook.record.run import Status
 from scenes import beside, error_of, execute, gone, safe_plan_of, session, until
 from test_execution_of_safe_forms import Place, _short_pauses, place
+from test_up_down_up import trials
 
 Project = Callable[..., Target]
 __all__ = ["_short_pauses", "place"]
@@ -216,3 +217,14 @@ def test_contract_drops_the_old_column(project: Project) -> None:
     made, code = run("rollback")
     assert (code, made.status) == (3, Status.REFUSED)
     assert "has dropped public.orders.pgrunbook_old_amount, from which it would come back" in error(made)
+
+
+@pytest.mark.slow
+def test_what_follows_in_the_release_is_proven_as_well(project: Project) -> None:
+    """Rows that are changed and deleted behind it, and the last column of the table, which is another one by then."""
+    found = trials(
+        project,
+        "ALTER TABLE t ALTER a TYPE bigint; UPDATE t SET a = a + 1 WHERE id < 9; DELETE FROM t WHERE id = 3",
+        "ALTER TABLE t DROP COLUMN b",
+    )
+    assert {name: change.proof.told for name, change in found.items() if not change.proof.proven} == {}
