@@ -278,7 +278,7 @@ def plan_forms(
     batch_rows: int = BATCH_ROWS,
 ) -> list[Expansion]:
     """Return what is executed in place of each statement of a migration, judged on the database as it is now."""
-    planner = Expander(conn, off=off, fresh=fresh, batch_rows=batch_rows)
+    planner = Expander(conn, off=off, fresh=fresh, batch_rows=batch_rows, release=written)
     for statement in written:
         planner.expand(statement)
     return planner.end_file()

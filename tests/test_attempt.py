@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from conftest import rows
+from acting import pgrunbook, wait_until
+from conftest import connect, rows
 from front_end import opened
 from pgrunbook.config.targets import Target
+from pgrunbook.database import anchors
+from pgrunbook.record import journal
 from pgrunbook.record import run as runs
 from pgrunbook.runner import runbook
 from pgrunbook.seal import envelope, ledger, standing, subjects
+from pgrunbook.seal.anchor_check import Anchors
 
 Project = Callable[..., Target]
 Command = Callable[..., tuple[int, str, str]]
@@ -105,3 +112,33 @@ def test_a_run_that_fails_is_sealed_and_goes_on_in_an_attempt_of_its_own(
     found = standing.report(tmp_path / "outputs", files=True)
     assert (found.exit_code, found.problems, found.runs[0].attempts) == (0, (), 2)
     assert target.name == "demo"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("event", ["ledger-opened", "anchored", "step-started", "step-ran", "verdict"])
+def test_a_run_that_is_killed_stays_open_and_its_record_is_true(project: Project, event: str, tmp_path: Path) -> None:
+    """At each of these moments: what it left is as its lines say; it goes on, and all of it is sealed."""
+    target = project(folder={"0001_t.sql": "CREATE TABLE t (a int); SELECT pg_sleep(1);"}, restore_points=False)
+    with pgrunbook("run", "migrate", "--target", "demo") as process:
+        wait_until(lambda: event in seen_events())
+        kernels = {e["pid"] for e in journal.read(runs.folders()[0] / "journal.jsonl")} - {os.getpid()}
+        process.kill()
+        for pid in kernels:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.communicate()
+    found = standing.report(tmp_path / "outputs", files=True)
+    assert (found.exit_code, found.problems) == (0, ())
+    assert found.runs[0].outcome in ("open", "done")
+    if found.runs[0].outcome == "open":
+        assert runbook.resume(found.runs[0].run)[1] == 0
+    with connect(target) as conn:
+        anchored = Anchors(anchors.rows(conn), anchors.place(conn), anchors.is_guarded(conn))
+    found = standing.report(tmp_path / "outputs", files=True, target="demo", anchors=anchored)
+    assert (found.exit_code, found.problems, found.runs[0].outcome) == (0, (), "done")
+    assert rows(target, "SELECT count(*) FROM t") == [(0,)]
+
+
+def seen_events() -> set[str]:
+    """The events of the only run so far."""
+    return {e["event"] for folder in runs.folders()[:1] for e in journal.read(folder / "journal.jsonl")}

@@ -66,6 +66,15 @@ CASES = [
     Covered("validity", "public.t", changed("public.t.k", "CHECK (a) NOT VALID", "CHECK (a)", "constraint"), True),
     Covered("validity", "public.t", changed("public.t.k", "CHECK (a)", "CHECK (a) NOT VALID", "constraint"), False),
     Covered("validity", "public.t", changed("public.t.k", "CHECK (a) NOT VALID", "CHECK (b)", "constraint"), False),
+    Covered(
+        "sequence type",
+        "public.s",
+        changed("public.s", "AS integer START 1 MAXVALUE 2147483647", "AS bigint START 1 MAXVALUE 9", "sequence"),
+        True,
+    ),
+    Covered(
+        "sequence type", "public.s", changed("public.s", "AS integer START 1", "AS bigint START 2", "sequence"), False
+    ),
     Covered("values", "a", changed("public.t.a", "integer", "text"), False),
     Covered("elsewhere", "public.t", Difference("table", "public.t", "removed", "(a int)", ""), False),
 ]

@@ -90,3 +90,38 @@ def test_the_guides_staged_rollout_rewrites_rows_that_have_the_flag(project: Cal
     before = rows(target, "SELECT xmin::text FROM organisations WHERE id = 'org1'")
     do(target, everyone)
     assert rows(target, "SELECT xmin::text FROM organisations WHERE id = 'org1'") != before
+
+
+@pytest.mark.slow
+def test_the_lines_beside_the_guides_own_do_what_they_say(project: Callable[..., Target], command: Command) -> None:
+    """The type change is released, a column filled, a table swapped: on tables with rows, each with exit code 0."""
+    target = project(
+        folder={"0001_a.sql": "CREATE TABLE instances (id int PRIMARY KEY, cpu int, millicpu bigint)"}, batch_rows=50
+    )
+    assert command("run", "release", "--target", "demo", "-p", "with_data=false")[0] == 0
+    assert target.migrations is not None
+    (target.migrations / "0002_b.sql").write_text("ALTER TABLE instances ALTER COLUMN cpu TYPE bigint")
+    do(target, "INSERT INTO instances (id, cpu) SELECT i, nullif(i, 7) FROM generate_series(1, 100) AS i")
+    do(target, "CREATE TABLE projects (id int PRIMARY KEY, name text); INSERT INTO projects VALUES (1, 'a'), (2, NULL)")
+    table = CHAPTER.partition("| the guide | here |")[2].partition("\n\n")[0]
+    lines = [shlex.split(line) for line in re.findall(r"`(pgrunbook run [^`]+)`", table)]
+    assert [words[2] for words in lines] == ["release", "backfill", "swap", "rollout"]
+    release, backfill, swap, _ = lines
+    code, told, err = command(*backfill[1:])
+    assert code == 0, told + err
+    assert rows(
+        target, "SELECT count(*), sum(millicpu) FROM instances WHERE millicpu IS NOT DISTINCT FROM cpu * 1000"
+    ) == [(100, (5050 - 7) * 1000)]
+    code, told, err = command(*release[1:], "-p", "with_data=false")
+    assert code == 0, told + err
+    (kind,) = rows(
+        target,
+        "SELECT atttypid::regtype::text FROM pg_attribute WHERE attrelid = 'instances'::regclass AND attname = 'cpu'",
+    )
+    assert kind == ("bigint",)
+    oid = "SELECT 'projects'::regclass::oid::int8"
+    before = rows(target, oid)
+    code, told, err = command(*swap[1:])
+    assert code == 0, told + err
+    assert rows(target, oid) != before
+    assert rows(target, "SELECT * FROM projects ORDER BY id") == [(1, "a"), (2, None)]

@@ -18,7 +18,7 @@ from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.readiness import Level
 from pgrunbook.errors import Refused, RunbookError, Unreachable
 from pgrunbook.plan import plan as plans
-from pgrunbook.procedures import migrate, prepare, purge, rollback, validate
+from pgrunbook.procedures import contract, migrate, prepare, purge, rollback, validate
 from pgrunbook.session import session as heres
 from pgrunbook.session.session import Session
 from pgrunbook.undo_data import registry
@@ -49,9 +49,16 @@ CELLS: dict[str, tuple[Callable[[Session], object], ...]] = {
         rollback.take_restore_point, rollback.take_back, rollback.schema_as_before, rollback.kept_data,
         rollback.verdict,
     ),
+    "contract": (
+        contract.meet_the_target, contract.what_is_still_double, contract.who_uses_it, contract.do_they_agree,
+        contract.drop_it, contract.verdict,
+    ),
     "purge": (purge.meet_the_target, purge.what_is_captured, purge.what_goes, purge.purge_it, purge.verdict),
 }  # fmt: skip
-BEGIN = {"prepare": prepare, "migrate": migrate, "validate": validate, "rollback": rollback, "purge": purge}
+BEGIN = {
+    "prepare": prepare, "migrate": migrate, "validate": validate, "rollback": rollback, "contract": contract,
+    "purge": purge,
+}  # fmt: skip
 # Tables of the role, and one of somebody else that references are not made to.
 TABLES = """
 CREATE TABLE orders (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, status text, note text);
@@ -59,12 +66,15 @@ INSERT INTO orders (status, note) SELECT 'new', 'n' || i FROM generate_series(1,
 CREATE TABLE old (id serial PRIMARY KEY, name text UNIQUE);
 INSERT INTO old (name) SELECT 'o' || i FROM generate_series(1, 5) AS i;
 CREATE TABLE kept (id integer CONSTRAINT step_pkey PRIMARY KEY);
+CREATE TABLE people (id integer PRIMARY KEY, named text UNIQUE);
+INSERT INTO people SELECT i, 'p' || i FROM generate_series(1, 20) AS i;
 """
 OTHERS = "CREATE TABLE others (id integer); INSERT INTO others VALUES (1)"
 FOLDER = {
     "0001_a.sql": "CREATE TABLE items (id bigint GENERATED ALWAYS AS IDENTITY, order_id bigint REFERENCES orders);\n"
     "CREATE INDEX orders_status ON orders (status);\nUPDATE orders SET status = 'open';\n"
-    "ALTER TABLE orders DROP COLUMN note;\nDROP TABLE old;\nDROP TABLE kept;\n",
+    "ALTER TABLE orders DROP COLUMN note;\nDROP TABLE old;\nDROP TABLE kept;\n"
+    "ALTER TABLE people RENAME COLUMN named TO name;\n",
 }
 GATES = {"accept": "0001_a:4,0001_a:5,0001_a:6"}
 
@@ -135,7 +145,7 @@ def asked(conn: psycopg.Connection[tuple[object, ...]], query: str) -> list[tupl
 def test_a_role_of_the_pages_statements_can_do_everything(
     admin: psycopg.Connection[tuple[object, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """prepare with rows, migrate, validate, rollback and purge; what is made is its own."""
+    """prepare with rows, migrate, validate, contract, rollback and purge; what is made is its own."""
     grant(admin, "Always", "A branch", "Seeing who blocks", "Restore points")
     tables = "SELECT to_regclass('old')::text, to_regclass('items')::text, sum((status = 'open')::int) FROM orders"
     prepared = step_through("prepare", monkeypatch, **GATES)
@@ -143,6 +153,11 @@ def test_a_role_of_the_pages_statements_can_do_everything(
     step_through("migrate", monkeypatch)
     assert asked(admin, tables) == [(None, "items", 20)]
     step_through("validate", monkeypatch)
+    both = "SELECT count(*) FROM information_schema.columns WHERE table_name = 'people' AND column_name ~ '^name'"
+    assert asked(admin, both) == [(2,)]
+    monkeypatch.chdir("/")
+    step_through("contract", monkeypatch, accept="all")
+    assert asked(admin, both) == [(1,)]
     monkeypatch.chdir("/")
     step_through("rollback", monkeypatch)
     assert asked(admin, tables) == [("old", None, 0)]

@@ -309,7 +309,7 @@ class Writers:
 
 
 @pytest.mark.every_version
-@pytest.mark.parametrize("rounds", [1, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_writers_lose_nothing(scene: Callable[..., Scene], rounds: int) -> None:
     """Forward and back beside writers: every other column is as in the twin, the flag is as the notes say."""
     here = scene(

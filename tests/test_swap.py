@@ -8,12 +8,14 @@ import re
 import shlex
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from acting import cells, completed, error, events, newest_run, outputs, pgrunbook, run
+from acting import cells, completed, error, events, newest_run, outputs, pgrunbook, run, wait_until
 from conftest import ROOT, connect, do, rows
+from pgrunbook.branches.server import Server
 from pgrunbook.config.targets import Target
 from pgrunbook.record.run import Status
 from pgrunbook.session import session as heres
@@ -36,8 +38,10 @@ INSERT INTO orders (customer, note) VALUES (7, 'later');
 MANY = """
 INSERT INTO orders (customer, total, note) SELECT n % 50, n / 7.0, 'o' || n FROM generate_series(501, 100000) AS n;
 """
+LEFT = """SELECT c.relname FROM pg_class AS c
+WHERE c.relnamespace = 'pgrunbook'::regnamespace AND c.relname ~ '^(swap|changes)_[0-9a-f]'"""
 COUNTED = "SELECT count(*), sum(id), sum(total), count(DISTINCT id) FROM orders"
-MOST_KILLS = 8
+MOST_KILLS, MOST_CRASHES = 8, 4
 TYPE = "SELECT format_type(atttypid, NULL) FROM pg_attribute WHERE attrelid = 'orders'::regclass AND attname = 'id'"
 
 
@@ -221,3 +225,43 @@ def test_each_line_of_the_guide_does_what_it_says(target: Target) -> None:
         types.append(rows(target, TYPE)[0][0])
     assert types == ["integer", "bigint", "integer", "bigint", "bigint", "bigint", "bigint"]
     assert rows(target, "SELECT state FROM pgrunbook.swap") == [("abandoned",)]
+
+
+@pytest.mark.slow
+def test_server_that_is_killed_loses_nothing_of_a_swap(project: Project) -> None:
+    """kill -9 of the postmaster at random moments; the same run goes on with what the database holds then."""
+    server, chance = Server("crash"), random.Random(3)  # noqa: S311 - the same moments each time
+    server.start()
+    try:
+        target = project(folder={}, name="crash", server="crash", database="postgres", restore_points=False)
+        do(target, ORDERS + MANY)
+        before = rows(target, COUNTED)
+        arguments = ["run", "swap", "--target", "crash", "-p", "table=orders", "-p", f"shape={WIDER}"]
+        for crash in range(MOST_CRASHES + 1):
+            with pgrunbook(*arguments) as process:
+                if crash < MOST_CRASHES:
+                    time.sleep(chance.uniform(1.5, 5.0))
+                    os.kill(server.status().pid or 0, signal.SIGKILL)
+                process.wait(120)
+            wait_until(lambda: server.start().pid)
+            do(target, "UPDATE orders SET note = 'crashed' || id WHERE id % 997 = 0")
+            newest = newest_run()
+            arguments = ["run", "--resume", newest.run_id] if newest is not None else arguments
+            if process.returncode == 0:
+                break
+        assert process.returncode == 0
+        assert rows(target, TYPE) == [("bigint",)]
+        assert rows(target, COUNTED) == before
+        assert rows(target, "SELECT count(*) FROM orders WHERE id % 997 = 0 AND note <> 'crashed' || id") == [(0,)]
+    finally:
+        server.destroy()
+
+
+@pytest.mark.slow
+def test_swap_whose_table_was_dropped_can_be_taken_away(target: Target) -> None:
+    """Nothing of it is left in schema pgrunbook then."""
+    run("swap", table="orders", cutover="postponed")
+    do(target, "DROP TABLE orders CASCADE")
+    made, code = run("swap", table="public.orders", do="abandon")
+    assert (code, made.status) == (0, Status.DONE)
+    assert rows(target, LEFT) == []

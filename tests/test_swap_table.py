@@ -11,7 +11,7 @@ import pytest
 from pgrunbook.database.checksums import TableName
 from pgrunbook.database.connection import connect
 from pgrunbook.errors import Broken, Refused, WrongInput
-from pgrunbook.online import swap_copy
+from pgrunbook.online import carried, cutover, swap_copy
 from pgrunbook.online.swap_shape import SwapChoice
 from servers import Server
 from swap_stage import DIFFER, ORDERS, TWINS, URL, SwapStage, differences, stage_of, url_of, writers
@@ -339,6 +339,10 @@ HINDERED: dict[str, tuple[str, SwapChoice, str]] = {
         "CREATE TABLE c (id int PRIMARY KEY)", SwapChoice(ORDERS, "ALTER TABLE {table} ADD FOREIGN KEY (customer) REFERENCES c"),
         "has a foreign key of its own",
     ),
+    "a name that is taken": (
+        "CREATE TABLE c (id int CONSTRAINT mine PRIMARY KEY)", SwapChoice(ORDERS, "ALTER TABLE {table} ADD CONSTRAINT mine UNIQUE (note)"),
+        "a name that the shape gives is taken",
+    ),
     "statistics elsewhere": (
         "CREATE SCHEMA s; CREATE STATISTICS s.x ON customer, note FROM orders", SwapChoice(ORDERS), "are in another schema",
     ),
@@ -538,3 +542,45 @@ def test_partitions_are_made_others_or_given_up(
     assert stage.rows("SELECT * FROM orders ORDER BY id") == rows
     stage.abandon()
     assert stage.rows("SELECT tgname FROM pg_trigger WHERE tgname LIKE '%changes%'") == []
+
+
+@pytest.mark.slow
+def test_burst_while_the_locks_are_prepared_gives_them_back(stage: SwapStage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More changes than are brought over behind the locks: the attempt is given back, and the next one has them all."""
+    stage.ready(SwapChoice(ORDERS))
+    read, told = carried.read, list[str]()
+
+    def after_a_burst(*arguments: object) -> object:
+        if not told:
+            stage.do("INSERT INTO orders (customer) SELECT n FROM generate_series(1, 6000) AS n")
+        return read(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(carried, "read", after_a_burst)
+    with connect(stage.target) as conn:
+        done = cutover.cut_over(
+            conn, stage.target, stage.swap(conn), keep_hours=1, on_attempt=lambda _, why: told.append(why)
+        )
+    assert told == ["6,000 changes came while the locks were waited for"]
+    assert done.attempts == 2
+    assert stage.rows("SELECT count(*) FROM orders") == [(11_000,)]
+
+
+@pytest.mark.slow
+def test_right_that_is_granted_at_the_last_moment_is_not_lost(
+    stage: SwapStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GRANT and CREATE VIEW take no lock that would hold them up: the attempt is given back, and reads them anew."""
+    stage.ready(SwapChoice(ORDERS))
+    lock, told = cutover._lock, list[str]()
+
+    def after_a_grant(*arguments: object) -> float:
+        if not told:
+            stage.do("GRANT SELECT ON orders TO PUBLIC", "CREATE VIEW late AS SELECT id FROM orders")
+        return lock(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(cutover, "_lock", after_a_grant)
+    with connect(stage.target) as conn:
+        cutover.cut_over(conn, stage.target, stage.swap(conn), keep_hours=1, on_attempt=lambda _, why: told.append(why))
+    assert told == ["rights on the table, or what reads it, were changed just then"]
+    assert stage.rows("SELECT has_table_privilege('pg_monitor', 'orders', 'SELECT')") == [(True,)]
+    assert stage.rows("INSERT INTO orders (customer) VALUES (1) RETURNING id") == stage.rows("SELECT max(id) FROM late")

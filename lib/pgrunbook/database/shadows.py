@@ -123,11 +123,11 @@ def objects(conn: Connection, shadows: Iterable[Shadow]) -> list[ShadowObject]:
     return found
 
 
-def columns(conn: Connection) -> dict[TableName, set[str]]:
-    """Return the columns that go with contract, by table; those of a partitioned table also of its partitions."""
+def columns(branch: Connection) -> dict[TableName, set[str]]:
+    """Return the columns of a branch that go with contract, by table, also by partition."""
     found: dict[TableName, set[str]] = {}
-    for shadow in read(conn):
-        for schema, name in conn.execute(_sql("tables"), {"table": shadow.table_sql}).fetchall():
+    for shadow in read(branch, is_branch=True):
+        for schema, name in branch.execute(_sql("tables"), {"table": shadow.table_sql}).fetchall():
             found.setdefault(TableName(str(schema), str(name)), set()).add(shadow.shadow_name)
     return found
 

@@ -15,6 +15,7 @@ from pgrunbook.database.queries import load
 from pgrunbook.database.schema_diff import Difference
 from pgrunbook.plan.declared import Declared, DeclaredKind
 
+_OF_TYPE = re.compile(r"\bAS (smallint|integer|bigint)|\b(MIN|MAX)VALUE -?\d+")
 _WORDS = re.compile(r"[\w$\"]+|\S")
 
 
@@ -84,6 +85,11 @@ def _is_beside(difference: Difference, name: str) -> bool:
     return difference.change in ("added", "removed") and difference.name == name
 
 
+def _has_grown(difference: Difference, name: str) -> bool:
+    is_sequence = difference.kind == "sequence" and difference.change == "changed" and difference.name == name
+    return is_sequence and _OF_TYPE.sub("", difference.before) == _OF_TYPE.sub("", difference.after)
+
+
 def _is_of(difference: Difference, name: str) -> bool:
     return not name or difference.name.startswith(f"{name}.")
 
@@ -98,4 +104,5 @@ _COVERS: Mapping[DeclaredKind, Callable[[Difference, str], bool]] = {
     "locality": _is_own,
     "validity": _is_valid,
     "until contract": _is_beside,
+    "sequence type": _has_grown,
 }

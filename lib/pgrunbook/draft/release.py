@@ -30,7 +30,8 @@ def unproven(
     Raises WrongInput for SQL that cannot be parsed, or cannot be printed faithfully.
     Locks: AccessShareLock on tables whose size decides.
     """
-    planner = Expander(conn, off=off, batch_rows=target.batch_rows)
+    every = [statement for migration in migrations for statement in migration.statements()]
+    planner = Expander(conn, off=off, batch_rows=target.batch_rows, release=every)
     found = []
     for migration in migrations:
         for run in runs.runs(migration.statements()):

@@ -70,8 +70,9 @@ class Drafter:
         if self._branch is None:
             self._branch = branch
             self._planner = Expander(
-                branch, off=self._off, batch_rows=self._target.batch_rows, rows_conn=self._conn, applied=True
-            )
+                branch, off=self._off, batch_rows=self._target.batch_rows, rows_conn=self._conn, applied=True,
+                release=[statement for name in self._migrations for statement in self._parsed[name]],
+            )  # fmt: skip
             self._inverter = Inverter(branch)
             self._began_with = Facts(branch).tables()
         migration = self._migrations[change.migration]

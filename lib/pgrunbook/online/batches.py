@@ -256,7 +256,7 @@ class _Loop:
             return replace(before, is_done=True)
         if before.number == _MOST_PASSES:
             raise Broken(
-                f"rows of {self._table} were still not done after {_MOST_PASSES} passes over all of its pages",
+                f"rows of {self.batches.label} were still not done after {_MOST_PASSES} passes over all of its pages",
                 detail="Others make new ones as fast as they are done, and no trigger keeps the columns in sync.",
                 state="The batches before are committed.",
                 hint="Backfill with keep_in_sync, or by a key.",
@@ -372,21 +372,14 @@ class _Loop:
         assert found is not None  # noqa: S101 - a batch of it was refused
         return found
 
-    # -- the tracker
-
     def _refuse_switched_off(self, tracker: RowTracker) -> None:
-        found = self.conn.execute(
-            load("relations")["switched_off"].encode(), {"function": tracker.function_name}
-        ).fetchall()
+        query = load("relations")["switched_off"].encode()
+        found = self.conn.execute(query, {"function": tracker.function_name}).fetchall()
         if found:
             raise Broken(
-                f"cannot tell which rows of {self._table} were changed meanwhile",
+                f"cannot tell which rows of {self.batches.label} were changed meanwhile",
                 detail=f'Somebody has switched trigger "{found[0][0]}" off, and on again perhaps: rows that were'
                 " inserted, or whose key changed meanwhile, may have been changed twice or not at all.",
                 state="Nothing changed in the last transaction; the batches before it are committed.",
                 hint="Compare the rows with what you expect, or roll the migration back; then begin it again.",
             )
-
-    @property
-    def _table(self) -> str:
-        return f"{self.batches.schema}.{self.batches.table}"

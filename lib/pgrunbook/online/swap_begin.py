@@ -113,6 +113,12 @@ def trial(conn: Connection, choice: SwapChoice, table: SwappedTable) -> SwapTria
         _refuse_lost(conn, choice, table, new)
         oid = conn.oid_of("regclass", str(new)) or 0
         swap = TableSwap(name, choice.table, "", SwapState.COPYING, plan, table.oid)
+        if taken := swap_build.taken_names(conn, swap, oid):
+            raise WrongInput(
+                f"a name that the shape gives is taken in schema {choice.table.schema}",
+                detail=f"{listed(taken)}: at the cut-over parts of the new table come there.",
+                hint="Give another name in the shape.",
+            )
         left = [(row["name"], why) for row, why in swap_build.not_carried(conn, swap, oid)]
         before, after = swap_shape.columns(conn, table.oid), swap_shape.columns(conn, oid)
     return SwapTrial(plan, tuple(before), tuple(after), tuple(left))

@@ -86,6 +86,14 @@ def missing(conn: Connection, swap: TableSwap) -> list[str]:
     return [public for _, _, public in _wanted(conn, swap, oid) if public not in there]
 
 
+def taken_names(conn: Connection, swap: TableSwap, oid: int) -> list[str]:
+    """Return the names that parts of the new table will get, and that belong to something else of the schema."""
+    old = {row["name"] for query in ("indexes", "owned") for row in rows(conn, "swap", query, oid=swap.relation)}
+    wanted = {public for kind, _, public in _parts_of_new(conn, swap, oid) if kind != "STATISTICS"} - old
+    found = rows(conn, "swap", "relations", schema=swap.table.schema, names=sorted(wanted))
+    return [row["says"] for row in found]
+
+
 def not_carried(conn: Connection, swap: TableSwap, oid: int) -> Iterator[tuple[Mapping[str, Any], str]]:
     """Yield the indexes of the old table that the new one does not get, each with why."""
     wanted = {public for _, _, public in _wanted(conn, swap, oid)}

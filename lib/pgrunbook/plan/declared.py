@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-DeclaredKind = Literal["column order", "locality", "validity", "until contract", "values", "recomputed", "elsewhere"]
+DeclaredKind = Literal[
+    "column order", "locality", "validity", "until contract", "sequence type", "values", "recomputed", "elsewhere"
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -15,6 +17,7 @@ class Declared:
     "column order": the columns of a table, a type or a statistics object come in another order. "locality": what a
     child table had only inherited is its own, too. "validity": a constraint that was NOT VALID is valid.
     "until contract": a column, or what hangs on it, lives beside another one until contract drops it.
+    "sequence type": a sequence has a wider type, and the bounds of that.
     "recomputed": the rows of a materialized view are computed again.
     "values": each row has another value in a column, which ``object`` names. "elsewhere": what no schema shows.
     ``object`` is spelt as in SQL; for locality and validity it is the relation, "" for any; for what goes with contract

@@ -45,6 +45,11 @@ class Batches:
     by_pages: bool = False
     fills: str = ""
 
+    @property
+    def label(self) -> str:
+        """The table's name, for people."""
+        return f"{self.schema}.{self.table}"
+
 
 @dataclass(frozen=True)
 class Keep:

@@ -219,11 +219,13 @@ def verdict(here: Session) -> Banner:
 
 def _table(here: Session) -> TableName:
     """Return the table that was named, with its schema. Raises WrongInput."""
-    found = rows(here.conn, "swap", "facts", oid=here.conn.oid_of("regclass", here.parameters.table))
+    named = here.parameters.table
+    found = rows(here.conn, "swap", "facts", oid=here.conn.oid_of("regclass", named))
+    dropped = [one.table for one in swap_store.swaps(here.conn) if named in (one.table.label, one.table.name)]
+    if not found and dropped:
+        return dropped[0]  # what is left of its swap can be taken away yet
     if not found:
-        raise WrongInput(
-            f"there is no table {here.parameters.table}", hint="Name it with its schema: -p table=public.orders"
-        )
+        raise WrongInput(f"there is no table {named}", hint="Name it with its schema: -p table=public.orders")
     return TableName(found[0]["schema"], found[0]["name"])
 
 

@@ -265,10 +265,12 @@ class ColumnMove:
         return found
 
     def _sequence(self, sequence: SequenceOn) -> list[str]:
-        """A sequence changes its owner. That of an identity is made anew: it goes on where the old one is."""
+        """A sequence changes its owner, and grows with it. That of an identity is made anew, where the old one is."""
         there, owner = name(sequence.schema, sequence.name), f"{self.table.sql}.{name(self.column)}"
         if not sequence.is_identity:
-            return [f"ALTER SEQUENCE {there} OWNED BY {owner}"]
+            grown = {True: self.pair.new_type, False: sequence.type}[self.is_new_type]
+            as_type = f" AS {grown}" if grows(sequence, self.pair.new_type) else ""
+            return [f"ALTER SEQUENCE {there}{as_type} OWNED BY {owner}"]
         column, leaving = self.on.column, name(self.leaves_as)
         made = helper(self.table.schema, self.table.name, self.comes, "sequence")
         options = [
@@ -315,6 +317,11 @@ class ColumnMove:
 
 _ADD = parsed("ALTER TABLE t ADD CHECK (true)").cmds[0]
 _RANGES = {"smallint": 2**15, "integer": 2**31, "bigint": 2**63}
+
+
+def grows(sequence: SequenceOn, type_: str) -> bool:
+    """Tell whether a sequence that is no identity's would run out of numbers before a column of a new type does."""
+    return not sequence.is_identity and _RANGES.get(type_, 0) > _RANGES[sequence.type]
 
 
 def _bounds(sequence: SequenceOn) -> list[tuple[str, int]]:

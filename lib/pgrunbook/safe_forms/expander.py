@@ -49,6 +49,7 @@ from pgrunbook.sql.tree import Same, functions_in, strings, tree
 BATCH_ROWS = 1_000
 APART = "Set it for the session (SET without LOCAL), or move this statement into a migration of its own."
 IN_CODE = "Write the statement itself into the migration: there it has a safe form."
+LATER = "Release that statement later, behind contract; or accept that running code fails or waits meanwhile."
 SEES_ALL = "Let a role run it that the policies do not filter."
 _OF_ROWS = (ast.SelectStmt, *DML)
 FORMS: tuple[Form, ...] = (
@@ -66,7 +67,8 @@ class Expander:
     mean what the session's search_path makes of them. Where it does not, an earlier statement's table is known by
     its name, a search_path that the file sets is followed as far as its text tells, and what is not there needs no
     safe form. ``rows_conn`` leads to the database whose rows count, where the first one is empty. ``is_back`` says
-    that a migration is taken back: then a rename to a name that lives beside it drops that column.
+    that a migration is taken back: then a rename to a name that lives beside it drops that column. ``release`` are all
+    statements of the release, in order.
     """
 
     def __init__(
@@ -79,8 +81,9 @@ class Expander:
         rows_conn: Connection | None = None,
         applied: bool = False,
         is_back: bool = False,
+        release: Sequence[Statement] = (),
     ) -> None:
-        self._is_back = is_back
+        self._is_back, self._release = is_back, release
         self._shadows = shadows.there(conn, rows_conn, is_branch=applied)
         self._facts = Facts(conn, rows_conn)
         self._off, self._batch_rows = off or {}, batch_rows
@@ -143,13 +146,24 @@ class Expander:
         return found
 
     def _with_shadow(self, case: Case, found: Expansion) -> Expansion:
-        """Note the column that a form leaves beside another, or takes away."""
+        """Note the column that a form leaves beside another, or takes away.
+
+        Give up a form whose pair would not outlive the release: a later statement of it changes one of the two.
+        """
         gone = rename_column.taken_back(case)
         if gone is not None and found.form == rename_column.BACK:
             self._shadows.remove(gone)
-        made = rename_column.shadow(case) if found.form == rename_column.FORM else None
-        self._shadows += [made] if made is not None else []
-        self._shadows += shadow_column.shadows_of(case) if found.form == shadow_column.FORM else []
+        one = rename_column.shadow(case) if found.form == rename_column.FORM else None
+        one = shadow_column.shadow(case) if found.form == shadow_column.FORM else one
+        made = [one] if one is not None else []
+        places = [str(each.place) for each in self._release]
+        key = str(case.statement.place)
+        later = self._release[places.index(key) + 1 :] if made and key in places else ()
+        breaks = unfinished.breaking(replace(case, shadows=tuple(made)), later)
+        if breaks is not None:
+            says = f"it runs as written, because {breaks.place} changes what would live on beside it until contract"
+            return _as_written(found.statement, f"No safe form: {says}.", gate=gates.as_written(says, LATER))
+        self._shadows += made
         return found
 
     def _parts(self, node: Any) -> list[RoutinePart]:

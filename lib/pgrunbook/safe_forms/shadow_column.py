@@ -12,7 +12,7 @@ What reads the columns of the table by their order (SELECT *, INSERT without nam
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg
@@ -27,7 +27,7 @@ from pgrunbook.database.shadows import Shadow
 from pgrunbook.plan.declared import Declared
 from pgrunbook.plan.step import RANGE, Batches, Expansion, SafeStep
 from pgrunbook.safe_forms import probes, type_cost
-from pgrunbook.safe_forms.column_move import ColumnMove
+from pgrunbook.safe_forms.column_move import ColumnMove, grows
 from pgrunbook.safe_forms.form import Case
 from pgrunbook.sql.deparse import alter_table, changed, command, expression, helper, mapped, name, parsed
 from pgrunbook.sql.tree import column_names, dotted_name, quoted
@@ -54,36 +54,38 @@ class TypeChangeParts:
 
 
 def change(case: Case) -> Expansion | None:
-    """ALTER COLUMN ... TYPE -> a column beside it, batches, and a short cut-over; one column after the other.
+    """ALTER COLUMN ... TYPE -> a column beside it, batches, and a short cut-over.
 
-    The defaults of these columns may be dropped and set beside it.
+    The default of the column may be dropped and set in the same statement.
     """
     found = parts(case)
-    if not isinstance(found, tuple) or not type_cost.of(case, found[0].table).rewrites:
+    if found is None or isinstance(found, str) or not type_cost.of(case, found.table).rewrites:
         return None
-    made = [_Form.of(case, one) for one in found]
-    names = ", ".join(one.column.name for one in found)
+    form = _Form.of(case, found)
     return Expansion(
         case.statement,
         FORM,
-        f"The new type of {names} rewrites the table. A column of the new type is added, kept equal by a trigger,"
-        " filled in batches, and takes its place; the old one follows it until contract drops it.",
-        tuple(step for one in made for step in one.steps()),
-        cleanup=tuple(query for one in made for query in one.cleanup()),
-        differs=tuple(dict.fromkeys(each for one in made for each in one.differs())),
-        back=tuple(step for one in reversed(made) for step in one.way_back()),
-        back_cleanup=tuple(query for one in made for query in one.back.cleanup()),
+        f"The new type of {found.column.name} rewrites the table. A column of the new type is added, kept equal by a"
+        " trigger, filled in batches, and takes its place; the old one follows it until contract drops it.",
+        tuple(form.steps()),
+        cleanup=tuple(form.cleanup()),
+        differs=tuple(form.differs()),
+        back=tuple(form.way_back()),
+        back_cleanup=tuple(form.back.cleanup()),
     )
 
 
-def shadows_of(case: Case) -> list[Shadow]:
-    """Return the columns that a change of type in this form leaves beside new ones, [] for any other statement."""
+def shadow(case: Case) -> Shadow | None:
+    """Return the column that a change of type in this form leaves beside the new one, None for any other statement."""
     found = parts(case)
-    return [_registered(case, one) for one in found] if isinstance(found, tuple) else []
+    return None if found is None or isinstance(found, str) else _registered(case, found)
 
 
-def parts(case: Case) -> tuple[TypeChangeParts, ...] | str | None:
-    """Return changes of type in parts, why they have no such form, or None for any other statement."""
+def parts(case: Case) -> TypeChangeParts | str | None:
+    """Return a change of type in parts, why it has no such form, or None for any other statement.
+
+    Of several columns each needs a statement of its own: where such a one stops half way, one of them would be changed.
+    """
     node = case.node
     if not isinstance(node, ast.AlterTableStmt) or node.objtype != enums.ObjectType.OBJECT_TABLE:
         return None
@@ -91,33 +93,14 @@ def parts(case: Case) -> tuple[TypeChangeParts, ...] | str | None:
     changes = [cmd for cmd in node.cmds if cmd.subtype == A.AT_AlterColumnType]
     if table is None or table.is_temporary or not changes:
         return None
-    names = [cmd.name for cmd in changes]
-    defaults = [cmd for cmd in node.cmds if cmd.subtype == A.AT_ColumnDefault and cmd.name in names]
-    if len(changes) + len(defaults) < len(node.cmds) or len(set(names)) < len(names):
-        return "the statement does more than that"
-    found = []
-    for cmd in changes:
-        one = _part(case, table, cmd, [each for each in defaults if each.name == cmd.name])
-        if not isinstance(one, TypeChangeParts):
-            return one
-        found.append(one)
-    return tuple(found)
-
-
-def _part(case: Case, table: Relation, cmd: Any, defaults: Sequence[Any]) -> TypeChangeParts | str | None:
-    column = case.facts.columns(table).get(cmd.name)
+    cmd, column = changes[0], case.facts.columns(table).get(changes[0].name)
+    defaults = [each for each in node.cmds if each.subtype == A.AT_ColumnDefault and each.name == cmd.name]
+    if len(changes) + len(defaults) < len(node.cmds) or len(changes) > 1:
+        return "the statement does more than that: give each change of type one of its own"
     if column is None:
         return None
     because = column_dependents.refused(case.facts.conn, table, column.name, last=LAST)
-    if because:
-        return "; ".join(because)
-    if len(case.node.cmds) > 1 and not _rewrites(case, table, cmd):
-        return f"the new type of {cmd.name} is one of the catalog alone: it belongs in a statement of its own"
-    return _taken_apart(case, table, column, cmd, defaults)
-
-
-def _rewrites(case: Case, table: Relation, cmd: Any) -> bool:
-    return type_cost.of(replace(case, node=changed(case.node, cmds=(cmd,))), table).rewrites
+    return "; ".join(because) if because else _taken_apart(case, table, column, cmd, defaults)
 
 
 def _taken_apart(
@@ -255,6 +238,10 @@ class _Form:
         rights = dict.fromkeys(f"column {label} to {grant.grantee}" for grant in self.on.grants if not grant.sequence)
         told = [Declared("column order", what, why) for what, why in moved.items()]
         told += [Declared("until contract", what, beside) for what in (label, *rights)]
+        for sequence in self.on.sequences:
+            if grows(sequence, self.found.pair.new_type):
+                why = f"it grows with {column.name}: as {sequence.type} it would end before the column's values do"
+                told.append(Declared("sequence type", dotted_name(sequence.schema, sequence.name), why))
         triggers, silenced = _fired(self.case, table)
         if triggers and not silenced:
             why = f"triggers fire for each row that is filled: {', '.join(triggers)}"

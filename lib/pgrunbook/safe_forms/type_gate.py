@@ -30,7 +30,7 @@ def find(case: Case, table: Relation) -> Gate | None:
     cost = type_cost.of(case, table)
     if cost.rewrites:
         form = shadow_column.parts(case)
-        if isinstance(form, tuple):
+        if isinstance(form, shadow_column.TypeChangeParts):
             return None
         because = f" ({form})" if form else ""
         return _gate(

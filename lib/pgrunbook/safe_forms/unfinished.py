@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from pglast import ast, enums
@@ -11,7 +12,8 @@ from pgrunbook.database import shadows
 from pgrunbook.database.shadows import Shadow
 from pgrunbook.errors import NOTHING_CHANGED, Refused
 from pgrunbook.safe_forms.form import Case
-from pgrunbook.sql.tree import strings
+from pgrunbook.sql.statements import Statement
+from pgrunbook.sql.tree import strings, tree
 
 A, Kind = enums.AlterTableType, enums.ObjectType
 _BY_NAME = (A.AT_DropColumn, A.AT_AlterColumnType, A.AT_SetExpression, A.AT_DropExpression)
@@ -38,6 +40,11 @@ def refuse(case: Case) -> None:
         else f"Release {found.migration} and its contract before it; or switch the safe form of the {found.kind} off"
         " (safe_forms_off).",
     )
+
+
+def breaking(case: Case, later: Iterable[Statement]) -> Statement | None:
+    """Return the first of later statements that would break one of the case's shadows, None where none does."""
+    return next((one for one in later if any(_touched(replace(case, node=tree(one.sql))))), None)
 
 
 def _touched(case: Case) -> Iterator[Shadow]:

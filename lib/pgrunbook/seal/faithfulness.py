@@ -14,6 +14,7 @@ from typing import Any
 
 from pgrunbook.config import regular_file
 from pgrunbook.config.regular_file import is_there
+from pgrunbook.display.prose import counted
 from pgrunbook.errors import WrongInput
 from pgrunbook.record import cell_attempts, cell_log, executed_copy
 from pgrunbook.record.cell_attempts import SET_UP
@@ -94,7 +95,7 @@ def _of_log(log: Path, part: Part, events: Sequence[Event]) -> list[str]:
     ran = Counter(str(e.get("source_sha256", "")) for e in started if e.get("cell") != SET_UP)
     lost = [f"{log.name}: a cell that ran is not in it ({_cell(started, d)})" for d in (ran - shown).elements()]
     more = sum((shown - ran).values())
-    return [*lost, f"{log.name}: {more} cells of it did not run, as the journal says"] if more else lost
+    return [*lost, f"{log.name}: {counted(more, 'cell')} of it did not run, as the journal says"] if more else lost
 
 
 def _of_rows(events: Sequence[Event], rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -127,7 +127,7 @@ def approver(request: ChangeRequest) -> tuple[SigningKey, str]:
         if own:
             raise Refused(
                 f'target "{made.target}" is protected: somebody else approves a change than who makes it',
-                detail=f"{own[0].upper()}{own[1:]}.",
+                detail=f"{own}.",
                 state=_NOTHING,
                 hint=f"Have somebody else type: pgrunbook approve {made.run_id}",
             )

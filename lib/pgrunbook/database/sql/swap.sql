@@ -532,3 +532,12 @@ SELECT pg_catalog.md5(pg_catalog.concat_ws('|', c.relacl::text, c.relowner,
                                               AND d.refobjid IN (c.oid, c.reltype)))) AS digest
 FROM pg_catalog.pg_class AS c
 WHERE c.oid = %(oid)s
+
+-- name: relations
+-- a row is: a relation of a schema that has one of these names
+SELECT pg_catalog.pg_describe_object('pg_catalog.pg_class'::regclass, c.oid, 0) AS says
+FROM pg_catalog.pg_class AS c
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname = %(schema)s
+  AND c.relname = ANY (%(names)s::text[])
+ORDER BY c.relname
