@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -129,6 +130,7 @@ def test_a_protected_target_is_migrated_when_somebody_else_has_approved(
     assert (report.exit_code, report.problems) == (0, ())
 
 
+@pytest.mark.slow
 def test_nothing_is_executed_without_an_approval(target: Target, people: People, command: Command) -> None:
     """Of migrate alone as well; JSON tells what was approved, and requests what waits for whom."""
     made, code = run("migrate")
@@ -138,6 +140,8 @@ def test_nothing_is_executed_without_an_approval(target: Target, people: People,
         ("approval", "somebody else than the operator", f"pgrunbook approve {made.run_id}")
     ]
     people.are("bob")
+    code, _, err = command("approve", made.run_id)
+    assert (code, err.splitlines()[0]) == (2, "nobody is there to confirm the approval")
     one = printed(command, "approve", "approve", made.run_id, "--yes", "--expires", "30m")
     plan = events(made, "plan-frozen")[0]["digest"]
     assert (one["approver"], one["fingerprint"], one["digest"]) == ("bob@example.org", people.key_of("bob"), plan)
@@ -205,14 +209,18 @@ def test_outside_of_its_window_a_target_is_not_changed(closed: Target, command: 
 
 
 @pytest.mark.slow
-def test_an_emergency_opens_no_gate(project: Project, people: People) -> None:
+def test_an_emergency_opens_no_gate(project: Project, people: People, command: Command) -> None:
     """Nor does it leave out the rehearsal: it is refused as ever."""
     people.are("ann")
     target = project(folder={"0001_a.sql": "ALTER TABLE a RENAME TO b"}, protected=True)
     do(target, "CREATE TABLE a (id int PRIMARY KEY)")
     made, code = runbook.run("release", "demo", {"with_data": "false"}, emergency="orders fail, INC-77")
     assert (code, made.parts[1].says) == (3, "the plan has 1 gate that nobody has accepted")
-    assert events(made, "rehearsed") or events(made, "ways-back")
+    assert events(made, "ways-back")
+    waiting = printed(command, "requests", "requests")["requests"]
+    assert ("gates", ["0001_a:1"], f"pgrunbook accept {made.run_id}") in [
+        (one["waits_for"], one["what"], one["next"]) for one in waiting
+    ]
 
 
 @pytest.mark.slow
@@ -296,9 +304,21 @@ def test_automation_waits_for_its_approval(target: Target, people: People) -> No
         assert made is not None
         wait_until(lambda: not attempt.is_open(made))
         people.are("bob")
-        approved(made)
+        assert typed("0000", "approve", made.run_id) == 3
+        assert typed(made.run_id[-4:], "approve", made.run_id) == 0
         assert process.wait(PATIENCE_S) == 0, process.stderr.read() if process.stderr else ""
     assert rows(target, "SELECT count(*) FROM pg_attribute WHERE attname = 'm'") == [(1,)]
+
+
+def typed(answer: str, *arguments: str) -> int:
+    """Run a command on a terminal, where somebody answers; return its exit code."""
+    keyboard, terminal = os.openpty()
+    with pgrunbook(*arguments, stdin=terminal) as process:
+        os.write(keyboard, f"{answer}\n".encode())
+        process.communicate(timeout=PATIENCE_S)
+    os.close(keyboard)
+    os.close(terminal)
+    return process.returncode
 
 
 @pytest.mark.slow

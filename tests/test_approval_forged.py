@@ -172,7 +172,7 @@ FORGED: list[tuple[str, Callable[[Scene], None], str]] = [
     ("another server", lambda s: replaced(s, system_identifier="9"), "it is for database shop of system 9"),
     ("another database", lambda s: replaced(s, database="test"), "it is for database test of system 7123"),
     ("another plan", lambda s: replaced(s, of=("cd" * 32,)), f"it is for digest {'cd' * 8}, and this has {'ab' * 8}"),
-    ("a plan and more", lambda s: replaced(s, of=(PLAN, "rows in conflict: restore")), "it is for digest"),
+    ("a part of it", lambda s: replaced(s, of=("rows in conflict: restore",)), "it is for digest"),
     ("edited", edited, "its signature is not the one of bob@example.org over what it says: it was edited"),
     ("unsigned", unsigned, "its signature is of somebody else"),
     ("signed by another", by_carol, "its signature is of somebody else"),
@@ -218,6 +218,18 @@ def test_what_has_begun_may_be_finished(scene: Scene, lapse: Callable[[Scene], N
     """Neither an expiry nor a key that was revoked since leaves half of a change behind."""
     lapse(scene)
     assert scene.found(is_begun=True).counts is not None
+
+
+def test_who_approves_several_things_approves_each(scene: Scene) -> None:
+    """Not the other way: two things need an approval of both; nor does a digest of something else pass."""
+    both = replace(scene.subject, of=("column a", "column b"))
+    scene.approve(of=both)
+    ann = {scene.key("ann").public.fingerprint}
+    for of, counts in ((("column b",), True), (("column b", "column c"), False), (("column a", "column b"), True)):
+        found = approval.of(scene.run, replace(both, of=of), ann, protected=True)
+        assert (found.counts is not None) is counts
+    scene.rewrite(lambda s: s["subject"][0]["digest"].update(sha256=PLAN), signed_by="bob")
+    assert approval.of(scene.run, both, ann, protected=True).why.startswith("it is for digest")
 
 
 def test_the_first_of_two_approvers_is_enough(scene: Scene) -> None:

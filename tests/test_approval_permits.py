@@ -16,6 +16,7 @@ from pgrunbook.database.connection import Connection
 from pgrunbook.errors import Refused
 from pgrunbook.execute import permit
 from pgrunbook.execute.permit import Permit
+from pgrunbook.procedures import migrate
 from pgrunbook.runner import runbook
 from pgrunbook.seal import attempt, signers
 from pgrunbook.session import change_request, checks, parameters
@@ -55,11 +56,11 @@ def target(project: Project, people: People) -> Iterator[Target]:
     heres._end_earlier()
 
 
-def passed(here: Session, cell: str) -> None:
-    """Let a check of a notebook have passed, about "it"."""
+def passed(here: Session, cell: str, about: str = "it") -> None:
+    """Let a check of a notebook have passed."""
 
     def check(session: Session) -> None:
-        session.subject = frozenset({"it"})
+        session.subject = frozenset({about})
 
     check.__name__ = cell.replace("-", "_")
     checks.check(check)(here)
@@ -92,6 +93,32 @@ def test_no_permit_without_an_approval(way: str, target: Target, people: People)
             passed(here, needed)
         make(here, conn)
         assert len(events(here.run, "change-permitted")) == 1
+
+
+def test_a_plan_is_executed_when_somebody_else_has_approved_it(
+    project: Project, people: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused before the restore point, and by the execution itself where that was left out; then it goes on."""
+    people.are("ann")
+    target = project(folder={"0001_a.sql": "CREATE TABLE a (id int)"}, protected=True, restore_points=False)
+    made = runbook.start("migrate", "demo", {})
+    monkeypatch.chdir(made.folder)
+    here = migrate.begin(target="demo")
+    migrate.meet_the_target(here)
+    migrate.is_it_still_so(here)
+    with pytest.raises(Refused, match="this change is not approved"):
+        migrate.take_restore_point(here)
+    passed(here, "take-restore-point", *here.subject)
+    with pytest.raises(Refused, match="this change is not approved"):
+        migrate.execute_plan(here)
+    assert rows(target, "SELECT to_regclass('a') IS NULL") == [(True,)]
+    people.are("bob")
+    change_request.approve(change_request.to_approve(made.run_id), lasts=timedelta(hours=1))
+    people.are("ann")
+    migrate.take_restore_point(here)
+    migrate.execute_plan(here)
+    assert rows(target, "SELECT to_regclass('a') IS NULL") == [(False,)]
+    heres._end_earlier()
 
 
 @pytest.mark.slow

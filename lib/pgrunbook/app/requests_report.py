@@ -68,7 +68,8 @@ def _left_behind(made: Run, events: _Events) -> dict[tuple[str, str, str], Waiti
     columns = [e for e in events if e["event"] == acceptance.COLUMNS_SHOWN]
     accepted = {e["digest"] for e in events if e["event"] == acceptance.ACCEPTED}
     if columns:
-        open_ = [name for name, digest in columns[-1]["digests"].items() if digest not in accepted]
+        gone = {e["column"] for e in events if e["event"] == "contracted"}
+        open_ = [name for name, digest in columns[-1]["digests"].items() if digest not in accepted and name not in gone]
         following = f"pgrunbook run contract --target {made.target} -p accept={','.join(open_)}"
         since = str(columns[-1]["at"])
         found["contract", made.target, ""] = (
@@ -82,9 +83,9 @@ def _left_behind(made: Run, events: _Events) -> dict[tuple[str, str, str], Waiti
             found["swap", made.target, table] = _waiting(
                 made, "cut-over", made.operator, [table], str(event["at"]), following
             )
-        elif event["event"] in ("cut-over", "swap-ended") and made.runbook == "swap":
+        elif event["event"] in ("cut-over", "swap-ended") and event.get("procedure") == "swap":
             found["swap", made.target, table] = None
-        elif event["event"] in ("rollout-stands", "rollout-begun", "flag-removed", "stage-begun"):
+        elif event["event"] in ("rollout-stands", "rollout-begun", "stage-meant", "flag-removed"):
             name = str(event.get("name", ""))
             paused = event.get("standing") == "paused"
             following = f"pgrunbook run rollout --target {made.target} -p name={name} -p do=resume"

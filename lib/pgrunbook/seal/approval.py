@@ -160,7 +160,10 @@ def read(run: Run) -> list[Approval | Unreadable]:
 
 
 def forged(one: Approval, subject: ChangeSubject, team: Mapping[str, Signer]) -> str:
-    """Return why an approval does not say what it has to, or was not signed by somebody known; "" where it is good."""
+    """Return why an approval does not say what it has to, or was not signed by somebody known; "" where it is good.
+
+    Who has approved several things has approved each: of what a purge drops, some may be gone when it goes on.
+    """
     signatures = one.envelope.signatures
     signer = team.get(signatures[0].keyid) if len(signatures) == 1 else None
     if len(signatures) != 1 or signatures[0].keyid != one.fingerprint:
@@ -177,7 +180,7 @@ def forged(one: Approval, subject: ChangeSubject, team: Mapping[str, Signer]) ->
             f"it is for database {of.database} of system {of.system_identifier} (target {of.target}), and this is "
             f"{subject.database} of system {subject.system_identifier} (target {subject.target})"
         )
-    if sorted(of.of) != sorted(subject.of) or one.digest != subject.digest:
+    if not {*subject.of} <= {*of.of} or one.digest != of.digest:
         return f"it is for digest {one.digest[:16]}, and this has {subject.digest[:16]}"
     return ""
 
