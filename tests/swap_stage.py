@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import psycopg
 
+from acting import wait_until
 from pgrunbook.config.targets import Target
 from pgrunbook.database.checksums import TableName
 from pgrunbook.database.connection import Connection, connect
@@ -145,9 +146,10 @@ class TwinWriters:
     errors: list[str] = field(default_factory=list)
     stop: threading.Event = field(default_factory=threading.Event)
 
-    def go_on(self, seconds: float) -> None:
-        """Let them write on for a while."""
-        time.sleep(seconds)
+    def go_on(self, transactions: int) -> None:
+        """Let them write on, until they have committed as many more."""
+        ends = self.done + transactions
+        wait_until(lambda: self.done >= ends)
 
 
 @contextmanager

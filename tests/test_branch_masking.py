@@ -181,10 +181,8 @@ def test_what_lives_beside_a_masked_column_is_masked_too(
     target = declare(f'[shop.masking]\n"pair.{column}" = "hash"\n"typed.n" = "hash"')
     with source.connect(database="shop") as conn:
         conn.execute("DROP TABLE IF EXISTS public.pair, public.typed")
-        conn.execute(
-            "CREATE TABLE public.pair (id int PRIMARY KEY, mail text);"
-            "CREATE TABLE public.typed (id int PRIMARY KEY, n int)"
-        )
+        conn.execute("CREATE TABLE public.pair (id int PRIMARY KEY, mail text)")
+        conn.execute("CREATE TABLE public.typed (id int PRIMARY KEY, n int)")
         conn.execute("INSERT INTO public.pair SELECT n, 'both-' || n FROM generate_series(1, 50) AS n")
         conn.execute("INSERT INTO public.typed SELECT n, 70000 + n FROM generate_series(1, 50) AS n")
         conn.execute("DROP SCHEMA IF EXISTS pgrunbook CASCADE")

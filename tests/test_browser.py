@@ -24,7 +24,7 @@ Project = Callable[..., Target]
 CHROMIUM = shutil.which("chromium")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 FILES = {"0001_a.sql": "ALTER TABLE a ADD m int;\nALTER TABLE a RENAME n TO number"}
-BEFORE = "CREATE TABLE a (id int PRIMARY KEY, n int)"
+BEFORE = "CREATE TABLE a (id int PRIMARY KEY, n int); CREATE PUBLICATION sends FOR TABLE a"  # a gate for the rename
 PATIENCE_MS = 120_000
 
 pytestmark = [
@@ -74,7 +74,7 @@ def test_a_release_by_hand_leaves_the_record_that_automation_leaves(project: Pro
     assert "Cell `where-are-we`: Out of order: before it, is-it-still-so" in top(migrated)
     assert "The kernel was started 2 times." in top(migrated)
 
-    do(target, "DROP SCHEMA pgrunbook CASCADE; DROP TABLE a, schema_migrations")
+    do(target, "DROP SCHEMA pgrunbook CASCADE; DROP PUBLICATION sends; DROP TABLE a, schema_migrations")
     do(target, BEFORE)
     headless, code = run("release", accept="0001_a:2")
     assert code == 0

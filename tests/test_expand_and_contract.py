@@ -191,3 +191,25 @@ def test_a_change_of_type_is_contracted_too(project: Project, command: Command) 
     made, code = run("rollback")
     assert (code, made.status) == (3, Status.REFUSED)
     assert "has dropped public.nodes.pgrunbook_old_n, from which it would come back" in error(made)
+
+
+@pytest.mark.slow
+def test_a_table_of_this_very_release_is_changed_as_written_and_back(project: Project) -> None:
+    """Nobody uses it yet: nothing lives on beside its columns, and the way back is plain too, with what was written."""
+    target = project(
+        folder={
+            "0001_a.sql": "CREATE TABLE orders (id serial PRIMARY KEY, cpu int, ip text)",
+            "0002_b.sql": "ALTER TABLE orders ALTER COLUMN cpu TYPE bigint",
+            "0003_c.sql": "ALTER TABLE orders RENAME COLUMN ip TO address",
+        }
+    )
+    assert run("release")[1] == 0
+    do(target, "INSERT INTO orders (cpu, address) SELECT i, 'x' FROM generate_series(1, 3000) AS i")
+    made, code = run("rollback", migrations="2")
+    assert code == 0, error(made)
+    columns = (
+        "SELECT attname::text, format_type(atttypid, atttypmod) FROM pg_attribute"
+        " WHERE attrelid = 'orders'::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum"
+    )
+    assert rows(target, columns) == [("id", "integer"), ("cpu", "integer"), ("ip", "text")]
+    assert rows(target, "SELECT count(*), sum(cpu), count(ip) FROM orders") == [(3000, 4501500, 3000)]

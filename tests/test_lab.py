@@ -52,6 +52,7 @@ def test_who_saves_over_a_record_is_told_why_not(project: Project, tmp_path: Pat
         lab.before_save({"type": "file"}, str(file), contents)
 
 
+@pytest.mark.slow
 def test_the_page_of_a_run_is_the_list_of_its_steps(
     project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

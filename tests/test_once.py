@@ -105,6 +105,7 @@ def kept(made: Run) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in made.folder.iterdir() if path.suffix in (".csv", ".json")}
 
 
+@pytest.mark.slow
 def test_who_wants_a_step_repeated_says_so(done: Run) -> None:
     """Then the database says what of it is to be done: here nothing; and it counts for one time."""
     here = migrate.begin(target="demo")
@@ -118,6 +119,7 @@ def test_who_wants_a_step_repeated_says_so(done: Run) -> None:
     assert "done before" in (done.folder / "migrate-steps.csv").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("done")
 def test_another_plan_is_another_step() -> None:
     """What was executed is the plan of then: one that is frozen later in the same run is executed."""

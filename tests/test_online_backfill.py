@@ -107,6 +107,25 @@ def test_filled_column_is_emptied_in_the_same_way(target: Target) -> None:
     assert rows(target, "SELECT count(cents) FROM orders") == [(0,)]
 
 
+def test_order_is_chosen_by_facts_and_tried_where_no_update_is_hot(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the trial does is done; a second run of the same name goes on with what is left."""
+    monkeypatch.setattr(batch_order, "SMALL_ROWS", 100)
+    with working(target) as conn:
+        made = resolve(conn, "orders", CENTS)
+        found = batch_order.facts(conn, made)
+        chosen = batch_order.decided(made, found, "auto")
+        assert (found.is_indexed, chosen and chosen.by_pages) == (False, True)
+        do(target, "CREATE INDEX ON orders (abs(cents))")
+        assert batch_order.decided(made, batch_order.facts(conn, made), "auto") is None
+        done = filled(conn, made)
+        assert [name for name, _ in done.order.measured] == ["by pages", "by key"]
+        assert done.rows == 2572
+        assert backfill.proof(conn, made, statement_timeout_ms=30_000, in_sync=False) == 0
+    assert left(target) == 0
+
+
 @pytest.mark.parametrize(
     ("made", "columns", "key"),
     [

@@ -20,11 +20,12 @@ from pgrunbook.seal.evidence import FIELDS
 Project = Callable[..., Target]
 Command = Callable[..., tuple[int, str, str]]
 DOCS = {name: (ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("records.md", "evidence.md")}
+GUIDE = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8").partition("## Records\n")[2]
 
 
-def typed(name: str) -> list[str]:
+def typed(text: str) -> list[str]:
     """The command lines in the blocks of a page."""
-    blocks = re.findall(r"```\n(.*?)```", DOCS[name], re.S)
+    blocks = re.findall(r"```\n(.*?)```", text, re.S)
     return [line.partition("  #")[0].strip() for block in blocks for line in block.splitlines() if line.strip()]
 
 
@@ -49,8 +50,8 @@ def test_each_line_of_the_pages_does_what_it_says(
     monkeypatch.chdir(tmp_path)
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "bob"], check=True)
     done = []
-    for name in DOCS:
-        for line in typed(name):
+    for text in DOCS.values():
+        for line in typed(text):
             last = runs.folders()[-1].name if runs.folders() else ""
             words = shlex.split(line.replace(" RUN", f" {last}"))
             if "revoke" in words:
@@ -60,3 +61,7 @@ def test_each_line_of_the_pages_does_what_it_says(
             done.append(line)
     assert len(done) >= 10
     assert command("verify", "--files", "--target", "demo")[0] == 0
+    for line in typed(GUIDE)[1:]:  # the key is there
+        code, _, err = command(*shlex.split(line.replace(" RUN", f" {runs.folders()[-1].name}"))[1:])
+        assert code == 0, (line, err)
+    assert len(typed(GUIDE)) == 3

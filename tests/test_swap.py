@@ -10,6 +10,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -39,7 +40,7 @@ MANY = """
 INSERT INTO orders (customer, total, note) SELECT n % 50, n / 7.0, 'o' || n FROM generate_series(501, 100000) AS n;
 """
 LEFT = """SELECT c.relname FROM pg_class AS c
-WHERE c.relnamespace = 'pgrunbook'::regnamespace AND c.relname ~ '^(swap|changes)_[0-9a-f]'"""
+WHERE c.relnamespace = to_regnamespace('pgrunbook') AND c.relname ~ '^(swap|changes)_[0-9a-f]'"""
 COUNTED = "SELECT count(*), sum(id), sum(total), count(DISTINCT id) FROM orders"
 MOST_KILLS, MOST_CRASHES = 8, 4
 TYPE = "SELECT format_type(atttypid, NULL) FROM pg_attribute WHERE attrelid = 'orders'::regclass AND attname = 'id'"
@@ -265,3 +266,48 @@ def test_swap_whose_table_was_dropped_can_be_taken_away(target: Target) -> None:
     made, code = run("swap", table="public.orders", do="abandon")
     assert (code, made.status) == (0, Status.DONE)
     assert rows(target, LEFT) == []
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("target")
+def test_cut_over_waits_for_its_time() -> None:
+    """Meanwhile it catches up; a time without zone, and what is no time, are refused before anything is made."""
+    for wrong in ("tomorrow", "2026-12-01T03:00:00"):
+        made, code = run("swap", table="orders", cutover=wrong)
+        assert (code, made.status) == (2, Status.FAILED)
+        assert f'cutover is "{wrong}"' in error(made)
+    moment = datetime.now(UTC) + timedelta(seconds=8)
+    made, code = run("swap", table="orders", cutover=moment.isoformat())
+    assert (code, made.status) == (0, Status.DONE)
+    (cut_over,) = events(made, "cut-over")
+    assert datetime.fromisoformat(cut_over["at"]) >= moment
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("given", "code", "told"),
+    [
+        ({}, 2, "swap needs a table"),
+        ({"table": "nothing"}, 2, "there is no table nothing"),
+        ({"table": "orders", "do": "back"}, 3, "cannot swap table public.orders back: no swap of it was begun"),
+        ({"table": "orders", "do": "finish"}, 3, "cannot drop the old table of the swap of public.orders: no swap"),
+        ({"table": "orders", "shape": "ALTER TABLE {table} ADD COLUMN x nope"}, 1, 'type "nope" does not exist'),
+    ],
+)
+def test_wrong_input_is_named_and_changes_nothing(target: Target, given: dict[str, str], code: int, told: str) -> None:
+    """Before the first statement that changes anything."""
+    made, ended = run("swap", **given)
+    assert (ended, told in error(made)) == (code, True), error(made)
+    assert "State: Nothing changed in the database." in error(made)
+    assert rows(target, LEFT) == []
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("target")
+def test_another_shape_while_a_swap_is_at_work_is_refused() -> None:
+    """It names the shape that is at work, and how to take it away."""
+    run("swap", table="orders", shape=WIDER, cutover="postponed")
+    made, code = run("swap", table="orders", shape="ALTER TABLE {table} SET (fillfactor = 50)")
+    assert code == 2
+    assert f"Its shape: {WIDER}" in error(made)
+    assert "pgrunbook run swap --target demo -p table=public.orders -p do=abandon" in error(made)

@@ -498,6 +498,19 @@ def test_an_earlier_attempts_notebook_that_is_overwritten_is_found(records: Reco
     assert problem.says == "01-prepare.ipynb of the attempt that line 2 seals is not there as it was"
 
 
+@pytest.mark.parametrize("name", ["one", "open"])
+@pytest.mark.parametrize("tamper", [journal_written_anew, journal_line_deleted])
+def test_a_run_whose_journal_was_changed_is_not_gone_on_with(
+    records: Records, name: str, tamper: Callable[[Records], None]
+) -> None:
+    """Sealed or killed: what its last line says of the journal has to be so, also where that is right in itself."""
+    other = Records(records.outputs, {"one": records.runs[name]}, records.key)
+    tamper(other)
+    with pytest.raises(WrongInput) as caught:
+        attempt.begin(records.runs[name])
+    assert "is not as it was when line" in caught.value.message
+
+
 def test_what_a_folder_remembers_of_its_line_may_be_lost(records: Records) -> None:
     """The ledger knows it: the run goes on as it would have."""
     (records.folder("one") / attempt.MARK_FILE).unlink()

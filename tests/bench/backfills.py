@@ -27,6 +27,7 @@ from pgrunbook.online.backfill import proof, resolve
 from pgrunbook.online.backfill_run import BackfillRun
 from pgrunbook.online.bad_rows import BadRows
 from pgrunbook.online.throttle import ThrottleGoals, throttled
+from pgrunbook.procedures.backfill import FIRST_ROWS
 
 ROWS, TRAFFIC_ROWS, GUIDE_ROWS = 1_000_000, 500_000, 200_000
 CLIENTS, CAPACITY_S, CALM_S = 8, 4, 6
@@ -163,7 +164,7 @@ def _ours(conn: Connection) -> Cost:
         with own.transaction(), own.as_target():
             own.execute(made.fill.installation().encode())
         took_ms: list[float] = []
-        with throttled(target, own, "public", "filled", rows=1_000, run_id="bench",
+        with throttled(target, own, "public", "filled", rows=FIRST_ROWS, run_id="bench",
                        goals=ThrottleGoals()) as throttle:  # fmt: skip
             real = throttle.worked
 

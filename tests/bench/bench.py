@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import backfills
 import branching
 import breakdown
 import diffs
@@ -36,7 +37,7 @@ WRITTEN = ROOT / "BENCHMARKS.md"
 DEMO_GOAL_S = 60
 DEMO_ROWS = 200_000
 KEPT_ROWS = 100_000
-WAYS_BACK_ROUNDS = 5
+WAYS_BACK_ROUNDS = BACKFILL_ROUNDS = 5
 SNAPSHOT_GOAL = 0.6
 ALEMBIC_GOAL = 1.5
 
@@ -99,6 +100,8 @@ def on_one_server(site: Ground, plain: Path, asked: argparse.Namespace) -> list[
         "a look of the monitor": lambda: watching.watching(site),
         "a swap": lambda: swapping.swapping(site, asked.keeps),
         "traffic": lambda: traffic.traffic(site),
+        "a backfill": lambda: backfills.backfills(site, min(asked.rounds, BACKFILL_ROUNDS)),
+        "a backfill beside traffic": lambda: backfills.beside_traffic(site, asked.keeps),
     }
     parts = []
     for name, section in sections.items():

@@ -82,7 +82,7 @@ def end(made: Run, code: int, *, quiet: bool = False, as_json: bool = False) -> 
         from pgrunbook.app import run_report
         from pgrunbook.session import acceptance
 
-        ended = run_report.ended(made, code, following, acceptance.open_gates(made) if code else ())
+        ended = run_report.ended(made, code, following, acceptance.open_gates(made))
         sys.stdout.write(ended.model_dump_json(indent=1) + "\n")
     elif code or not quiet:
         sys.stderr.write(f"{made.status}: {made.folder}\n" + (f"{following}\n" if following else ""))

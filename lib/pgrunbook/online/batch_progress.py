@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from psycopg import sql
 from psycopg.rows import dict_row
 
 from pgrunbook.database.connection import Connection
@@ -23,6 +24,19 @@ class BatchProgress:
     rows: int
     is_done: bool
     started_at: str
+
+
+def limit(conn: Connection, lock_timeout_ms: int, statement_timeout_ms: int) -> None:
+    """Set the timeouts, ISO dates, which every session reads alike, and the isolation level of the tracker.
+
+    A batch is too short to be compiled.
+    """
+    conn.execute(
+        sql.SQL(
+            "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = {};"
+            " SET LOCAL statement_timeout = {}; SET LOCAL DateStyle = ISO; SET LOCAL jit = off"
+        ).format(sql.Literal(lock_timeout_ms), sql.Literal(statement_timeout_ms))
+    )
 
 
 def begin(

@@ -201,7 +201,7 @@ class _Loop:
         return before, after
 
     def _open(self) -> BatchProgress | None:
-        _set_locally(self.conn, self.lock_timeout_ms, self.statement_timeout_ms)
+        batch_progress.limit(self.conn, self.lock_timeout_ms, self.statement_timeout_ms)
         return batch_progress.read(self.conn, self.name)
 
     def _rows(self, before: BatchProgress) -> int:
@@ -383,16 +383,3 @@ class _Loop:
                 state="Nothing changed in the last transaction; the batches before it are committed.",
                 hint="Compare the rows with what you expect, or roll the migration back; then begin it again.",
             )
-
-
-def _set_locally(conn: Connection, lock_timeout_ms: int, statement_timeout_ms: int) -> None:
-    """Set the timeouts, ISO dates, which every session reads alike, and the isolation level of the tracker.
-
-    A batch is too short to be compiled.
-    """
-    conn.execute(
-        sql.SQL(
-            "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = {};"
-            " SET LOCAL statement_timeout = {}; SET LOCAL DateStyle = ISO; SET LOCAL jit = off"
-        ).format(sql.Literal(lock_timeout_ms), sql.Literal(statement_timeout_ms))
-    )

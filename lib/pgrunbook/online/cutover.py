@@ -28,7 +28,7 @@ from pgrunbook.database import lock_wait
 from pgrunbook.database.connection import Connection, transaction
 from pgrunbook.database.lock_wait import LockRequest
 from pgrunbook.database.queries import rows
-from pgrunbook.errors import Blocked, Refused
+from pgrunbook.errors import Blocked, Broken, Refused
 from pgrunbook.online import carried, change_log, swap_build, swap_shape, swap_store, swap_sync
 from pgrunbook.online.change_log import of_live
 from pgrunbook.online.swap_store import SCHEMA, SwapSide, SwapState, TableSwap
@@ -78,9 +78,12 @@ def cut_over(
     for attempt in range(1, attempts + 1):
         swap_sync.catch_up(conn, swap)
         refuse_changed(conn, swap)
+        partitions = _partitions(conn, swap)
+        if len(partitions) > 1:  # ATTACH brings rows that no trigger has noted
+            swap_sync.refuse_difference(swap, swap_sync.compare(conn, swap))
         _until_free(conn, swap, patience_ms=max(0.0, (patience_ends - time.monotonic()) * 1000))
         try:
-            return _once(conn, swap, keep_hours, attempt, target.lock_timeout_ms)
+            return _once(conn, swap, keep_hours, attempt, target.lock_timeout_ms, partitions)
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected, psycopg.errors.QueryCanceled) as exc:
             told = exc.diag.message_primary or str(exc)
         except GivenBackError as exc:
@@ -113,6 +116,19 @@ def refuse_changed(conn: Connection, swap: TableSwap) -> None:
             raise _changed(swap, f"{', '.join(missing)} was added, and the new table lacks it")
 
 
+def _refuse_switched_off(conn: Connection, swap: TableSwap) -> None:
+    """Raise Broken where somebody has switched our trigger off: what was written since is not in the log."""
+    found = rows(conn, "relations", "switched_off", function=f"note_{swap.changes}")
+    if found:
+        raise Broken(
+            f"cannot cut over: not every change of table {swap.table.label} was noted",
+            detail=f'Somebody has switched trigger "{found[0]["name"]}" off, and on again perhaps.',
+            state="Nothing changed; the live table is as the application has written it.",
+            hint="The other table may lack rows: finish the swap where the new table is the live one, else take it away"
+            " and begin again.",
+        )
+
+
 def _changed(swap: TableSwap, why: str) -> Refused:
     return Refused(
         f"cannot cut over: table {swap.table.label} was changed since the swap was begun",
@@ -121,12 +137,28 @@ def _changed(swap: TableSwap, why: str) -> Refused:
     )
 
 
-def _once(conn: Connection, swap: TableSwap, keep_hours: float, attempt: int, lock_timeout_ms: int) -> TableCutover:
+def _partitions(conn: Connection, swap: TableSwap) -> list[int]:
+    """Return the tables that hold the rows of the live one."""
+    oid = conn.oid_of("regclass", str(swap.table))
+    return [int(row["relation"]) for row in rows(conn, "swap", "pages", oid=oid)]
+
+
+def _once(
+    conn: Connection,
+    swap: TableSwap,
+    keep_hours: float,
+    attempt: int,
+    lock_timeout_ms: int,
+    partitions: Sequence[int],
+) -> TableCutover:
     """Try once, in one transaction; what can be done before the locks is done before them."""
     with transaction(conn, lock_timeout_ms=lock_timeout_ms, statement_timeout_ms=WORK_TIMEOUT_MS):
         conn.execute("SET LOCAL jit = off")
         # Nobody changes the table from here on, and nobody is hindered: it is the mode of VACUUM.
         conn.execute(sql.SQL("LOCK TABLE {} IN SHARE UPDATE EXCLUSIVE MODE").format(change_log.whole(conn, swap.table)))
+        _refuse_switched_off(conn, swap)
+        if _partitions(conn, swap) != partitions:
+            raise GivenBackError("a partition came or went just then")
         live = conn.oid_of("regclass", str(swap.table)) or 0
         requests, seen = list(_requests(conn, swap, live)), _seen(conn, live)
         after, script = _exchange(conn, swap, live)

@@ -32,6 +32,7 @@ from pgrunbook.session.parameters import Backfill
 from pgrunbook.session.session import Session
 
 BAD_FILE = "rows-that-cannot-be-filled"
+FIRST_ROWS = 200  # of the first batch; each is at most a fifth larger than the one before
 
 
 def begin(**given: object) -> Session:
@@ -143,7 +144,7 @@ def fill_the_rows(here: Session) -> Table:
     with (
         _at_work(here) as conn,
         throttled(
-            here.target, conn, made.table.schema, made.table.name, rows=here.target.batch_rows,
+            here.target, conn, made.table.schema, made.table.name, rows=min(FIRST_ROWS, here.target.batch_rows),
             run_id=here.run.run_id, goals=views.goals(here.parameters),
             on_wait=lambda brake: here.journal("batches-wait", why=brake.name, told=brake.told),
             on_pause=lambda order: here.journal("batches-paused", by=order.asked_by, reason=order.reason),

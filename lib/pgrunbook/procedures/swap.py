@@ -34,6 +34,11 @@ from pgrunbook.session.session import Session
 
 NOW, POSTPONED = "now", "postponed"
 REPLAY_EVERY_S = 1.0
+WORDS = {
+    "back": "swap table {} back",
+    "finish": "drop the old table of the swap of {}",
+    "abandon": "take the swap of {} away",
+}
 STATES = {
     SwapState.COPYING: "Table {} is as it was, and its changes are noted; the new table holds part of its rows.",
     SwapState.BUILDING: "Table {} is as it was, and its changes are noted; the new table is not ready yet.",
@@ -249,8 +254,11 @@ def _refuse_state(here: Session, name: TableName, swap: TableSwap | None, choice
         return  # it was done, and the run goes on
     if do in wanted and (swap is None or swap.state not in wanted[do]):
         raise Refused(
-            f"cannot {do} a swap of table {name.label}: {'there is none' if swap is None else f'it is {swap.state}'}",
-            hint=swap_views.then(here.target.name, swap) if swap is not None else "Begin one: do is swap.",
+            f"cannot {WORDS[do].format(name.label)}: "
+            f"{'no swap of it was begun' if swap is None else f'it is {swap.state}'}",
+            hint=swap_views.then(here.target.name, swap)
+            if swap is not None
+            else swap_views.command(here.target.name, name, "swap"),
         )
     is_at_work = swap is not None and not swap.state.is_over
     if is_at_work and choice.shape and swap is not None and choice.shape != swap.plan.shape:

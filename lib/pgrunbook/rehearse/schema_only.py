@@ -218,14 +218,15 @@ class _Proofs:
                 if self.schema.has_ours:
                     copy_records.copy(self.rows_conn, conn, [copy_records.KEPT])
                 for number, change in enumerate(changes):
+                    so_far = changes[: number + 1]
                     execute(branch, conn, histories.read(conn, branch), change, log, is_empty=True)
                     before = after[-1] if after else self.plain.before
                     if not all(
-                        self._there_and_back(branch, conn, change, how, before, log) for how in self._untried(change)
+                        self._there_and_back(branch, conn, so_far, how, before, log) for how in self._untried(change)
                     ):
                         break  # the branch is in between: again from the start, without this way back
                     after.append(snapshot(conn, leave_out=self.left))
-                    told = self._declared(conn, changes[: number + 1], after[-1])
+                    told = self._declared(conn, so_far, after[-1])
                     if told is None:
                         is_asked = True
                         break  # again from the start, when it is known what differs each time
@@ -260,8 +261,7 @@ class _Proofs:
         differences = diff(self.plain.after[len(changes) - 1], found)
         by_form = [declared for change in changes for one in change.statements for declared in one.differs]
         told = [*by_form, *named(conn, self.moved)]
-        other = [d for d in differences if not is_declared(d, told)]
-        if other and not self.volatile:
+        if (other := [d for d in differences if not is_declared(d, told)]) and not self.volatile:
             return None
         if other:
             volatile = self.volatile[len(changes) - 1]
@@ -307,28 +307,25 @@ class _Proofs:
         return (how for how in self._ways(change) if (change.migration, how) not in self.tried)
 
     def _there_and_back(
-        self, branch: Target, conn: Connection, change: Change, how: WayBack, before: Snapshot, log: Journal
+        self, branch: Target, conn: Connection, changes: Sequence[Change], how: WayBack, before: Snapshot, log: Journal
     ) -> bool:
-        """Take an applied migration down and up again; return whether the branch is where it was."""
-        key = (change.migration, how)
+        """Take the last of the applied migrations down and up again; return whether the branch is where it was."""
+        change, key = changes[-1], (changes[-1].migration, how)
         try:
             planned = self._planned(conn, change, how)
         except NoWayError as reason:
             self.tried[key] = str(reason)
             return True
         try:
-            own = histories.read(conn, branch)
-            execute(branch, conn, own, planned.change, log, direction="down", is_empty=True)
+            execute(branch, conn, histories.read(conn, branch), planned.change, log, direction="down", is_empty=True)
             found = diff(before, snapshot(conn, leave_out=self.left))
-            differs = tuple(_needed([*planned.differs, *_of_forms(change)], found))
-            other = [d.line() for d in found if not is_declared(d, differs)]
-            if other:
+            differs = tuple(_needed([*planned.differs, *_of_forms(changes)], found))
+            if other := [d.line() for d in found if not is_declared(d, differs)]:
                 raise NoWayError(f"it ends in another schema: {'; '.join(other[:5])}")
             self.moved += followed(conn, differs)
             execute(branch, conn, histories.read(conn, branch), change, log, again=True, is_empty=True)
         except (NoWayError, StatementFailed) as exc:
-            reason_ = why(exc) if isinstance(exc, StatementFailed) else str(exc)
-            self.tried[key] = reason_
+            self.tried[key] = why(exc) if isinstance(exc, StatementFailed) else str(exc)
             return False
         self.tried[key] = replace(planned, differs=differs)
         return True
@@ -348,9 +345,12 @@ def _needed(declared: Sequence[Declared], found: Sequence[Difference]) -> Iterat
             yield each
 
 
-def _of_forms(change: Change) -> Iterator[Declared]:
-    """Yield the schema's differences by safe forms: some are still there when the migration is taken back."""
-    return (each for one in change.statements for each in one.differs if is_of_schema(each))
+def _of_forms(changes: Sequence[Change]) -> Iterator[Declared]:
+    """Yield differences by safe forms that may stay when the last change is taken back; of those before it, orders."""
+    found = ((change, each) for change in changes for one in change.statements for each in one.differs)
+    return (
+        each for change, each in found if each.kind == "column order" or (change is changes[-1] and is_of_schema(each))
+    )
 
 
 def not_led_back(how: WayBack, reason: str) -> str:

@@ -54,7 +54,7 @@ SEES_ALL = "Let a role run it that the policies do not filter."
 _OF_ROWS = (ast.SelectStmt, *DML)
 FORMS: tuple[Form, ...] = (
     indexes.create, indexes.drop, indexes.reindex, refresh.concurrently, partitions.attach, partitions.create,
-    partitions.detach, shadow_column.change, alter_table.in_parts, update_delete.in_batches,
+    partitions.detach, shadow_column.back, shadow_column.change, alter_table.in_parts, update_delete.in_batches,
     rename_column.back, rename_column.beside,
 )  # fmt: skip
 
@@ -118,7 +118,7 @@ class Expander:
             self._is_back,
         )  # fmt: skip
         is_fresh = self._names.are_fresh(node)
-        if not is_fresh and rename_column.taken_back(case) is None:
+        if not is_fresh and _taken_back(case) is None:
             unfinished.refuse(case)
         parts = self._parts(node)
         beyond = outside.find(self._facts, tree(statement.sql))
@@ -150,8 +150,8 @@ class Expander:
 
         Give up a form whose pair would not outlive the release: a later statement of it changes one of the two.
         """
-        gone = rename_column.taken_back(case)
-        if gone is not None and found.form == rename_column.BACK:
+        gone = _taken_back(case)
+        if gone is not None and found.form in (rename_column.BACK, shadow_column.BACK):
             self._shadows.remove(gone)
         one = rename_column.shadow(case) if found.form == rename_column.FORM else None
         one = shadow_column.shadow(case) if found.form == shadow_column.FORM else one
@@ -350,6 +350,11 @@ def _locked_table(expansion: Expansion, facts: Facts) -> str:
         return ""
     table = facts.relation(node.relation) if node.relation is not None else None
     return "" if table is None else table.sql
+
+
+def _taken_back(case: Case) -> shadows.Shadow | None:
+    """Return the shadow that a statement takes back, None where it does not."""
+    return rename_column.taken_back(case) or shadow_column.taken_back(case)
 
 
 def _is_nameless(node: object) -> bool:

@@ -11,7 +11,7 @@ What reads the columns of the table by their order (SELECT *, INSERT without nam
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +33,7 @@ from pgrunbook.sql.deparse import alter_table, changed, command, expression, hel
 from pgrunbook.sql.tree import column_names, dotted_name, quoted
 
 A = enums.AlterTableType
-FORM = "shadow-column"
+FORM, BACK = "shadow-column", "shadow-column-back"
 _LONGEST = 63
 
 
@@ -75,6 +75,62 @@ def change(case: Case) -> Expansion | None:
     )
 
 
+def back(case: Case) -> Expansion | None:
+    """ALTER COLUMN ... TYPE to the type that lives beside it -> that column takes its place again; for a way back."""
+    gone = taken_back(case)
+    table = case.facts.relation(case.node.relation) if gone is not None else None
+    if gone is None or table is None:
+        return None
+    columns, sync = case.facts.columns(table), ColumnSync(gone.sync_name, gone.table)
+    column, old = columns[gone.column_name], columns[gone.shadow_name]
+    comes, loop_key = shadow_names(table, column.name)[0], case.facts.loop_key(table)
+    pair = ColumnPair(old.name, column.name, old.type, column.type)
+    move = ColumnMove(
+        table, column_dependents.read(case.facts.conn, table, column), old.name, comes, sync, pair, case.facts.version,
+        loop_key.columns if loop_key is not None else (), column.default,
+    )  # fmt: skip
+    says = f"{old.name} holds what {column.name} has, also what was written since."
+    steps = tuple(_returned(move, sync, gone))
+    return Expansion(case.statement, BACK, says, steps, cleanup=tuple(move.cleanup()))
+
+
+def taken_back(case: Case) -> Shadow | None:
+    """Return the shadow that a change of type takes back, on the way back of a migration; None for any other one."""
+    found = _changed(case)
+    if found is None or not case.is_back:
+        return None
+    table, columns, cmd = found
+    for one in case.shadows:
+        there = (one.table_schema, one.table_name, one.column_name)
+        if one.kind == "type change" and there == (table.schema, table.name, cmd.name) and one.shadow_name in columns:
+            made = _type(case, cmd.def_)
+            return one if made is not None and made[1] == columns[one.shadow_name].type else None
+    return None
+
+
+def _changed(case: Case) -> tuple[Relation, Mapping[str, Column], Any] | None:
+    """Return the table, its columns and the command of a statement that changes one type, and only that."""
+    node = case.node
+    if not isinstance(node, ast.AlterTableStmt) or node.objtype != enums.ObjectType.OBJECT_TABLE:
+        return None
+    table = case.facts.relation(node.relation)
+    if table is None or len(node.cmds) != 1 or node.cmds[0].subtype != A.AT_AlterColumnType:
+        return None
+    return table, case.facts.columns(table), node.cmds[0]
+
+
+def _returned(move: ColumnMove, sync: ColumnSync, gone: Shadow) -> list[SafeStep]:
+    """Return the steps by which the old column takes its place again, and the new one is dropped."""
+    tried = SafeStep(
+        sync.proof(move.pair, move.key),
+        f"Try whether each row has a value that can be {move.pair.old_type} again; reads and writes go on.",
+        quick=False,
+    )
+    drop = alter_table(move.table.identifier, f"DROP COLUMN {name(move.leaves_as)}")
+    says = f"{move.comes} becomes {move.column} again, with all that hangs on it; the new column is dropped."
+    return [tried, *move.steps(ends=[sync.removal(), drop, gone.removal()], says=says)]
+
+
 def shadow(case: Case) -> Shadow | None:
     """Return the column that a change of type in this form leaves beside the new one, None for any other statement."""
     found = parts(case)
@@ -99,6 +155,8 @@ def parts(case: Case) -> TypeChangeParts | str | None:
         return "the statement does more than that: give each change of type one of its own"
     if column is None:
         return None
+    if case.is_off or case.is_back:
+        return "its safe form is switched off" if case.is_off else "it takes back one that ran as it is written"
     because = column_dependents.refused(case.facts.conn, table, column.name, last=LAST)
     return "; ".join(because) if because else _taken_apart(case, table, column, cmd, defaults)
 
@@ -214,18 +272,7 @@ class _Form:
 
     def way_back(self) -> list[SafeStep]:
         """Return the steps of the way back."""
-        found, move = self.found, self.back
-        drop = alter_table(found.table.identifier, f"DROP COLUMN {name(found.pair.new)}")
-        ends = [found.sync.removal(), drop, _registered(self.case, found).removal()]
-        says = (
-            f"{found.parked} becomes {found.column.name} again, with all that hangs on it; the new column is dropped."
-        )
-        tried = SafeStep(
-            found.sync.proof(move.pair, move.key),
-            f"Try whether each row has a value that can be {found.column.type} again; reads and writes go on.",
-            quick=False,
-        )
-        return [tried, *move.steps(ends=ends, says=says)]
+        return _returned(self.back, self.found.sync, _registered(self.case, self.found))
 
     def differs(self) -> list[Declared]:
         """Return what differs from the plain change: until contract, and the order of columns, which stays so."""

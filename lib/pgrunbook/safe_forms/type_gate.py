@@ -29,6 +29,8 @@ def find(case: Case, table: Relation) -> Gate | None:
         return _gate(f"code that reads {names} of type {table.sql} gets another type as soon as it commits", _BESIDE_IT)
     cost = type_cost.of(case, table)
     if cost.rewrites:
+        if shadow_column.taken_back(case) is not None:
+            return None
         form = shadow_column.parts(case)
         if isinstance(form, shadow_column.TypeChangeParts):
             return None

@@ -57,11 +57,14 @@ def refuse_unsigned(target: str, *, protected: bool) -> None:
 def begin(run: Run, *, protected: bool = False) -> Line:
     """Open an attempt of a run: the ledger says so before anything is done.
 
-    Raises RecordFailed when the ledger cannot be written, and as :func:`refuse_unsigned`.
+    Raises RecordFailed when the ledger cannot be written, WrongInput where the journal is not as the run's last line
+    says, and as :func:`refuse_unsigned`.
     """
     refuse_unsigned(run.target, protected=protected)
     file = ledger.path(run.folder.parent)
     continues = standing(run).get("seq")
+    if continues is not None:
+        _refuse_altered(run, ledger.last_of(file, run.run_id))
     facts = predicate.of_opening(run, protected=protected, continues=continues)
     line = ledger.append(file, OPENED, run.run_id, subjects.journal_only(run), facts, signing_key.load())
     run.journal.write("ledger-opened", ledger=line.ledger, seq_of_line=line.seq, sha256=line.sha256)
@@ -157,6 +160,18 @@ def write_late(run: Run, event: str, **facts: object) -> None:
     """Write an event into the journal of a run that may be sealed already. Raises as :func:`addition`."""
     with addition(run):
         run.journal.write(event, **facts)
+
+
+def _refuse_altered(run: Run, line: Line | None) -> None:
+    told = line.predicate.get("journal") if line is not None else None
+    if line is None or not isinstance(told, dict):
+        return
+    if subjects.digest(run.journal.path, int(told["bytes"])) != told["sha256"]:
+        raise WrongInput(
+            f"the journal of run {run.run_id} is not as it was when line {line.seq} of the ledger was written",
+            detail=f"The first {told['bytes']} bytes of {run.journal.path} have another sha256.",
+            hint=regular_file.UNREADABLE_HINT,
+        )
 
 
 def _closed(run: Run, facts: Mapping[str, Any], key: SigningKey | None) -> Line:
