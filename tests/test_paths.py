@@ -55,4 +55,6 @@ def test_a_project_needs_no_notebooks_of_its_own(monkeypatch: pytest.MonkeyPatch
     assert (paths.shipped("runbooks", "release.yaml"), runbook.load("release").title) == (own, "ours")
     with pytest.raises(WrongInput) as caught:
         runbook.load("nothing")
-    assert caught.value.detail.startswith("Runbooks: release, restore, restore-drill, rollback. ")
+    assert caught.value.detail.startswith(
+        "Runbooks: backfill, contract, release, restore, restore-drill, rollback, rollout, swap. "
+    )

@@ -15,6 +15,7 @@ from psycopg import sql
 from pgrunbook.database import foreign_code, health, locks, queries, shadows, step_log
 from pgrunbook.database.connection import Connection
 from pgrunbook.display.units import human
+from pgrunbook.errors import Refused
 
 Kind = Literal[
     "invalid index", "constraint not validated", "sequence behind its column", "sequence not checked",
@@ -127,7 +128,10 @@ def _helpers(conn: Connection) -> Iterator[Remnant]:
 
     What lives beside a column until contract is no leftover.
     """
-    wanted = {one.name for one in shadows.objects(conn, shadows.read(conn))}
+    try:
+        wanted = {one.name for one in shadows.objects(conn, shadows.read(conn))}
+    except Refused:
+        wanted = set()  # somebody else's schema has the name of ours, which is told as such: its registry counts not
     rows = [row for row in queries.rows(conn, "leftovers", "helpers") if row["full_name"] not in wanted]
     if not rows:
         return

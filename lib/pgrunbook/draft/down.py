@@ -23,15 +23,15 @@ from pgrunbook.database.inverse_log import RecordedInverse
 from pgrunbook.draft import missing_rows
 from pgrunbook.draft.build import expanded
 from pgrunbook.draft.expected_differences import DeclaredOf, followed, named
-from pgrunbook.errors import Refused
 from pgrunbook.history import Migration
 from pgrunbook.inverse.inverter import Inverter
 from pgrunbook.plan.declared import Declared
 from pgrunbook.plan.plan import Change, WrittenStatement
 from pgrunbook.plan.step import RANGE, Expansion, Keep, SafeStep
 from pgrunbook.plan.way_back import Back, Undo
-from pgrunbook.safe_forms import rename_column
+from pgrunbook.safe_forms import rename_column, shadow_column
 from pgrunbook.safe_forms.expander import Expander
+from pgrunbook.safe_forms.unfinished import WaitsForContractError
 from pgrunbook.sql import runs, statements
 from pgrunbook.sql.classify import Policy, Type
 from pgrunbook.sql.deparse import changed, parsed, printed
@@ -201,7 +201,7 @@ def _writing(
             writer.end()
     except undo_data.CannotCaptureError as reason:
         raise NoWayError(str(reason)) from reason
-    except Refused as exc:  # a column that it changes waits for contract
+    except WaitsForContractError as exc:
         raise NoWayError(f"{exc.message}. {exc.detail}") from exc
     except psycopg.Error as exc:
         raise NoWayError(f"it fails: {exc.diag.message_primary or ' '.join(str(exc).split())}") from exc
@@ -314,8 +314,11 @@ class _Writer:
         self.number += 1
         written = _pseudo(file, line, "ALTER TABLE", back.own[-1].sql)
         self.planner.put(Expansion(written, OWN_WAY, says, back.own, cleanup=back.own_cleanup), new=True)
+        self._execute(back.own)
+
+    def _execute(self, steps: Sequence[SafeStep]) -> None:
         with self.conn.as_target():
-            for step in back.own:
+            for step in steps:
                 self.conn.execute(
                     printed(changed(parsed(step.sql), concurrent=False)) if step.policy is Policy.ALONE else step.sql
                 )
@@ -357,10 +360,8 @@ class _Writer:
             self.loses.append(CaptureGap(self.name, self.number, statement.sql, kept.because, counted))
         self.planner.put(kept.expansion if not kept.because else expansion)
         is_rehearsed = expansion.gate is None or expansion.gate.is_rehearsed
-        if expansion.form == rename_column.BACK:  # the name that it gives is still taken
-            with self.conn.as_target():
-                for step in expansion.steps:
-                    self.conn.execute(step.sql.encode())
+        if expansion.form in (rename_column.BACK, shadow_column.BACK):  # what it gives back is there already
+            self._execute(expansion.steps)
         elif statement.policy is not Policy.ALONE and is_rehearsed:
             missing_rows.execute(self.conn, statement.sql, statement.policy)
         return [] if kept.because else [k for k in kept.keeps if undo_data.is_changed_type(statement.sql, k)]

@@ -66,8 +66,7 @@ def check_base(run: Run, plan: Plan, conn: Connection, history: History, now: Sn
     """
     _check_database(plan, conn)
     failures.check_folder(plan, history)
-    applied = {entry.name for entry in history.applied()}
-    done = [change for change in plan.changes if is_over(plan, change, conn, applied)]
+    done = _over(plan, conn, history)
     if done != list(plan.changes[: len(done)]):
         verb = "applied" if plan.direction == "up" else "taken back"
         raise Broken(
@@ -75,7 +74,7 @@ def check_base(run: Run, plan: Plan, conn: Connection, history: History, now: Sn
             detail=f"{verb.capitalize()} of it: {', '.join(c.migration for c in done)}.",
             hint="Check the history, then start a new run.",
         )
-    _refuse_again(run, plan, {change.migration for change in done})
+    _refuse_again(run, plan, done)
     begun = _begun(run, plan, conn)
     if not done and not begun and plan.base.history_fingerprint != history.fingerprint():
         raise Refused(
@@ -131,8 +130,19 @@ def _check_database(plan: Plan, conn: Connection) -> None:
         )
 
 
-def _refuse_again(run: Run, plan: Plan, done: Collection[str]) -> None:
+def refuse_undone(run: Run, plan: Plan, conn: Connection, history: History) -> None:
+    """Raise Refused where somebody has undone what the run has executed: its outcome is not shown as if it stood."""
+    _refuse_again(run, plan, _over(plan, conn, history))
+
+
+def _over(plan: Plan, conn: Connection, history: History) -> list[Change]:
+    applied = {entry.name for entry in history.applied()}
+    return [change for change in plan.changes if is_over(plan, change, conn, applied)]
+
+
+def _refuse_again(run: Run, plan: Plan, over: Collection[Change]) -> None:
     """Raise Refused where the run has executed what the database does not show any more: it never does so twice."""
+    done = {change.migration for change in over}
     ended = (e for e in checks.told(run) if e["event"] == "committed" and e["direction"] == plan.direction)
     gone = [e["migration"] for e in ended if e["whole_migration"] and e["migration"] not in done]
     if gone:

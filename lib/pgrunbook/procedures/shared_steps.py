@@ -259,12 +259,16 @@ def standing(history: History) -> dict[str, Any]:
 
 
 def recall_results(here: Session, direction: Direction) -> None:
-    """Let the cells behind the execution know again what another kernel of this run has executed, and from where."""
+    """Let the cells behind the execution know again what another kernel of this run has executed, and from where.
+
+    Raises Refused where somebody has undone it since.
+    """
     told = [e for e in events(here, here.procedure) if e["event"] == EXECUTED]
     name, frozen = PLANS[direction]
     plan = here.facts.get("plan") or frozen_plan(here, name, frozen)
     if not told or plan is None or plan.digest != told[-1]["digest"]:
         return
+    preconditions.refuse_undone(here.run, plan, here.conn, histories.read(here.conn, here.target))
     steps = {(change.migration, step.number): step for change, step in plan.steps()}
     results = [_result(one, steps) for one in told[-1]["results"]]
     first = next(e for e in told if e["digest"] == plan.digest)

@@ -67,8 +67,10 @@ def accept(run_id: str, keys: Sequence[str]) -> tuple[list[str], list[str]]:
     before = accepted(plan, events)
     _refuse_again(made, plan, [key for key in named if key in before], events)
     chosen = named or [key for key in gates if key not in before]
-    with attempt.addition(made):
-        note(made, plan, [key for key in chosen if key not in before])
+    new = [key for key in chosen if key not in before]
+    if new:
+        with attempt.addition(made):
+            note(made, plan, new)
     return chosen, [key for key in gates if key not in {*before, *chosen}]
 
 
@@ -159,9 +161,11 @@ def _accept_columns(
         )
     told = {e["digest"] for e in events if e["event"] == ACCEPTED}
     chosen = list(keys) or [key for key in shown if shown[key] not in told]
-    for key in chosen:
-        if shown[key] not in told:
-            made.journal.write(ACCEPTED, digest=shown[key], gates=[key], by=runs.operator())
+    new = [key for key in chosen if shown[key] not in told]
+    if new:
+        with attempt.addition(made):
+            for key in new:
+                made.journal.write(ACCEPTED, digest=shown[key], gates=[key], by=runs.operator())
     return chosen, [key for key in shown if shown[key] not in told and key not in chosen]
 
 
