@@ -113,6 +113,7 @@ def test_a_command_tells_how_far_it_has_come_and_whom_it_waits_for(project: Proj
     assert (found.done, found.total, found.lockers_total) == (0, 0, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["VACUUM (FULL) big", "CLUSTER big USING big_n", "VACUUM big", "ANALYZE big"])
 def test_a_vacuum_tells_its_phase(project: Project, command: str) -> None:
     """An index of a slow function holds it in the middle, so that somebody sees it; a throttled one is slow anyway."""

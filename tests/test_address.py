@@ -108,6 +108,7 @@ def differing(one: dict[str, str], other: dict[str, str]) -> dict[str, tuple[str
     return {n: (one.get(n), other.get(n)) for n in one.keys() | other.keys() if one.get(n) != other.get(n)}
 
 
+@pytest.mark.slow
 def test_a_session_has_the_settings_of_psql_in_a_clean_shell_and_so_has_the_branch(
     newest: Server, layered: Target
 ) -> None:

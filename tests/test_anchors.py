@@ -157,6 +157,7 @@ TAMPERINGS: dict[str, tuple[Callable[[Target, list[Run]], object], str, int]] = 
 }  # fmt: skip
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("what", TAMPERINGS)
 def test_a_tampering_with_the_database_or_the_ledger_is_found(target: Target, what: str) -> None:
     """The server is the same, on the same timeline: nobody has restored it."""

@@ -69,6 +69,7 @@ def rows(server: Server) -> int:
         return int(conn.execute("SELECT count(*) FROM t").fetchall()[0][0])
 
 
+@pytest.mark.first_case
 def test_compressed_wal_is_restored_from_and_read(source: Server) -> None:
     """To each kind of point, and its restore points are found; it takes a fraction of the room."""
     assert [one.name for one in archive.restore_points(source)] == [f"point-{number}" for number in range(POINTS)]
@@ -200,6 +201,7 @@ def test_a_segment_that_is_archived_again_is_no_obstacle(source: Server) -> None
     plain.unlink()
 
 
+@pytest.mark.slow
 def test_a_server_archives_on_beside_compressed_segments_after_a_crash(source: Server) -> None:
     """What it archives again meets no plain file of that name, so nothing fails."""
     with source.connect() as conn, conn.as_target():

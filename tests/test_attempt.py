@@ -96,6 +96,7 @@ def test_a_run_by_hand_is_sealed_when_its_last_cell_ends_and_again_when_its_kern
     assert {one.line for one in standing.report(tmp_path / "outputs", files=True).problems} == {2, 4, 6}
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_is_sealed_and_goes_on_in_an_attempt_of_its_own(
     project: Project, command: Command, tmp_path: Path
 ) -> None:

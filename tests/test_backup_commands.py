@@ -58,6 +58,7 @@ def printed(command: Command, *words: str) -> tuple[int, dict[str, object]]:
     return code, found
 
 
+@pytest.mark.first_case
 def test_a_backup_is_taken_listed_and_verified(fresh: Server, command: Command) -> None:
     """In words for a person, and as JSON for a program."""
     code, out, _ = command("backup", "create", "--target", "shop")
@@ -76,6 +77,7 @@ def test_a_backup_is_taken_listed_and_verified(fresh: Server, command: Command) 
     assert len(printed(command, "create")[1]["backups"]) == 2  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_what_is_damaged_or_missing_is_named_with_exit_code_3(fresh: Server, command: Command) -> None:
     """A file of a backup, a record of the WAL, and a segment that is gone."""
     taken = backup.take_base_backup(fresh)
@@ -137,6 +139,7 @@ def test_what_no_restore_point_needs_is_removed_with_its_wal(fresh: Server, comm
     assert all(wal_segments.number(name[:24]) < lsn_number(newest.start_lsn) >> 24 for name in later.segments)
 
 
+@pytest.mark.slow
 def test_nothing_is_removed_while_what_would_stay_is_damaged(fresh: Server, command: Command) -> None:
     """The older one may be the only whole one."""
     backup.take_base_backup(fresh)

@@ -62,6 +62,7 @@ def loop(assigns: str, *, by_pages: bool = False, key: tuple[str, ...] = ("id",)
     return Batches("public", "many", "many", statement, key, types, rows=30, by_pages=by_pages)
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("by_pages", [False, True], ids=["by key", "by pages"])
 @pytest.mark.parametrize("fault", FAULTS)
 def test_rows_that_are_refused_are_passed_over_and_recorded(stage: Stage, fault: str, by_pages: bool) -> None:
@@ -162,6 +163,7 @@ def test_row_that_was_inserted_before_the_bad_one_meanwhile_is_not_passed_over(s
     assert (done.rows, [one.key for one in bad_rows.read(stage.conn, "x")]) == (199, [("17",)])
 
 
+@pytest.mark.slow
 def test_lock_that_is_not_to_be_had_halves_the_batch(stage: Stage) -> None:
     """The rows before the locked one are done meanwhile; the loop goes on when it is free."""
     goals = ThrottleGoals(least_rows=1, most_rows=30, brakes=NOTHING)

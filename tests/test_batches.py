@@ -124,6 +124,7 @@ def test_each_batch_holds_its_own_rows_only(stage: Stage) -> None:
     assert set(_values(stage.conn, "SELECT mode FROM seen")) <= {"AccessShareLock", "RowExclusiveLock"}
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(
     ("type_", "value"),
     sample([

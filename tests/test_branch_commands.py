@@ -114,6 +114,7 @@ def told(command: Command, *words: str, code: int = 0) -> str:
     return (out + err).strip()
 
 
+@pytest.mark.first_case
 def test_a_branch_is_a_target_of_its_own_until_it_is_removed(shop: Callable[..., Target], command: Command) -> None:
     """What is written there is there only; diff names it, reset takes it back, and delete leaves nothing."""
     before = set(server_names())
@@ -209,6 +210,7 @@ def test_a_targets_own_name_holds_no_at_sign(shop: Callable[..., Target], tmp_pa
     assert (code, "A name with @ is that of a branch" in err) == (2, True)
 
 
+@pytest.mark.slow
 def test_a_target_of_any_name_has_branches(
     shop: Callable[..., Target], source: Server, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,6 +232,7 @@ def test_a_target_of_any_name_has_branches(
     told(command, "delete", f"{name}@con")
 
 
+@pytest.mark.slow
 def test_one_who_asks_for_more_than_the_provider_can_is_told_before_anything_starts(
     shop: Callable[..., Target], source: Server, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,6 +248,7 @@ def test_one_who_asks_for_more_than_the_provider_can_is_told_before_anything_sta
     assert "becomes a database of its own" in told(command, "promote", "shop@few", code=3)
 
 
+@pytest.mark.slow
 def test_a_sample_of_rows_has_all_that_they_reference(shop: Callable[..., Target], command: Command) -> None:
     """Through keys that lead in a circle, and to the own table; the keys are valid, sequences stand as before."""
     target = shop()
@@ -658,6 +662,7 @@ def test_a_look_at_rules_calls_no_operator_of_the_databases_owner(
         do(target, "DROP SCHEMA planted CASCADE")
 
 
+@pytest.mark.slow
 def test_a_durable_branch_writes_for_good_and_starts_again(shop: Callable[..., Target], command: Command) -> None:
     """Confined as every branch is; it is promoted only when nobody uses it, or on purpose."""
     shop()

@@ -161,6 +161,7 @@ def test_an_outputs_folder_that_cannot_be_is_told(
 BROKEN_JOURNAL = {"meta/_journal.json": "{", "0000_a.sql": "SELECT 1"}
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @pytest.mark.parametrize(
     ("files", "code", "message"),

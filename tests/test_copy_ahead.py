@@ -34,6 +34,7 @@ def test_a_copy_is_made_ahead_taken_once_and_gone(project: Project) -> None:
     assert branches() == []
 
 
+@pytest.mark.slow
 def test_a_copy_that_nobody_takes_is_removed(project: Project) -> None:
     """After an error in what is done meanwhile; and what hinders the copy is told to who takes it."""
     target = project(folder={"0001_a.sql": "SELECT 1"})

@@ -250,6 +250,7 @@ CAPTURED = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @pytest.mark.parametrize("body", CAPTURED)
 def test_rows_of_a_block_are_captured_as_those_of_its_statements(project: Project, body: str) -> None:

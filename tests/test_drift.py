@@ -168,6 +168,7 @@ def test_a_migration_that_needs_what_is_gone_is_named(project: Project) -> None:
     assert rest[1] == "State: Nothing changed in the database."
 
 
+@pytest.mark.slow
 def test_the_command_tells_by_its_exit_code(applied: Project, command: Command) -> None:
     """0 none, 3 drift, 1 not compared, 2 wrong use; JSON as its schema says."""
     target = applied(FOLDER)

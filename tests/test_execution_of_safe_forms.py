@@ -357,6 +357,7 @@ def test_a_refused_statement_alone_in_its_migration_leaves_nothing(place: Place)
     is_as_before(target)
 
 
+@pytest.mark.slow
 def test_what_an_earlier_run_has_made_is_taken_away_too(place: Place) -> None:
     """Cut off behind its helper, then refused under another run: no run's row says that the helper is there."""
     target = place("ALTER TABLE orders ADD CONSTRAINT positive CHECK (amount > 0)")

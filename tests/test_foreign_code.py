@@ -136,6 +136,7 @@ def _planned(conn: Connection) -> object:
     return None
 
 
+@pytest.mark.first_case
 def test_nothing_that_a_role_has_planted_is_called(
     server: Server, planted: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -186,6 +186,7 @@ def test_what_a_database_uses_of_a_build_is_read(name: str, servers: Servers) ->
     assert {"pgcrypto", "hstore"} <= set(found.available)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [False, True], ids=["empty", "with rows"])
 def test_a_branch_does_without_lz4(rows: bool, servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its server may be built without; then columns are compressed otherwise there, so nothing fails."""
@@ -245,6 +246,7 @@ def secured(servers: Servers, tmp_path: Path) -> Iterator[dict[str, str]]:
         conn.execute("DROP ROLE secured")
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @pytest.mark.parametrize("programs", ["installed", "wheel"])
 def test_a_target_behind_tls_is_copied(

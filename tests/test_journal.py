@@ -78,6 +78,7 @@ def test_what_is_no_event_does_not_stop_the_numbering(path: Path) -> None:
     assert [event["event"] for event in journal.read(path)] == ["long", "torn", "torn", "torn", "torn", "next"]
 
 
+@pytest.mark.slow
 def test_a_writer_that_is_killed_loses_no_event_that_it_was_told_of(path: Path) -> None:
     """Again and again, at any moment; and no number is given twice."""
     told: list[int] = []

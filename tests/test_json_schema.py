@@ -57,6 +57,7 @@ def printed(command: Command, name: str, *arguments: str, code: int = 0) -> Any:
     return found
 
 
+@pytest.mark.slow
 def test_what_the_commands_print_keeps_to_the_contract(project: Project, command: Command) -> None:
     """A run that is refused for a gate: its end, the list, itself, the acceptance, the target; then what is not there.
 

@@ -167,6 +167,7 @@ def test_a_ledger_that_cannot_be_opened_is_told(file: Path) -> None:
         append(file, "one")
 
 
+@pytest.mark.slow
 def test_a_writer_that_is_killed_leaves_whole_lines(file: Path) -> None:
     """What it was told of is in the ledger, and the chain holds."""
     for turn in range(3):

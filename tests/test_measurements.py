@@ -140,6 +140,7 @@ def test_a_query_of_the_traffic_is_compared_by_the_calls_since() -> None:
     assert (unseen.now_ms, list(unseen.problems(2.0))) == (None, [])
 
 
+@pytest.mark.slow
 def test_a_dollar_in_a_name_is_no_formula() -> None:
     """pg_stat_statements writes values as $1, and a table may be named so."""
     name = "SELECT $1+i%$2, \\frac"

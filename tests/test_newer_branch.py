@@ -176,6 +176,7 @@ def test_a_newer_branch_holds_the_same_schema(pairs: list[Pair]) -> None:
         assert allowed == [(is_14,), (is_14,)]
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @pytest.mark.every_version
 @pytest.mark.parametrize("case", WORDED)

@@ -87,6 +87,7 @@ def left(target: Target, table: str = "orders", cents: str = "round(total * 100)
     return int(str(found))
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("order", ["auto", "key", "pages"])
 def test_every_row_is_filled_and_those_that_are_are_not_written_again(target: Target, order: Asked) -> None:
     """NULL sources too; rows are counted that were really written, and a second backfill writes none."""
@@ -126,6 +127,7 @@ def test_order_is_chosen_by_facts_and_tried_where_no_update_is_hot(
     assert left(target) == 0
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(
     ("made", "columns", "key"),
     [
@@ -205,6 +207,7 @@ def test_what_cannot_be_filled_is_refused_before_anything_changes(target: Target
     assert rows(target, "SELECT count(cents), count(*) FROM orders") == [(0, 3000)]
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(
     ("values", "where", "restless"),
     [
@@ -446,6 +449,7 @@ def differing(target: Target) -> int:
                      " SELECT id, total, note FROM orders) AS x")[0][0]))  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["key", "pages"])
 def test_twin_of_the_table_differs_in_no_row_after_a_backfill_under_writes(target: Target, order: Asked) -> None:
     """Inserts, deletes, updates to NULL, of the key, of everything, TRUNCATE: no writer sees an error."""

@@ -98,6 +98,7 @@ def test_a_release_of_ordinary_migrations_is_as_promised_and_comes_back(
     assert rows(target, "SELECT id, m::text, n FROM old ORDER BY id") == [(1, "ok", 1), (2, "ok", 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @pytest.mark.parametrize(
     ("sql", "told"),

@@ -215,6 +215,7 @@ def test_what_cannot_be_restored_is_told_before_anything_starts(
     assert planetscale.log() == []
 
 
+@pytest.mark.slow
 def test_what_a_branch_there_cannot_be_is_told_with_what_is_to_be_done(
     shop: Target, planetscale: Service, tmp_path: Path
 ) -> None:

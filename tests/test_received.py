@@ -139,6 +139,7 @@ def test_what_was_received_is_restored(hosted: Server, command: Command) -> None
     assert command("backup", "expire", "--target", "hosted")[0] == 0
 
 
+@pytest.mark.slow
 def test_a_slot_without_a_bound_is_refused(hosted: Server) -> None:
     """It could fill the disk of the server; the way out is told."""
     bounded(hosted, "-1")

@@ -255,6 +255,7 @@ def test_a_name_that_exists_twice_is_wrong_input(past: Past) -> None:
     assert lsn_number(known[0]) < lsn_number(known[1]) < lsn_number(second)
 
 
+@pytest.mark.slow
 def test_a_restore_point_that_is_not_where_it_was_said_to_be_is_not_promoted(past: Past) -> None:
     """Recovery stopped at another record of that name: the promise is broken, the new server removed."""
     elsewhere = str(one(past.source, f"SELECT '{past.name_lsn}'::pg_lsn - 1000"))

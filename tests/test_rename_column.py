@@ -296,6 +296,7 @@ LATER = {
 }
 
 
+@pytest.mark.slow
 def test_later_statements_that_would_break_the_pair_are_refused(stage: Stage) -> None:
     """In the release that renames it gives the form up, and a later one is refused; others are as before."""
     make(stage)

@@ -37,6 +37,7 @@ def source(version: int) -> Iterator[Server]:
         yield server
 
 
+@pytest.mark.slow
 @pytest.mark.newest
 def test_all_restore_points_are_found_where_pg_waldump_finds_them(source: Server) -> None:
     """Also those that go over from one page to the next."""

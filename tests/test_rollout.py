@@ -183,6 +183,7 @@ def test_key_that_no_row_has_is_named(target: Target, declare: Callable[..., Pat
 SEEN = {"query": "SELECT count(*) FROM customers WHERE seen > 0 AND beta", "at_most": 2, "every_s": 0.1}
 
 
+@pytest.mark.slow
 def test_metric_that_falls_takes_the_stage_back(target: Target, declare: Callable[..., Path]) -> None:
     """A real writer makes it fall while the stage is held: those rows lose the flag, but for what somebody changed."""
     declare([STAGES[0], {"name": "half", "share": 50, "hold_s": 600}], metric=SEEN)
@@ -226,6 +227,7 @@ def test_bad_metric_lets_no_stage_begin(target: Target, declare: Callable[..., P
     assert not flagged(target)
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(
     ("query", "why"),
     [
@@ -256,6 +258,7 @@ def test_metric_without_a_number_changes_nothing(
     assert rows(target, "SELECT count(*) FROM customers WHERE NOT beta") == [(400,)]
 
 
+@pytest.mark.slow
 def test_metric_leads_on_by_itself(target: Target, declare: Callable[..., Path]) -> None:
     """Stages that go by the metric begin when the hold of the one before is over; a person's stage waits."""
     declare([{**STAGES[0], "hold_s": 0.3},

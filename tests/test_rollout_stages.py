@@ -167,6 +167,7 @@ def test_every_kind_of_key_is_rolled_out_and_back(scene: Callable[..., Scene], k
         assert here.ids() == set()
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(
     ("type_", "off", "on"),
     [("boolean", "false", "true"), ("smallint", 0, 1), ("text", "old 'way'", 'new "way" \\ %s'), ("varchar(3)", "v1", "v2"),

@@ -293,6 +293,7 @@ def test_a_schema_that_has_changed_is_told_or_refused_before_anything_changes(sc
     assert rows(since.target, "SELECT count(*) FROM t WHERE n = id AND more = 7") == [(9,)]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_salvaged_is_named(scene: Callable[[str], Scene]) -> None:
     """Names that are none or are two, conditions that write, never end, or are about another table."""
     shop = scene(

@@ -90,6 +90,7 @@ def test_the_promised_schema_is_the_one_that_the_real_run_ends_in(project: Proje
     assert branches() == []
 
 
+@pytest.mark.slow
 def test_roles_extensions_partitions_and_quoted_names_are_on_the_branch_as_well(project: Project) -> None:
     """The branch has exactly the target's schema, with its owners and grants."""
     target = project(

@@ -111,6 +111,7 @@ def test_rows_that_cannot_be_converted_are_named_before_anything_is_written(plac
     assert rows(target, OURS) == []
 
 
+@pytest.mark.slow
 def test_a_cutover_that_gets_no_lock_is_given_up(place: Place) -> None:
     """Bounded; what is done stays, clients write on, and the same plan ends it when the lock is free."""
     target = place(OWN, lock_timeout_ms=100, lock_patience_ms=100, attempts=2)

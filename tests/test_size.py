@@ -110,6 +110,7 @@ def in_plpgsql(number: int, steps: int, writes: int = 3) -> str:
     )
 
 
+@pytest.mark.slow
 def test_a_body_is_judged_once_however_often_it_runs() -> None:
     """A folder of files takes as many times the work of one; a body of twice the size takes twice; a write no more."""
     calls(in_plpgsql(0, 2))

@@ -387,6 +387,7 @@ def test_no_statement_crashes_prepare(rare: Stage, group: str, texts: list[str])
         _without_rehearsal(rare.conn, ";\n".join(text for text in texts if _is_in_a_migration(text)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("texts", [RENAMES, RENAMES[::-1]], ids=["forward", "backward"])
 def test_no_two_renames_crash_prepare(rare: Stage, texts: list[str]) -> None:
     """Whatever was renamed before in the same file."""

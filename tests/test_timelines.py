@@ -96,6 +96,7 @@ def test_a_restore_point_of_the_timeline_that_was_left_is_unknown(past: Past) ->
         restore(past.source, Point(name="row-2"), name="lost")
 
 
+@pytest.mark.slow
 def test_an_lsn_of_another_timeline_is_not_taken_by_its_number(past: Past) -> None:
     """Behind the change a number alone is refused, and so is one of the timeline that was left."""
     with pytest.raises(WrongInput) as failed:

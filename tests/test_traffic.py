@@ -89,6 +89,7 @@ def test_latencies_come_and_nothing_stays_behind(run: Run, target: Target, site:
     assert list(site.server.dir.glob("traffic-*")) == []
 
 
+@pytest.mark.slow
 def test_a_held_lock_shows_as_a_stall(run: Run, target: Target) -> None:
     """Who was due at its beginning took about as long as it was held, and who was due later is late as well."""
     with run("public.orders", "public.keyless") as told:

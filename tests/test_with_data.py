@@ -157,6 +157,7 @@ def test_a_statement_that_only_the_safe_plan_fails_on_with_rows_is_found(scene: 
     assert untouched(target) == before
 
 
+@pytest.mark.slow
 def test_rows_that_differ_at_the_end_are_refused_with_their_keys(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """A mistake in our own form, which this test makes: the plan does not get out of the rehearsal."""
     target = scene("UPDATE t SET a = a + 1 WHERE id < 300")

@@ -178,6 +178,7 @@ SETS = [
 ]  # fmt: skip
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(("before", "zone"), sample(SETS, 3))
 def test_the_zone_that_a_file_sets_counts(before: str, zone: str, target: Target, zones: Server) -> None:
     """Then it is a note which names that zone, and no gate; a way out names the zone in force."""
