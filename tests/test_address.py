@@ -191,6 +191,7 @@ SELECT m.id, extract(epoch from m.t), m.d - date '2026-01-01', encode(convert_to
 """
 
 
+@pytest.mark.slow
 def test_a_migration_ends_on_target_and_branch_as_in_psql_with_the_targets_settings(
     newest: Server, layered: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

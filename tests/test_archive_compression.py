@@ -101,6 +101,7 @@ def planted(kind: str, path: Path, of: Path) -> None:
         path.mkdir()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["", SUFFIX])
 @pytest.mark.parametrize("kind", ["link", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("fifo", "folder"))])
 def test_what_is_no_file_is_neither_followed_nor_waited_for(source: Server, kind: str, form: str) -> None:
@@ -160,6 +161,7 @@ def test_every_kind_of_byte_of_a_compressed_segment_is_named(source: Server) -> 
     assert verification.damage_of_wal(source, *stretch(source)) is None
 
 
+@pytest.mark.slow
 def test_a_restore_names_the_damaged_segment(source: Server) -> None:
     """As where it is plain; nothing of the new server stays."""
     name = archive.archived(source)[3]

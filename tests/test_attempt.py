@@ -34,6 +34,7 @@ def lines(outputs: Path) -> list[dict[str, Any]]:
     return [envelope.read(line).statement() for line in ledger.path(outputs).read_bytes().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_run_opens_and_is_sealed_with_every_file_of_its_folder(
     project: Project, command: Command, tmp_path: Path
 ) -> None:

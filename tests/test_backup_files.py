@@ -43,6 +43,7 @@ def taken(source: Server) -> BaseBackup:
         return take_base_backup(source)
 
 
+@pytest.mark.slow
 def test_what_is_unpacked_is_what_postgresql_sent(source: Server, taken: BaseBackup) -> None:
     """PostgreSQL's own pg_verifybackup finds every file as it was, and its WAL."""
     assert taken.compression == "zstd"

@@ -280,6 +280,7 @@ MASKED = """
 """
 
 
+@pytest.mark.slow
 def test_masked_values_are_nowhere_in_a_branch(shop: Callable[..., Target], command: Command) -> None:
     """Not in its rows, indexes, statistics, materialized views, WAL or archive, nor in another database."""
     target = shop()
@@ -308,6 +309,7 @@ def holding(branch: Target, octets: bytes) -> list[str]:
     return [str(path.relative_to(folder)) for path in files if octets in path.read_bytes()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rule", "says"),
     [

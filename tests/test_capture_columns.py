@@ -96,6 +96,7 @@ DROPS = [
 ]  # fmt: skip
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("sql", sample(DROPS, 6))
 @pytest.mark.parametrize("batch_rows", [7, pytest.param(1_000, marks=pytest.mark.slow)])
 def test_values_come_back_exactly(conn: Conn, sql: str, batch_rows: int) -> None:
@@ -430,6 +431,7 @@ def test_rows_that_others_write_while_values_come_back_are_theirs(own: Conn, ser
     assert found == {**wanted, -5: 1500, 1001: 10, 1002: 1800, 190: None, 120: 4711, 121: None}
 
 
+@pytest.mark.slow
 @pytest.mark.newest
 @pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ"])
 def test_a_value_that_is_copied_behind_a_writer_is_read_again(own: Conn, server: Server, isolation: str) -> None:

@@ -106,6 +106,7 @@ def test_rows_are_as_before(conn: Connection, sql: str) -> None:
     assert {table: texts(conn, table) for table in TABLES} == before
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("name", ["parents", "moves"])
 def test_rows_of_a_block_that_asks_none_are_as_before(conn: Connection, name: str) -> None:
     """Each of its statements captures its own rows; nothing is locked for it."""

@@ -105,6 +105,7 @@ def test_row_that_comes_while_the_delete_waits_is_kept(conn: Conn, server: Serve
     assert value(conn, 'SELECT count(*) FROM app."Line" WHERE n = 1 AND x = 1 AND o > 100') == 1
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 def test_rows_that_refer_to_each_other_come_back_together(conn: Conn) -> None:
     """A table that refers to itself is given back whole: a part of it would miss the rest."""

@@ -194,6 +194,7 @@ def test_a_folder_that_cannot_be_used_is_told(
     assert "State: Nothing changed in the database." in lines
 
 
+@pytest.mark.slow
 def test_a_history_table_that_nobody_knows_is_told(project: Project, command: Command) -> None:
     """Its columns are named, and it is not written to."""
     target = project()

@@ -276,6 +276,7 @@ KEYS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.every_version
 @pytest.mark.parametrize("made", [ORPHANS, pytest.param(ORPHANS_IN_PARTITIONS, marks=pytest.mark.slow)])
 def test_rows_that_reference_nothing_are_copied_by_a_dump(

@@ -184,6 +184,7 @@ def test_we_take_turns(drizzle: Path, conn: Connection, tmp_path: Path, major: s
     assert set(states(read(conn, folder)).values()) == {State.APPLIED}
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @LAYOUTS
 def test_after_a_rollback_both_find_it_pending(drizzle: Path, conn: Connection, tmp_path: Path, major: str) -> None:

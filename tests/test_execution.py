@@ -345,6 +345,7 @@ def test_a_deadlock_without_end_is_told_as_one(project: Project) -> None:
     assert error.message == 'could not lock "two" in 1 attempt (deadlock)'
 
 
+@pytest.mark.slow
 def test_a_locked_history_table_is_named(project: Project) -> None:
     """The step ran, and the row of the history table could not be written: that is what the error says."""
     target = project(folder={"0001_a.sql": "CREATE TABLE a ()"}, attempts=1)

@@ -555,6 +555,7 @@ def test_a_partition_that_is_half_detached_is_not_detached_twice(place: Place, e
     assert rows(target, "SELECT FROM pg_constraint WHERE conrelid = 'part'::regclass AND contype = 'c'") == []
 
 
+@pytest.mark.slow
 def test_every_statement_stands_in_the_journal_with_what_became_of_it(place: Place) -> None:
     """Each step that was begun has run, or an attempt at it has failed, or it has."""
     target = place(RELEASE + "ALTER TABLE orders ADD CONSTRAINT small CHECK (amount < 100)")
@@ -645,6 +646,7 @@ def test_a_batch_that_is_refused_leaves_no_helpers_unless_others_are_committed(p
     assert rows(target, ours) == []
 
 
+@pytest.mark.slow
 def test_a_migration_that_is_put_up_again_runs_its_batches_again(place: Place) -> None:
     """Taking it back forgets how far the loop came."""
     target = place("UPDATE orders SET hits = hits + 1")

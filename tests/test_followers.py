@@ -940,6 +940,7 @@ KEYED = {
 SCANS = "SELECT sum(seq_scan)::integer, count(*) FROM pg_stat_xact_user_tables WHERE schemaname = 'pgrunbook' AND relname ~ '^kept_'"
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("key", [*KEYED, "partitioned"])
 @pytest.mark.parametrize("captured", sample(["column", "rows"], 3))
 def test_no_row_that_is_written_has_all_that_was_captured_read(

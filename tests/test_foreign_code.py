@@ -161,6 +161,7 @@ def test_nothing_that_a_role_has_planted_is_called(
     assert _read(server, planted)[0] == {f"f{place}" for place in range(len(PLANTED))}
 
 
+@pytest.mark.slow
 @pytest.mark.newest
 def test_a_role_that_the_database_gives_to_a_superuser_is_not_trusted(server: Server, planted: str) -> None:
     """Its owner may set that: what runs as that role takes the superuser's back with RESET ROLE."""

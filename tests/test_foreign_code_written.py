@@ -54,6 +54,7 @@ def planted(server: Server, database: Make) -> Iterator[str]:
     server.run(name, f"DROP OWNED BY {ROLE} CASCADE", f"DROP ROLE {ROLE}")
 
 
+@pytest.mark.slow
 @pytest.mark.every_version
 def test_no_row_is_salvaged_into_a_table_that_runs_code_of_another_role(server: Server, planted: str) -> None:
     """In each way of planting it; a trigger that stays silent is none, and what calls nothing is salvaged."""

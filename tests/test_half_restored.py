@@ -172,6 +172,7 @@ def test_of_two_restores_to_one_name_the_second_is_told(
     assert refused.value.hint == "Choose another name, or first: pgrunbook server destroy --name new."
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["branch-1-abcdef", "branch-77-000000"])
 def test_a_restored_server_has_no_name_of_our_branches(ground: Ground, name: str) -> None:
     """prepare would remove it; a name that only looks alike is a person's."""

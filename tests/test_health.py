@@ -129,6 +129,7 @@ def test_what_is_not_enforced_is_no_leftover(server: Server, version: int, datab
         assert health.leftovers(conn) == []
 
 
+@pytest.mark.slow
 def test_a_sequence_that_cannot_be_looked_at_is_not_taken_for_well(target: Target) -> None:
     """A locked table is neither well nor unwell."""
     do(target, "CREATE TABLE a (id serial)")
@@ -148,6 +149,7 @@ def test_rows_are_counted_table_by_table(target: Target) -> None:
         assert health.row_counts(conn, leave_out="public.left_out") == {"q": (0, True), 's."A"': (2, True)}
 
 
+@pytest.mark.slow
 def test_big_and_locked_tables_are_estimated(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     """An estimate says that it is one."""
     monkeypatch.setattr(health, "COUNT_EXACTLY_BELOW_ROWS", 50)

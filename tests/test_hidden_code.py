@@ -200,6 +200,7 @@ def test_each_place_of_a_body_is_read(sql: str) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.newest
 def test_code_that_no_statement_names_is_judged(stage: Stage) -> None:
     """A gate in prepare, and a finding of the review of the same file: neither has to be looked for."""

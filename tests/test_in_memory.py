@@ -170,6 +170,7 @@ def test_another_failure_is_not_tried_again() -> None:
     assert calls == [1]
 
 
+@pytest.mark.slow
 def test_a_branch_with_data_lies_in_memory_twin_and_all(project: Project) -> None:
     target = project()
     do(target, "CREATE TABLE a AS SELECT 1 AS n")

@@ -176,6 +176,7 @@ def test_a_way_back_costs_few_round_trips(rare: Stage, sql: str, monkeypatch: py
     assert len(asked) <= ROUND_TRIPS[sql]
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 def test_who_holds_a_lock_is_waited_for_shortly_and_aborts_nothing(rare: Stage) -> None:
     """The caller's transaction lives on, and its settings are what they were."""

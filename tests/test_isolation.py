@@ -233,6 +233,7 @@ def test_the_subscriber_itself_goes_on(source: Server, publisher: Server) -> Non
         assert rows(copy, "SELECT count(*) FROM followed WHERE n = 3", name) == [(0,)]
 
 
+@pytest.mark.first_case
 def test_every_setting_that_may_lead_outside_is_judged(source: Server) -> None:
     """A server's own list: what a new version brings is to be looked at."""
     names = {str(name) for (name,) in rows(source, "SELECT name FROM pg_settings")}
@@ -249,6 +250,7 @@ def test_a_setting_that_does_not_hold_is_refused(source: Server) -> None:
     assert "archive_timeout (configuration file)" in error.detail
 
 
+@pytest.mark.slow
 def test_tablespaces_lie_in_the_folder_of_the_branch(source: Server) -> None:
     """What is written to them on the branch leaves the files of the source as they were."""
     far = source.dir / "far = 1"

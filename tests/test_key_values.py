@@ -82,6 +82,7 @@ def test_a_key_that_was_never_old_is_named_where_it_cannot_go_back(project: Proj
     assert rows(target, "SELECT id FROM t ORDER BY id") == [(3,), (77,), (88,)]
 
 
+@pytest.mark.slow
 def test_keys_that_are_others_each_time_have_no_way_back(project: Project) -> None:
     """Nobody knows which new key is that of which row."""
     target = project(folder={"0001_keys.sql": "ALTER TABLE t ALTER COLUMN id TYPE uuid USING gen_random_uuid()"})

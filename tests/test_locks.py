@@ -225,6 +225,7 @@ def test_whoever_watches_and_whoever_holds_the_run_lock_holds_up_no_build(projec
     assert rows(target, "SELECT count(*) FROM pg_index WHERE indisvalid AND indrelid = 'orders'::regclass") == [(6,)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("procedure", sample([migrate, prepare, rollback, purge], 4))
 def test_a_target_at_which_somebody_works_is_noticed_before_any_work(
     project: Project, procedure: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

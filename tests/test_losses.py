@@ -49,6 +49,7 @@ def test_what_is_not_there_holds_nothing(project: Callable[..., Target]) -> None
     assert [holds for _, holds, _ in lost] == [0, 0, 0]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_counted_is_not_taken_for_nothing(project: Callable[..., Target]) -> None:
     """A locked table's rows are unknown, which is not none."""
     target = project(folder={})

@@ -250,6 +250,7 @@ def test_expression_is_told_to_be_immutable_or_not(target: Target) -> None:
         assert filled(conn, made).rows == 3000
 
 
+@pytest.mark.slow
 def test_look_finds_every_value_that_cannot_be_assigned(target: Target) -> None:
     """As an UPDATE would: overflow, a length, NOT NULL, a domain, a check over other columns; each row by its key."""
     do(target, "CREATE DOMAIN public.small AS int CHECK (VALUE < 100);"

@@ -64,6 +64,7 @@ def refused_in_transaction(conn: psycopg.Connection[tuple[object, ...]], stateme
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.newest
 @pytest.mark.parametrize("word", sample(SPELLINGS, 7))
 def test_an_option_counts_by_its_value(server: Server, word: str) -> None:

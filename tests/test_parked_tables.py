@@ -102,6 +102,7 @@ DROPS = [
 ]
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("sql", sample(DROPS, 3))
 def test_a_table_goes_as_if_it_were_dropped_and_comes_back(conn: Conn, sql: str) -> None:
     """The schema behind it is that of the plain statement; schema and rows are what they were, but for what is told."""
@@ -271,6 +272,7 @@ NEEDS = {
 }
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("kind", sample(list(NEEDS), 8))
 def test_a_parked_table_needs_nothing_of_the_application(conn: Conn, kind: str) -> None:
     """All that the application has made may be dropped behind it, and nothing of the table goes with that."""
@@ -429,6 +431,7 @@ def test_the_same_statement_again_keeps_beside_what_was_kept_before(conn: Conn) 
     assert len(texts(conn, str(older.there))) == 5
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("batch_rows", [7, 1_000])
 def test_what_was_written_comes_back_on_the_way_forward(conn: Conn, batch_rows: int) -> None:
     """Rows of a table and values of a column that were taken back: common columns, identities, and sequences behind them."""

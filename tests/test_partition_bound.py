@@ -88,6 +88,7 @@ WHERE a.attrelid = 's'::regclass AND a.attnum > 0
 """
 
 
+@pytest.mark.slow
 def test_a_check_of_the_condition_proves_the_bounds(server: Server) -> None:
     """For every kind of key, the server says that the CHECK implies the bounds, and on the default partition too."""
     said: list[str] = []

@@ -138,6 +138,7 @@ def test_migrate_refuses_a_name_that_fits_two(target: Target) -> None:
     assert rows(target, "SELECT count(*) FROM pg_attribute WHERE attname = 'number'") == [(0,)]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("target")
 def test_a_gate_that_somebody_accepted_is_not_accepted_by_another(monkeypatch: pytest.MonkeyPatch) -> None:
     """The record names one person for each gate; the same person may say it again."""

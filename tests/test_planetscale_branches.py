@@ -260,6 +260,7 @@ def test_a_branch_without_rows_has_the_schema(shop: Target, planetscale: Service
     provider.delete(shop, made)
 
 
+@pytest.mark.slow
 def test_a_branch_that_never_lets_in_is_deleted(
     shop: Target, planetscale: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -204,6 +204,7 @@ def test_a_role_without_a_password_gets_one(api: Api, planetscale: Service) -> N
     assert api.create_role("main", "pgrunbook-mute", ttl_s=60, inherits="postgres").password is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", [{"status": 500, "body": ERROR}, {"cut": True}])
 def test_a_branch_is_renamed_once(api: Api, planetscale: Service, what: dict[str, Any]) -> None:
     """Where the answer was lost, the second request finds the old name no more, and the new one is looked up."""

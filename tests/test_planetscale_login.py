@@ -151,6 +151,7 @@ def program_says(program: str, cwd: Path | None = None, **more: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["connected", pytest.param("making", marks=pytest.mark.slow)])
 def test_what_a_killed_process_leaves_is_deleted_by_the_next_command(
     shop: Shop, planetscale: Service, when: str

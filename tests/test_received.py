@@ -155,6 +155,7 @@ def test_a_slot_without_a_bound_is_refused(hosted: Server) -> None:
     assert ask(hosted, "SELECT count(*) FROM pg_replication_slots") == [(0,)]
 
 
+@pytest.mark.slow
 def test_a_slot_that_was_lost_is_told(hosted: Server) -> None:
     """Its WAL went while nobody received: there is a gap, and a new base backup is needed."""
     ask(hosted, f"SELECT pg_create_physical_replication_slot('{SLOT}', true)")
@@ -172,6 +173,7 @@ def test_a_slot_that_was_lost_is_told(hosted: Server) -> None:
     assert "pgrunbook backup create --target hosted" in told[-1]
 
 
+@pytest.mark.slow
 def test_a_role_without_the_rights_is_told_them(hosted: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before anything is copied; with them it goes on to the next thing."""
     ask(hosted, "CREATE ROLE keeper LOGIN")

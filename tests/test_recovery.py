@@ -165,6 +165,7 @@ def test_a_restored_server_can_be_restored_from(past: Past, restored_to: Callabl
         Server("again").destroy()
 
 
+@pytest.mark.slow
 def test_progress_tells_bytes_up_to_the_point(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
     """The replay ends at its total."""
     told: list[str] = []
@@ -193,6 +194,7 @@ def test_a_restore_never_goes_over_a_server(past: Past) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_stopped_source_can_be_restored_up_to_its_last_commit(past: Past) -> None:
     """The end of its WAL was never archived; it is read where it lies."""
     lsn = str(one(past.source, "SELECT pg_current_wal_insert_lsn()::text"))
@@ -301,6 +303,7 @@ def test_points_out_of_reach_are_told_with_the_nearest(past: Past) -> None:
         Server("late").destroy()
 
 
+@pytest.mark.slow
 def test_an_end_of_the_wal_within_its_last_segment_is_told_with_what_was_reached(past: Past) -> None:
     """Only replay finds it: the LSN, the last transaction, and the nearest point, which can be restored."""
     end = str(one(past.source, "SELECT pg_current_wal_insert_lsn()::text"))
@@ -319,6 +322,7 @@ def test_an_end_of_the_wal_within_its_last_segment_is_told_with_what_was_reached
     assert not list(past.source.dir.parent.glob("short*"))
 
 
+@pytest.mark.slow
 def test_a_server_with_tablespaces_is_not_backed_up(past: Past) -> None:
     """A copy would share the files of its source."""
     folder = past.source.do("mktemp", "-d").stdout.strip()

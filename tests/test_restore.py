@@ -149,6 +149,7 @@ def test_a_table_with_other_columns_since_is_shown_as_such(project: Callable[...
     assert lines["public.b"].endswith("different")
 
 
+@pytest.mark.slow
 def test_a_database_that_is_not_on_a_server_of_ours_is_refused(
     project: Callable[..., Target], monkeypatch: pytest.MonkeyPatch
 ) -> None:

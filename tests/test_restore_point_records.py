@@ -56,6 +56,7 @@ def test_all_restore_points_are_found_where_pg_waldump_finds_them(source: Server
     assert pages == {True, False}
 
 
+@pytest.mark.slow
 @pytest.mark.newest
 def test_a_record_over_the_end_of_a_segment_is_found(source: Server, tmp_path: Path) -> None:
     """Its beginning lies in one file, its end in the next: cut a segment's text anywhere, it reads the same."""

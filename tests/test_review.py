@@ -390,6 +390,7 @@ CREATE SCHEMA calm; CREATE TABLE calm.wide (id integer);
 """
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(
     ("sql", "ids"),
     sample([
@@ -537,6 +538,7 @@ def test_a_migration_with_names_of_200_characters_is_rehearsed(project: Callable
     assert [change.proof.says for change in done.changes if not change.proof.proven] == []
 
 
+@pytest.mark.slow
 def test_two_files_of_one_number_are_reviewed_and_told(project: Callable[..., Target]) -> None:
     """Both are judged; which of them is applied on the target is not known, and a note says why."""
     target = project(folder={"0001_a.sql": "DROP TABLE a;", "0001_b.sql": "DROP TABLE b;"})

@@ -117,6 +117,7 @@ def asked(conn: psycopg.Connection[tuple[object, ...]], query: str) -> list[tupl
     return conn.execute(query.encode()).fetchall()
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("keep", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_branch_has_the_roles_rights_and_settings_of_the_target(
     server: Server, target: Callable[..., Target], keep: bool
@@ -252,6 +253,7 @@ def test_the_schema_public_is_as_open_as_the_targets(
         assert asked(conn, RIGHTS_ON_PUBLIC) == wanted
 
 
+@pytest.mark.slow
 @pytest.mark.newest
 def test_two_targets_with_roles_of_one_name_do_not_meet(target: Callable[..., Target]) -> None:
     """Each rehearsal has a server of its own."""

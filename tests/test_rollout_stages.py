@@ -114,6 +114,7 @@ def in_share(percent: float, keys: list[str], salt: str = "beta") -> set[str]:
             if int(hashlib.sha256(f"{salt}:{key}".encode()).hexdigest()[:8], 16) < percent / 100 * 2**32}  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.every_version
 def test_share_is_that_of_sha256_and_stays_within_a_larger_one(scene: Callable[..., Scene]) -> None:
     """On every version the same rows, which any program can compute; who has 10 % has 50 % too."""
@@ -138,6 +139,7 @@ KEYS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.every_version
 @pytest.mark.parametrize("kind", sample(list(KEYS), 4))
 def test_every_kind_of_key_is_rolled_out_and_back(scene: Callable[..., Scene], kind: str) -> None:
@@ -167,6 +169,7 @@ def test_every_kind_of_key_is_rolled_out_and_back(scene: Callable[..., Scene], k
         assert here.ids() == set()
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @pytest.mark.parametrize(
     ("type_", "off", "on"),
@@ -240,6 +243,7 @@ def test_rows_that_come_in_between_are_followed(scene: Callable[..., Scene]) -> 
     assert {str(one) for one in here.ids()} == in_share(50, [str(i) for i in range(1, 401)])
 
 
+@pytest.mark.slow
 @pytest.mark.every_version
 def test_partitioned_table(scene: Callable[..., Scene]) -> None:
     """Each partition's rows, those of a row that moves to another one included."""
@@ -309,6 +313,7 @@ class Writers:
         ]
 
 
+@pytest.mark.slow
 @pytest.mark.every_version
 @pytest.mark.parametrize("rounds", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_writers_lose_nothing(scene: Callable[..., Scene], rounds: int) -> None:
@@ -337,6 +342,7 @@ def test_writers_lose_nothing(scene: Callable[..., Scene], rounds: int) -> None:
     assert state.rows(1, "on") == state.rows(2, "on") == 0
 
 
+@pytest.mark.slow
 @pytest.mark.every_version
 def test_killed_in_the_middle_it_goes_on(scene: Callable[..., Scene]) -> None:
     """A session that ends in a batch, forward and back: the database says what is done, and each row is noted once."""
@@ -438,6 +444,7 @@ def test_what_cannot_be_rolled_out_is_refused(scene: Callable[..., Scene], case:
             here.sql("DROP OWNED BY mallory CASCADE; DROP ROLE mallory")
 
 
+@pytest.mark.slow
 def test_operators_of_somebody_else_are_not_called(scene: Callable[..., Scene]) -> None:
     """The texts run with the target's search_path, for its triggers, and name what is in pg_catalog."""
     here = scene(
@@ -530,6 +537,7 @@ def test_who_reads_the_flag_is_shown(version: int, servers: Servers, monkeypatch
             assert re.fullmatch(r"pg_stat_statements counts since .*; SELECT \* uses every column", shown[-1][1])
 
 
+@pytest.mark.slow
 @pytest.mark.every_version
 def test_ordinary_role_rolls_out_its_own_table(scene: Callable[..., Scene]) -> None:
     """Who owns the table and may create a schema needs no more; where policies hide rows, nothing is changed."""
@@ -595,6 +603,7 @@ def test_flag_in_a_table_of_its_own(scene: Callable[..., Scene]) -> None:
     assert here.sql("SELECT DISTINCT other FROM flags") == [(5,)]
 
 
+@pytest.mark.slow
 def test_trigger_of_the_application_that_keeps_rows_off_is_told(scene: Callable[..., Scene]) -> None:
     """Rows that a trigger resets, or does not let through, are left and counted; the stage ends all the same."""
     here = scene(

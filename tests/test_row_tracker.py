@@ -231,6 +231,7 @@ def writes(own: Twins, number: int) -> list[Callable[[psycopg.Connection[tuple[o
     ]
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("loop", [UPDATE, DELETE])
 @pytest.mark.parametrize("key", sample([*KEYS], 10))
 def test_rows_are_done_once_while_keys_change(server: Server, key: str, loop: str) -> None:

@@ -177,6 +177,7 @@ def test_the_secrets_of_a_run_are_hidden_and_found_again() -> None:
         revealed(masked, [("m.sql", text.replace("hunter-3", "hunter-9"))])
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [("(7, NULL)", 'null value in column "a"'), ("('x', 'a')", 'invalid input syntax for type integer: "x"')],

@@ -272,6 +272,7 @@ def test_a_disk_too_small_for_a_copy_of_the_template_is_told_as_such(elsewhere: 
         subprocess.run(["umount", elsewhere], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @pytest.mark.usefixtures("elsewhere")
 @pytest.mark.parametrize(

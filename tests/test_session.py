@@ -99,6 +99,7 @@ def test_a_procedure_opened_anywhere_makes_a_run_of_its_own(
     assert "<b>done</b>" in third._repr_html_()
 
 
+@pytest.mark.slow
 def test_another_kernel_is_kept_out_until_the_verdict(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two notebooks of one run do not work at the same time; and a run is for one target."""
     project(folder=FOLDER)

@@ -204,6 +204,7 @@ PAIRS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", sample([*PAIRS], 6))
 def test_rows_are_those_of_the_plain_change(server: Server, kind: str) -> None:
     """Each pair of types; with NULLs, under another TimeZone and DateStyle; and the old values when taken back."""

@@ -126,6 +126,7 @@ def test_a_tail_gives_whole_lines_once(tmp_path: Path) -> None:
     assert journal.Tail(tmp_path / "none.jsonl").events() == []
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_notebook_has_one_display_that_ends_with_the_times(tmp_path: Path, fails: bool) -> None:

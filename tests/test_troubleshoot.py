@@ -60,6 +60,7 @@ def test_doctor_looks_while_every_table_is_locked(project: Project, command: Com
     assert '"holder"' in out, "it is idle in its transaction"
 
 
+@pytest.mark.slow
 def test_what_a_person_chose_is_done_and_recorded(project: Project) -> None:
     """One session ended, one leftover removed, one table analyzed; each with who did it, and nothing else."""
     target = project(folder={"0001_a.sql": "SELECT 1;"})

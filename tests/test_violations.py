@@ -557,6 +557,7 @@ def test_what_takes_too_long_is_not_counted(conn: Conn) -> None:
         assert (found.rows, found.says, found.samples, found.at_least) == (None, "not counted in 0.2 s", (), 0)
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 def test_a_table_that_somebody_locks_is_not_counted(home: Server, conn: Conn) -> None:
     """Nobody waits longer than the lock timeout, and for a table that is not asked nobody waits."""

@@ -159,6 +159,7 @@ def gate_of(conn: Connection, sql: str) -> str:
     return found
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("sql", sample([*ALTERATIONS, *CHANGES], 12))
 def test_a_column_that_is_converted_by_the_session_is_a_gate(sql: str, target: Target) -> None:
     """Where the review finds it; no other statement is."""
