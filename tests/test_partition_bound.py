@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from pgrunbook.sql.deparse import parsed
 from pgrunbook.sql.partition_bound import bound_condition, proof
 from servers import Server
