@@ -189,6 +189,7 @@ def test_rows_of_partitions_that_move_are_kept(conn: Conn) -> None:
     way.there(between=written)
 
 
+@pytest.mark.slow
 def test_writers_at_work_lose_nothing(own: Conn, server: Server) -> None:
     """A session that inserts, updates, moves and deletes all the time, while the loop copies row by row."""
     role = f"writer_{server.version}"

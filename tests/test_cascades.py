@@ -46,6 +46,7 @@ def conn(server: Server) -> Iterator[Conn]:
         yield conn
 
 
+@pytest.mark.first_case
 def test_all_levels_come_back(conn: Conn) -> None:
     """Rows that went with it, rows of those, references that were emptied, and rows that were both."""
     before = state(conn, *TABLES)
@@ -84,6 +85,7 @@ def test_conflict_in_a_table_that_was_reached_stops_it_all(conn: Conn) -> None:
     assert value(conn, "SELECT count(*) FROM shop") == 20
 
 
+@pytest.mark.slow
 def test_row_that_comes_while_the_delete_waits_is_kept(conn: Conn, server: Server) -> None:
     """A row that somebody adds below one that is deleted goes with it, and so it is kept with it."""
     with server.connect("keeping") as other:

@@ -102,6 +102,7 @@ def test_an_option_that_is_not_known_is_wrong_use(command: Command) -> None:
     assert command("undo-data", "purge", "--target", "demo", "--id", "x")[0] == 2
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -434,6 +435,7 @@ def test_review_names_file_and_line_of_what_does_not_parse(command: Command, tmp
     assert in_form(err)[0].endswith('0001_a.sql, line 2: syntax error at or near "SELCT"')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "encoding", "code", "told"),
     [

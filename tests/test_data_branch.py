@@ -142,6 +142,7 @@ def test_the_branch_starts_sessions_with_the_settings_of_the_target(
             do(branch, "DROP TABLE t")
 
 
+@pytest.mark.slow
 def test_a_dump_gives_the_same_data(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a server that is not ours; with owners, and the planner knows the tables."""
     target = project()
@@ -201,6 +202,7 @@ def test_the_branch_is_gone_however_the_rehearsal_ends(project: Project, how_it_
     assert branches() == []
 
 
+@pytest.mark.slow
 def test_what_a_dead_process_left_is_cleared_away_and_what_a_living_one_uses_is_not(project: Project) -> None:
     """The lock of its server tells which is which, not the process id, which is given anew."""
     target = project()

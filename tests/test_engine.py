@@ -135,6 +135,7 @@ def test_a_cell_that_takes_too_long_failed(out: Path, engine: str | None, says: 
         assert errors(out) == [("CellTimeout", "the cell did not end within 1 s"), ("KeyboardInterrupt", "")]
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @pytest.mark.parametrize(("engine", "says"), [("pgrunbook", TRUE), (None, ROSY)])
 def test_a_cell_that_loses_its_kernel_failed(out: Path, engine: str | None, says: object) -> None:

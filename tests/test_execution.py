@@ -267,6 +267,7 @@ def test_a_history_row_that_is_gone_meanwhile_stops_the_way_back(project: Projec
 # -- locks
 
 
+@pytest.mark.slow
 def test_a_lock_that_is_not_to_be_had_is_asked_for_a_bounded_number_of_times(project: Project) -> None:
     """The error names who stands in the way, with process, application, state and age; nothing changed."""
     folder = {"0001_a.sql": "CREATE TABLE orders (id int)", "0002_b.sql": "ALTER TABLE orders ADD note text"}
@@ -294,6 +295,7 @@ def test_a_lock_that_is_not_to_be_had_is_asked_for_a_bounded_number_of_times(pro
     assert states(execute(target)) == [StepState.DONE]
 
 
+@pytest.mark.slow
 def test_it_goes_on_when_the_blocker_goes_away_in_time(project: Project) -> None:
     """The second attempt has the lock; the result says how long it waited and for whom."""
     target = project(folder={"0001_a.sql": "ALTER TABLE orders ADD note text"}, lock_timeout_ms=1000, attempts=20)
@@ -310,6 +312,7 @@ def test_it_goes_on_when_the_blocker_goes_away_in_time(project: Project) -> None
     assert {stretch.kind for stretch in result.stretches} == {"running", "waiting"}
 
 
+@pytest.mark.slow
 def test_the_victim_of_a_deadlock_tries_again(project: Project) -> None:
     """40P01 is retried like a lock timeout; the whole transaction runs again, and once only counts."""
     target = project(
@@ -332,6 +335,7 @@ def test_the_victim_of_a_deadlock_tries_again(project: Project) -> None:
     assert rows(target, "SELECT n FROM log") == [(1,)]
 
 
+@pytest.mark.slow
 def test_a_deadlock_without_end_is_told_as_one(project: Project) -> None:
     """With one attempt the deadlock is the error, with the server's own account of it."""
     target = project(folder={"0001_a.sql": "LOCK TABLE one; LOCK TABLE two"}, lock_timeout_ms=20_000, attempts=1)
@@ -447,6 +451,7 @@ def test_a_setting_holds_over_the_parts_of_its_migration(project: Project) -> No
     assert [e["step"] for e in events(target, "setting-restored")] == [2]
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(
     ("before", "found"),
     [
@@ -510,6 +515,7 @@ def test_a_migration_that_drops_our_own_schema_is_aborted(project: Project) -> N
     assert len(rows(target, STEPS)) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text", ["ALTER TABLE schema_migrations OWNER TO heir", "ALTER SCHEMA pgrunbook OWNER TO heir"]
 )

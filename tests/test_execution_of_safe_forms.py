@@ -436,6 +436,7 @@ PARTITIONED = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @pytest.mark.parametrize(
     "statement", ["ALTER TABLE parts ADD CONSTRAINT one UNIQUE (id, at)", "CREATE UNIQUE INDEX one ON parts (id, at)"]
@@ -574,6 +575,7 @@ def test_every_statement_stands_in_the_journal_with_what_became_of_it(place: Pla
 # -- batches
 
 
+@pytest.mark.slow
 def test_a_lock_timeout_between_batches_goes_on_behind_the_last_one(place: Place) -> None:
     """Somebody has a row of the third batch: two are committed, it is tried again, and no row is done twice."""
     target = place("UPDATE orders SET hits = hits + 1", lock_timeout_ms=100, attempts=100)
@@ -769,6 +771,7 @@ def test_a_step_that_is_stopped_while_it_waits_says_stopped(place: Place) -> Non
     assert " left" not in str(row[-1])
 
 
+@pytest.mark.slow
 def test_a_reader_who_stays_ends_it_in_counted_attempts(place: Place) -> None:
     """The whole text: how often it was asked for, who was there, what stays, what to do."""
     target = place("ALTER TABLE orders ADD COLUMN note text", lock_timeout_ms=100, lock_patience_ms=300, attempts=2)

@@ -500,6 +500,7 @@ CHECKSUMS = {
 }
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("tool", CHECKSUMS)
 def test_a_file_that_was_changed_is_edited_and_what_was_not_finished_stops_us(project: Project, tool: str) -> None:
     """As it stops the tool itself."""

@@ -154,6 +154,7 @@ STEADY = {
 UNSTEADY = ("blob", "at", "floats", "day", "day[]")
 
 
+@pytest.mark.slow
 @pytest.mark.newest
 @pytest.mark.parametrize("type_", sample([*STEADY], 3))
 def test_keys_of_types_that_the_application_has_made_are_followed(own: Conn, server: Server, type_: str) -> None:
@@ -592,6 +593,7 @@ def test_rows_are_followed_whatever_writes_them(own: Conn, server: Server, case:
     assert [row for row in found if row[1] != -1 and not row[2] == row[3] == row[1] * 10] == []
 
 
+@pytest.mark.slow
 @pytest.mark.newest
 @pytest.mark.parametrize("emptied", ["SELECT", "TRUNCATE t_1"])
 def test_rows_are_followed_in_a_copy_from_a_dump(own: Conn, server: Server, emptied: str) -> None:

@@ -189,6 +189,7 @@ def test_a_restored_server_has_no_name_of_our_branches(ground: Ground, name: str
     assert not list(ground.source.dir.parent.glob("branch-*"))
 
 
+@pytest.mark.slow
 def test_room_on_the_disk_is_looked_at_before_the_copy(ground: Ground) -> None:
     """A backup that is larger than the disk is refused with both numbers, and nothing is made."""
     (taken,) = backups.list_base_backups(ground.source)

@@ -154,6 +154,7 @@ ODD = {
 }
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("folder", [None, ODD], ids=["the example", "odd texts"])
 def test_psql_comes_to_the_same_schema_with_the_plans_sql(
     site: Site, project: Callable[..., Target], folder: dict[str, str] | None, tmp_path: Path

@@ -265,6 +265,7 @@ def test_nothing_is_made_twice(api: Api, planetscale: Service, what: dict[str, A
     assert api.delete_role("main", made.id, successor="postgres") is False
 
 
+@pytest.mark.slow
 def test_a_branch_is_made_waited_for_and_deleted(api: Api, planetscale: Service) -> None:
     """Also where the answer to its making was lost; one of that name that was there before is not taken for it."""
     planetscale.tell(faults=[fault("POST", "/branches$", done=True, status=500, body=ERROR)])

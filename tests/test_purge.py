@@ -281,6 +281,7 @@ def waits(here: Session) -> Callable[[], bool]:
     return lambda: any(event["event"] == "drop-waits" for event in read(here.run.journal.path))
 
 
+@pytest.mark.slow
 def test_stopped_by_the_operator_or_by_the_server_it_says_what_is_gone(target: Target) -> None:
     """Ctrl-C, and a session that is ended: the state is the database's own."""
     number = keep(target, days=-1)

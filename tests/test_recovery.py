@@ -134,6 +134,7 @@ def test_a_restore_ends_at_the_point_while_the_source_goes_on(
     assert events(past.source) == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_a_restored_server_keeps_its_past_to_itself(past: Past, restored_to: Callable[[Point], Restored]) -> None:
     """It archives to its own archive, takes no archive setting along, and can be stopped and started."""
     before = sorted(path.name for path in past.source.archive_dir.iterdir())

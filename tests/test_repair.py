@@ -52,6 +52,7 @@ def doubled(project: Project) -> Target:
     return target
 
 
+@pytest.mark.slow
 def test_of_duplicates_the_earliest_stays(project: Project) -> None:
     """One row each; the guide's statement keeps both of a tie, and every row without a time."""
     target = doubled(project)

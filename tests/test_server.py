@@ -204,6 +204,7 @@ def kill_postmaster(server: Server) -> None:
     until(lambda: server.status().state is ServerState.STOPPED)
 
 
+@pytest.mark.slow
 def test_the_start_waits_for_sessions_that_outlive_a_killed_server(server: Server) -> None:
     """They still hold its shared memory; when they end in time, the start succeeds."""
     _, session = busy(server, seconds=1.5)

@@ -28,6 +28,7 @@ INSERT INTO done VALUES ({n})
 """
 
 
+@pytest.mark.slow
 def test_a_copy_of_a_server_at_work_is_whole(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows are written, tables made, filled and dropped while the files are copied: WAL puts all of it right."""
     target = project()

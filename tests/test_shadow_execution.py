@@ -133,6 +133,7 @@ def test_a_cutover_that_gets_no_lock_is_given_up(place: Place) -> None:
     assert rows(target, "SELECT pg_typeof(amount)::text, amount FROM orders WHERE id = 2") == [("bigint", 5)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("made", "told", "gone"),
     sample([

@@ -74,6 +74,7 @@ def ended(target: Target, clients: int = 0) -> Callable[[], bool]:
     return lambda: rows(target, query) == [(clients,)]
 
 
+@pytest.mark.slow
 def test_latencies_come_and_nothing_stays_behind(run: Run, target: Target, site: Site) -> None:
     """Each transaction with the time at which it was due; the rows are what they were."""
     before = rows(target, "SELECT sum(hashtext(o::text)) FROM orders o")
