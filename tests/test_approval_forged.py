@@ -204,6 +204,7 @@ def test_an_approval_that_does_not_count_says_why(scene: Scene, forge: Callable[
     assert (counting.counts.approver, counting.why) == ("dave@example.org", "")
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(("forge", "says"), [pytest.param(f, t, id=n) for n, f, t in FORGED])
 def test_what_was_never_good_finishes_nothing(scene: Scene, forge: Callable[[Scene], None], says: str) -> None:
     """A change that has begun needs an approval that counted once."""

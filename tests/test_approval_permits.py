@@ -66,6 +66,7 @@ def passed(here: Session, cell: str, about: str = "it") -> None:
     checks.check(check)(here)
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("way", WAYS)
 def test_no_permit_without_an_approval(way: str, target: Target, people: People) -> None:
     """Refused before anything is written; approved it is permitted, and permitted once it may be finished."""

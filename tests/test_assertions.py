@@ -114,6 +114,7 @@ def test_a_table_that_is_locked_is_told_as_such(target: Target, monkeypatch: pyt
         assert checked(target, "TABLE a").why == "could not be checked: canceling statement due to lock timeout"
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("tool", ["plain", *FOLDERS])
 def test_no_reader_takes_an_assertion_for_a_migration(project: Project, tool: str) -> None:
     """In the folder itself or next to it, and whatever its name looks like."""

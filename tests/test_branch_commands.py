@@ -162,6 +162,7 @@ def test_a_branch_is_a_target_of_its_own_until_it_is_removed(shop: Callable[...,
     ]
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("name", ["Dev", "-a", "a-", "a_b", "a@b", "ä", "x" * 41, "a/b", "../a", "branch-1-0a1b2c", ""])
 def test_what_cannot_be_the_name_of_a_branch_makes_none(
     name: str, shop: Callable[..., Target], command: Command
@@ -174,6 +175,7 @@ def test_what_cannot_be_the_name_of_a_branch_makes_none(
     assert registry.branches() == []
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [

@@ -370,6 +370,7 @@ FOLLOWED = {
 }  # fmt: skip
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("write", sample(FOLLOWED, 4))
 @pytest.mark.parametrize("batch_rows", [1_000, pytest.param(7, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("isolation", ["READ COMMITTED", pytest.param("REPEATABLE READ", marks=pytest.mark.slow)])
@@ -478,6 +479,7 @@ SHIFTS = {
 }  # fmt: skip
 
 
+@pytest.mark.first_case
 @pytest.mark.newest
 @pytest.mark.parametrize("shift", sample(SHIFTS, 3))
 @pytest.mark.parametrize("partitions", ["", " PARTITION BY RANGE (id)"])
@@ -576,6 +578,7 @@ def test_purge_takes_the_triggers_with_the_values(own: Conn) -> None:
     own.execute("UPDATE t SET id = 5000 WHERE id = 5")
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("batch_rows", [7, 1_000])
 @pytest.mark.parametrize(
     ("sql", "write"),

@@ -50,6 +50,7 @@ def there_and_back(stage: Stage, line: str, batch_rows: int) -> None:
         assert {kept.state for kept in undo_data.list_entries(conn)} == {"given back"}
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("line", sample(BACK, 6))
 def test_the_rarer_objects_are_kept_and_come_back(rare: Stage, line: str) -> None:
     """The schema behind it is that of the plain statement; schema and rows are what they were."""

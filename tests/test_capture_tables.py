@@ -118,6 +118,7 @@ def test_rows_of_a_block_that_asks_none_are_as_before(conn: Connection, name: st
     assert {table: texts(conn, table) for table in TABLES} == before
 
 
+@pytest.mark.first_case
 def test_a_run_of_inserts_is_captured_as_one(conn: Connection) -> None:
     """A row that one of them has inserted and another one updated is an inserted row."""
     before = texts(conn, "kinds")

@@ -62,6 +62,7 @@ def test_all_levels_come_back(conn: Conn) -> None:
     assert state(conn, *TABLES) == before
 
 
+@pytest.mark.first_case
 def test_batches_keep_what_each_of_them_reaches(conn: Conn) -> None:
     """A row that loses its reference in one batch, and goes in a later one, is as it was."""
     before = state(conn, *TABLES)

@@ -46,6 +46,7 @@ def in_form(text: str) -> list[str]:
     return lines
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

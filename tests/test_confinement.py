@@ -78,6 +78,7 @@ def test_what_a_server_needs_goes_on_working(branch: Server) -> None:
         conn.execute("CREATE DATABASE another")
 
 
+@pytest.mark.first_case
 def test_a_process_of_a_branch_ends_no_other(branch: Server) -> None:
     """It keeps the confinement for good, and files that we opened for it are closed again here."""
     before = len(list(Path("/proc/self/fd").iterdir()))
@@ -106,6 +107,7 @@ def test_the_log_is_opened_by_the_account_of_the_server(branch: Server) -> None:
     branch.do("rm", "log/postgresql.log")
 
 
+@pytest.mark.first_case
 def test_no_tcp_leaves_a_branch(branch: Server) -> None:
     """Whatever library tries: here dblink, with libpq's own doors open."""
     if confinement.version() < 4:

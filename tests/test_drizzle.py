@@ -603,6 +603,7 @@ def test_a_folder_of_both_layouts_is_refused(conn: Connection, tmp_path: Path) -
     )
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(
     ("journal", "detail"),
     [

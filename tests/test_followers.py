@@ -340,6 +340,7 @@ STRANGE = {
 }
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("kind", STRANGE)
 def test_rows_of_another_roles_table_are_captured_without_triggers(own: Conn, server: Server, kind: str) -> None:
     """Who may update a table and does not own it has a way back, too; the plan tells what nobody can tell there."""

@@ -334,6 +334,7 @@ def test_what_a_routine_does_is_asked_once(stage: Stage, monkeypatch: pytest.Mon
     assert (often - short) / 10 < short / 2
 
 
+@pytest.mark.first_case
 @pytest.mark.newest
 @pytest.mark.parametrize(
     ("between", "before", "after"),

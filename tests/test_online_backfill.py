@@ -191,6 +191,7 @@ WRONG: dict[str, tuple[dict[str, Any], type[RunbookError], str]] = {
 }
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("name", WRONG)
 def test_what_cannot_be_filled_is_refused_before_anything_changes(target: Target, name: str) -> None:
     """The server is asked what the words mean; nothing is written, and no table of ours is left."""

@@ -144,6 +144,7 @@ def test_a_block_reaches_what_its_statements_reach(project: Project) -> None:
         assert gate.find(Facts(conn), tree("DO $$ BEGIN PERFORM 1; END $$")) is None
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(
     ("sql", "tables"),
     [

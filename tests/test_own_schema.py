@@ -413,6 +413,7 @@ def test_every_procedure_calls_nothing_of_somebody_else(target: Target, mallory:
     assert sung(target) == []
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(
     ("words", "code"),
     [

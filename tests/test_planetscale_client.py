@@ -137,6 +137,7 @@ OUTCOMES = {
 }  # fmt: skip
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("name", OUTCOMES)
 def test_each_failure_is_one_clear_error(api: Api, planetscale: Service, name: str) -> None:
     """Its full text: what was to be done, what PlanetScale says, what is made there, and what to do."""
@@ -249,6 +250,7 @@ def test_the_token_goes_nowhere_without_tls(monkeypatch: pytest.MonkeyPatch, pla
     )
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("what", [{"status": 500, "body": ERROR}, {"cut": True}, HANGS])
 @pytest.mark.parametrize("done", [True, False])
 def test_nothing_is_made_twice(api: Api, planetscale: Service, what: dict[str, Any], done: bool) -> None:

@@ -153,6 +153,7 @@ def test_the_heaviest_queries_are_those_that_the_server_counts(counting: tuple[S
             conn.execute("SELECT 1/0 AS pgrunbook")
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(
     "query",
     [

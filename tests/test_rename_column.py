@@ -141,6 +141,7 @@ COLUMNS = {
 }
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("name", sample(COLUMNS, 4))
 def test_columns_of_each_kind(stage: Stage, name: str) -> None:
     """Types with and without equality, defaults, constraints: filled, kept equal both ways, and in the schema as plain SQL leaves it."""

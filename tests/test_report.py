@@ -150,6 +150,7 @@ def test_a_run_that_was_killed_has_the_same_page() -> None:
     assert "not sealed: it is open in the ledger" in page
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("what", EVIL)
 def test_what_is_evil_is_shown_and_not_executed(what: str) -> None:
     """In HTML, in a text, in an error, in a name, and in what a person wrote."""

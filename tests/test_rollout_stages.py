@@ -428,6 +428,7 @@ NO_ROLLOUT = {
 }  # fmt: skip
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("case", NO_ROLLOUT)
 def test_what_cannot_be_rolled_out_is_refused(scene: Callable[..., Scene], case: str) -> None:
     """Each says what is wrong before anything changes."""

@@ -154,6 +154,7 @@ t.at + t.g: ALTER TABLE t ADD COLUMN g timestamptz; UPDATE t SET at = now(); UPD
 """.strip().split("\n")
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("line", sample(WANDERING, 6))
 def test_a_value_that_is_another_one_each_time_is_passed_over_and_named(pair: Pair, line: str) -> None:
     """The plain SQL itself would differ from a second run of it: those columns are left out, and no other."""
@@ -225,6 +226,7 @@ UPDATE keyless SET a = a + 1 | UPDATE keyless SET a = 7 WHERE ctid = (SELECT min
 """.strip().split("\n")
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("line", sample(APART, 4))
 def test_what_differs_otherwise_is_told(pair: Pair, line: str) -> None:
     """Immutable expressions excuse nothing, and what is volatile excuses no other column, row or table."""

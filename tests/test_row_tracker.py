@@ -271,6 +271,7 @@ OVERLAPS: dict[str, Sequence[tuple[int, int]]] = {
 }
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("isolation", ["READ COMMITTED", pytest.param("REPEATABLE READ", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("moves", sample(OVERLAPS, 3))
 @pytest.mark.parametrize("key", ["integer", pytest.param("partitions", marks=pytest.mark.slow)])

@@ -78,6 +78,7 @@ def test_step_that_waits_makes_nobody_wait(stage: Stage, table: str, migration: 
     assert all(expansion.form for expansion in expansions)
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(("before", "migration", "error"), sample(BAD, 3))
 def test_rows_that_do_not_fit_leave_the_table_as_it_was(
     stage: Stage, before: str, migration: str, error: type[psycopg.Error]
@@ -154,6 +155,7 @@ def test_killed_step_is_done_when_run_again(stage: Stage, table: str, migration:
     assert [difference.line() for difference in diff(wanted, end(stage.conn)[0])] == []
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(
     ("table", "migration"), [(table, migration) for table, migration, _ in ALONE if "DETACH" not in migration]
 )

@@ -117,6 +117,7 @@ REFUSED = [
 ]  # fmt: skip
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(("sql", "objects"), sample(REFUSED, 4))
 def test_what_is_in_use_is_kept_unless_the_operator_names_it(shop: Connection, sql: str, objects: set[str]) -> None:
     """A table with rows, a column in use and a foreign key are refused; named, with schema or without, they pass."""

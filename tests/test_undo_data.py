@@ -110,6 +110,7 @@ def value(conn: Conn, query: str) -> Any:
 EVERYTHING = ("t", 'app."T x"', "ident", "p")
 
 
+@pytest.mark.first_case
 @pytest.mark.newest
 @pytest.mark.parametrize(
     ("statement", "rows"),
@@ -337,6 +338,7 @@ OUTCOMES = [
 ]  # fmt: skip
 
 
+@pytest.mark.first_case
 @pytest.mark.newest
 @pytest.mark.parametrize(("step", "since", "values", "outcome", "is_gone"), sample(OUTCOMES, 3))
 def test_each_conflict_is_in_a_file(
@@ -508,6 +510,7 @@ FOLLOWED = {
 }  # fmt: skip
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("write", sample(FOLLOWED, 4))
 def test_captured_rows_follow_theirs(conn: Conn, server: Server, write: str) -> None:
     """What was captured is reverted in the row of which it was captured, whatever its key is now, and in no other."""
@@ -596,6 +599,7 @@ OURS = {
 }  # fmt: skip
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("later", sample(OURS, 4))
 def test_what_a_later_step_takes_away_comes_back_with_its_row(conn: Conn, later: str) -> None:
     """Not with another row that has its key meanwhile."""

@@ -542,6 +542,7 @@ SECRETS = {
 }  # fmt: skip
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("name", SECRETS)
 def test_a_secret_in_a_file_keeps_the_run_from_being_sealed(
     records: Records, command: Command, monkeypatch: pytest.MonkeyPatch, name: str

@@ -472,6 +472,7 @@ ORDERS: list[tuple[list[str], list[tuple[str, int | None, str]]]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(("statements", "expected"), sample(ORDERS, 4), ids=[order[0][-1] for order in ORDERS])
 def test_statements_are_followed_in_their_order(
     conn: Conn, statements: list[str], expected: list[tuple[str, int | None, str]]
