@@ -167,3 +167,10 @@ WAITS = """DO $$ BEGIN
 END $$;
 """
 OPEN_THE_GATE = "INSERT INTO scene.gate VALUES (true)"
+
+
+def anchored(target: Target, made: Run) -> list[str]:
+    """Return what of a run's record the target holds: the kinds of the ledger's lines, in their order."""
+    query = b"SELECT l.kind FROM pgrunbook.ledger AS l WHERE l.run_id = %s ORDER BY l.seq"
+    with connect(target) as conn:
+        return [str(row[0]) for row in conn.execute(query, [made.run_id])]

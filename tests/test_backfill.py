@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from acting import cells, error, events, outputs, run, wait_until
+from acting import anchored, cells, error, events, outputs, run, wait_until
 from conftest import ROOT, do, rows
 from pgrunbook.config.targets import Target
 from pgrunbook.record.run import Status
@@ -42,6 +42,7 @@ def test_columns_are_filled_and_nothing_of_ours_is_left(target: Target) -> None:
         assert (made.folder / f"{name}.csv").is_file()
     assert rows(target, "SELECT tgname FROM pg_trigger WHERE tgname LIKE '%fill%'") == []
     assert rows(target, "SELECT proname FROM pg_proc WHERE proname LIKE 'fill_%'") == []
+    assert anchored(target, made) == ["opened", "closed"]
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from acting import error, events, newest_run, outputs, pgrunbook, run, wait_until
+from acting import anchored, error, events, newest_run, outputs, pgrunbook, run, wait_until
 from conftest import connect, do, rows
 from pgrunbook.config.targets import Target
 from pgrunbook.database import shadows
@@ -185,6 +185,7 @@ def test_a_change_of_type_is_contracted_too(project: Project, command: Command) 
     assert command("drift", "--target", "demo")[0] == 0
     made, code = run("contract", accept="all")
     assert (code, made.status) == (0, Status.DONE)
+    assert anchored(target, made) == ["opened", "closed"]
     do(target, "UPDATE nodes SET n = 3000000000 WHERE id = 1; INSERT INTO nodes VALUES (9001, 'x', 1)")
     for against in ("history", "validated"):
         assert command("drift", "--target", "demo", "--against", against)[0] == 0, against

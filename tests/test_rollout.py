@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import pytest
 import yaml
 
-from acting import completed, error, events, newest_run, outputs, pgrunbook, run, wait_until
+from acting import anchored, completed, error, events, newest_run, outputs, pgrunbook, run, wait_until
 from conftest import do, rows
 from pgrunbook.config.targets import Target
 from pgrunbook.errors import Broken, Refused, RunbookError, StatementFailed, TargetBusy, WrongInput
@@ -124,6 +124,7 @@ def test_first_stage_headless(target: Target, declare: Callable[..., Path]) -> N
     assert [e["stage"] for e in events(made, "stage-done")] == ["friends"]
     query = "SELECT is_nullable, column_default FROM information_schema.columns WHERE column_name = 'beta'"
     assert rows(target, query) == [("NO", "false")]
+    assert anchored(target, made) == ["opened", "closed"]
 
 
 @pytest.mark.slow

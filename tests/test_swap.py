@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from acting import cells, completed, error, events, newest_run, outputs, pgrunbook, run, wait_until
+from acting import anchored, cells, completed, error, events, newest_run, outputs, pgrunbook, run, wait_until
 from conftest import ROOT, connect, do, rows
 from pgrunbook.branches.server import Server
 from pgrunbook.config.targets import Target
@@ -73,6 +73,7 @@ def test_table_gets_wider_keys(target: Target) -> None:
         "ALTER TABLE public.items VALIDATE CONSTRAINT items_order_id_fkey"
     ]
     assert rows(target, "SELECT convalidated FROM pg_constraint WHERE conname = 'items_order_id_fkey'") == [(True,)]
+    assert anchored(target, made) == ["opened", "closed"]
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from pgrunbook.database.inverse_log import RecordedInverse
 from pgrunbook.draft import missing_rows
 from pgrunbook.draft.build import expanded
 from pgrunbook.draft.expected_differences import DeclaredOf, followed, named
+from pgrunbook.errors import Refused
 from pgrunbook.history import Migration
 from pgrunbook.inverse.inverter import Inverter
 from pgrunbook.plan.declared import Declared
@@ -31,7 +32,6 @@ from pgrunbook.plan.step import RANGE, Expansion, Keep, SafeStep
 from pgrunbook.plan.way_back import Back, Undo
 from pgrunbook.safe_forms import rename_column, shadow_column
 from pgrunbook.safe_forms.expander import Expander
-from pgrunbook.safe_forms.unfinished import WaitsForContractError
 from pgrunbook.sql import runs, statements
 from pgrunbook.sql.classify import Policy, Type
 from pgrunbook.sql.deparse import changed, parsed, printed
@@ -201,8 +201,6 @@ def _writing(
             writer.end()
     except undo_data.CannotCaptureError as reason:
         raise NoWayError(str(reason)) from reason
-    except WaitsForContractError as exc:
-        raise NoWayError(f"{exc.message}. {exc.detail}") from exc
     except psycopg.Error as exc:
         raise NoWayError(f"it fails: {exc.diag.message_primary or ' '.join(str(exc).split())}") from exc
 
@@ -350,7 +348,10 @@ class _Writer:
         """
         self.number += 1
         undo = _capturing(self.inverter.inverse(statement), also)
-        expansion = self.planner.expand(statement)
+        try:
+            expansion = self.planner.expand(statement)
+        except Refused as exc:  # a column that it changes waits for contract
+            raise NoWayError(f"{exc.message}. {exc.detail}") from exc
         site = Site(self.name, self.file_sha256, "down", self.number)
         kept = undo_data.with_capture(
             self.conn, expansion, undo, site, rows_conn=self.rows_conn, batch_rows=self.target.batch_rows

@@ -171,30 +171,17 @@ def of_restore(here: Session, point: Point) -> Permit:
 
 def of_salvage(here: Session, choice: str, conn: Connection) -> Permit:
     """Permit a run to salvage what its checks have shown and tried. Raises Refused when that was another choice."""
-    about = checks.passed(here, "restore", "salvage-rows")
-    if about != {choice}:
-        raise checks.refusal("salvage-rows", "what-to-salvage", other=True)
-    approval.check(here, about, "salvage-rows")
-    anchor.opening(conn, here.run)
-    return _made(here.run.run_id, about, conn)
+    return _of_choice(here, choice, "salvage-rows", "what-to-salvage", conn)
 
 
-def of_backfill(here: Session, subject_: str, cell: str, conn: Connection) -> Permit:
+def of_backfill(here: Session, choice: str, cell: str, conn: Connection) -> Permit:
     """Permit a run a cell of backfill, for what its checks have shown. Raises Refused when that was something else."""
-    about = checks.passed(here, "backfill", cell)
-    if about != {subject_}:
-        raise checks.refusal(cell, "plan-the-batches", other=True)
-    approval.check(here, about, cell)
-    return _made(here.run.run_id, about, conn)
+    return _of_choice(here, choice, cell, "plan-the-batches", conn)
 
 
 def of_cutover(here: Session, choice: str, cell: str) -> Permit:
     """Permit a run the cell "fence" or "cut-over", for the choice that its check has shown. Raises Refused."""
-    about = checks.passed(here, "restore", cell)
-    if about != {choice}:
-        raise checks.refusal(cell, "what-to-carry", other=True)
-    approval.check(here, about, cell)
-    return _made(here.run.run_id, about, None)
+    return _of_choice(here, choice, cell, "what-to-carry", None)
 
 
 def of_contract(here: Session, going: Collection[Shadow], conn: Connection) -> Permit:
@@ -209,24 +196,28 @@ def of_contract(here: Session, going: Collection[Shadow], conn: Connection) -> P
     if not wanted <= shown & {now[label] for label in accepted}:
         raise checks.refusal("drop-it", "what-is-still-double", other=True)
     approval.check(here, wanted, "drop-it")
+    anchor.opening(conn, here.run)
     return _made(here.run.run_id, wanted, conn)
 
 
 def of_rollout(here: Session, choice: str, cell: str, conn: Connection) -> Permit:
     """Permit a run one move of a rollout, as its check has shown the rollout and what was decided. Raises Refused."""
-    about = checks.passed(here, "rollout", cell)
-    if about != {choice}:
-        raise checks.refusal(cell, "plan-the-stages", other=True)
-    approval.check(here, about, cell)
-    return _made(here.run.run_id, about, conn)
+    return _of_choice(here, choice, cell, "plan-the-stages", conn)
 
 
 def of_swap(here: Session, choice: str, cell: str, conn: Connection) -> Permit:
     """Permit a run a cell of swap, for what its checks have shown and tried. Raises Refused when that was another."""
-    about = checks.passed(here, "swap", cell)
+    return _of_choice(here, choice, cell, "what-hangs", conn)
+
+
+def _of_choice(here: Session, choice: str, cell: str, shown_by: str, conn: Connection | None) -> Permit:
+    """Permit a run a cell for the choice that the cell ``shown_by`` has shown, and anchor the run before it writes."""
+    about = checks.passed(here, here.procedure, cell)
     if about != {choice}:
-        raise checks.refusal(cell, "what-hangs", other=True)
+        raise checks.refusal(cell, shown_by, other=True)
     approval.check(here, about, cell)
+    if conn is not None:
+        anchor.opening(conn, here.run)
     return _made(here.run.run_id, about, conn)
 
 

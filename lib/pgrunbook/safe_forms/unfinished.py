@@ -20,21 +20,17 @@ _BY_NAME = (A.AT_DropColumn, A.AT_AlterColumnType, A.AT_SetExpression, A.AT_Drop
 _WHOLE = (Kind.OBJECT_TABLE, Kind.OBJECT_SCHEMA)
 
 
-class WaitsForContractError(Refused):
-    """A statement changes a column that waits for contract."""
-
-
 def refuse(case: Case) -> None:
     """Refuse a statement that changes one of two columns of which a trigger keeps the other equal, or their table.
 
     What it would do to the pair is not what it says, and what it leaves would break each write to the table.
-    Raises WaitsForContractError.
+    Raises Refused.
     """
     found = next(_touched(case), None)
     if found is None:
         return
     statement = case.statement
-    raise WaitsForContractError(
+    raise Refused(
         f"could not plan {statement.place} ({statement.kind}): {found.label} lives beside {found.beside}",
         detail=f"{found.migration} ({found.kind}) leaves both until contract, and a trigger keeps them equal: no other"
         " change of these columns, or of the name or schema of their table, may come before.",
