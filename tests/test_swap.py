@@ -147,10 +147,12 @@ def test_run_that_is_killed_goes_on_where_the_database_shows_that_it_stopped(tar
     while True:
         with pgrunbook(*arguments, start_new_session=True) as process:
             try:
-                process.wait(chance.uniform(1.0, 6.0) if kills < MOST_KILLS else 120)
+                _, told = process.communicate(timeout=chance.uniform(1.0, 6.0) if kills < MOST_KILLS else 120)
             except subprocess.TimeoutExpired:
                 end_all(process)
                 kills += 1
+            else:
+                assert process.returncode == 0, told
         newest = newest_run()
         if process.returncode == 0:
             break
