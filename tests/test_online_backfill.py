@@ -17,6 +17,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from conftest import connect, do, rows
 from pgrunbook.config.targets import Target
@@ -234,6 +235,50 @@ def test_what_would_never_be_done_is_refused(target: Target, values: dict[str, s
         with pytest.raises(Refused, match="would differ again once filled") as caught:
             backfill_check.refuse_restless(conn, made, statement_timeout_ms=30_000)
     assert str(caught.value).startswith(f"{restless:,} row")
+
+
+PLANTED = """
+CREATE FUNCTION public.planted(text, text) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN RAISE ''planted''; END';
+CREATE FUNCTION public.planted(tid, tid) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN RAISE ''planted''; END';
+CREATE FUNCTION public.planted(bigint) RETURNS bigint LANGUAGE plpgsql AS 'BEGIN RAISE ''planted''; END';
+CREATE AGGREGATE public.count(*) (SFUNC = planted, STYPE = bigint, INITCOND = 0);
+"""
+
+
+def test_what_somebody_planted_is_not_called(target: Target) -> None:
+    """By the look, the batches, the proof or the trigger: where the search_path finds it before what is PostgreSQL's.
+
+    The operators are those of text and of places; the aggregate is count.
+    """
+    operators = [
+        f"CREATE OPERATOR public.{name} (LEFTARG = {type_}, RIGHTARG = {type_}, FUNCTION = public.planted);"
+        for type_ in ("text", "tid")
+        for name in ("=", "<>", "<", "<=", ">", ">=")
+    ]
+    do(target, PLANTED + "".join(operators))
+    with working(target) as conn:
+        (name,) = conn.execute("SELECT current_database()").fetchone() or ("",)
+        path = sql.SQL("ALTER DATABASE {} SET search_path = public, pg_catalog")
+        conn.execute(path.format(sql.Identifier(str(name))))
+    with working(target) as conn:
+        for bait in ("'a'::text <> 'b'", "ctid >= '(0,0)' FROM orders", "count(*) FROM orders"):
+            with conn.as_target(), pytest.raises(psycopg.errors.RaiseException, match="planted"):
+                conn.execute(f"SELECT {bait}".encode())
+        made = resolve(conn, "orders", CENTS)
+        found = backfill_check.check(conn, made)
+        assert (found.is_whole, found.bad) == (True, ())
+        assert backfill.proof(conn, made, statement_timeout_ms=30_000, in_sync=False) == 2572
+        installed(conn, made)
+        assert filled(conn, made, in_sync=True).rows == 2572
+        own = resolve(conn, "orders", {"total": "total + 1"})
+        with pytest.raises(Refused, match="would differ again"):
+            backfill_check.refuse_restless(conn, own, statement_timeout_ms=30_000)
+        assert backfill.proof(conn, made, statement_timeout_ms=30_000, in_sync=True) == 0
+        with conn.as_target():
+            conn.execute("INSERT INTO orders (total) VALUES (7); UPDATE orders SET total = 8 WHERE total = 7")
+    with connect(target) as conn:
+        query = "SELECT pg_catalog.count(*) FROM orders WHERE cents IS DISTINCT FROM round(total * 100)"
+        assert conn.execute(query).fetchone() == (0,)
 
 
 def test_expression_is_told_to_be_immutable_or_not(target: Target) -> None:

@@ -98,7 +98,8 @@ class ColumnFill:
             sql.SQL("REVOKE ALL ON FUNCTION {}() FROM PUBLIC").format(self._function()),
             sql.SQL(
                 "CREATE TRIGGER {} BEFORE INSERT OR UPDATE ON {} FOR EACH ROW"
-                " WHEN (pg_catalog.current_setting({}, true) IS DISTINCT FROM {}) EXECUTE FUNCTION {}()"
+                " WHEN (coalesce(pg_catalog.current_setting({}, true), '') OPERATOR(pg_catalog.<>) {}::pg_catalog.text)"
+                " EXECUTE FUNCTION {}()"
             ).format(
                 sql.Identifier(self.trigger_name),
                 self.table,

@@ -196,7 +196,7 @@ def proof(
     differs: sql.Composable = sql.SQL(made.differs)
     if refused:
         differs = sql.SQL("CASE WHEN {} THEN false ELSE {} END").format(_has_key(made, refused), differs)
-    count = sql.SQL("SELECT count(*) FROM {} AS {} WHERE {}").format(
+    count = sql.SQL("SELECT pg_catalog.count(*) FROM {} AS {} WHERE {}").format(
         made.table.identifier, sql.Identifier(made.table.name), differs
     )
     with connection.transaction(conn, lock_timeout_ms=2_000, statement_timeout_ms=statement_timeout_ms):

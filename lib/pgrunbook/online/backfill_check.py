@@ -83,7 +83,7 @@ def refuse_restless(conn: Connection, made: ColumnBackfill, *, statement_timeout
         else sql.SQL("{}.{}").format(alias, column)
         for name, column in ((row["name"], sql.Identifier(row["name"])) for row in columns)
     ]
-    query = sql.SQL("SELECT count(*) FROM (SELECT {} FROM {} AS {} WHERE {}) AS {} WHERE {}").format(
+    query = sql.SQL("SELECT pg_catalog.count(*) FROM (SELECT {} FROM {} AS {} WHERE {}) AS {} WHERE {}").format(
         sql.SQL(", ").join(filled), made.table.identifier, alias, sql.SQL(f"({made.where or 'true'})"), alias,
         sql.SQL(made.differs),
     )  # fmt: skip
@@ -143,7 +143,10 @@ class _Scan:
         left = [(first, pages)]
         while left and len(self.bad) < self.most:
             at, many = left.pop()
-            window = f"ctid >= '({at},0)'::pg_catalog.tid AND ctid < '({at + many},0)'::pg_catalog.tid"
+            window = (
+                f"ctid OPERATOR(pg_catalog.>=) '({at},0)'::pg_catalog.tid"
+                f" AND ctid OPERATOR(pg_catalog.<) '({at + many},0)'::pg_catalog.tid"
+            )
             try:
                 self.rows += self._insert(window)
             except OF_A_ROW:
@@ -164,7 +167,7 @@ class _Scan:
         for row in self.conn.execute(query).fetchall():
             ctid, *key = texts(row) or ("",)
             try:
-                self.rows += self._insert(f"ctid = '{ctid}'::pg_catalog.tid")
+                self.rows += self._insert(f"ctid OPERATOR(pg_catalog.=) '{ctid}'::pg_catalog.tid")
             except OF_A_ROW as exc:
                 yield RefusedRow(tuple(key) or (ctid,), exc.sqlstate or "", said(exc))
 

@@ -57,13 +57,22 @@ def plan_ranges(conn: Connection, swap: TableSwap) -> int:
 
 
 def refuse_order(conn: Connection, swap_oid: int, order: Sequence[str]) -> None:
-    """Raise Refused for columns by which rows cannot be laid out in ranges: not there, or may be NULL."""
+    """Raise Refused for columns by which rows cannot be laid out in ranges.
+
+    They are not there, may be NULL, or have a type of the application: its operators would be called with our rights.
+    """
     there = {one.name: one for one in columns(conn, swap_oid)}
     if wrong := [name for name in order if name not in there or not there[name].is_not_null]:
         raise Refused(
             f"cannot lay rows out by {', '.join(wrong)}",
             detail="Ranges of a column that may be NULL, or that is not there, do not hold every row.",
             hint="Name columns that are NOT NULL.",
+        )
+    if other := [name for name in order if not there[name].is_plain]:
+        raise Refused(
+            f"cannot lay rows out by {', '.join(other)}",
+            detail="Ranges are compared by PostgreSQL's own operators, and the type is one of the application.",
+            hint="Name columns of PostgreSQL's own types.",
         )
 
 
@@ -224,7 +233,8 @@ def _ordered(conn: Connection, swap: TableSwap, order: Sequence[str]) -> list[_P
     names = sql.SQL(", ").join(sql.Identifier("s", name) for name in order)
     query = sql.SQL(
         "SELECT ARRAY[{}] FROM (SELECT {}, pg_catalog.row_number() OVER (ORDER BY {}) AS pgrunbook_number"
-        " FROM {} AS s) AS x WHERE x.pgrunbook_number % {} = 1 AND x.pgrunbook_number > 1 ORDER BY x.pgrunbook_number"
+        " FROM {} AS s) AS x WHERE (x.pgrunbook_number OPERATOR(pg_catalog.%) {}) OPERATOR(pg_catalog.=) 1"
+        " AND x.pgrunbook_number OPERATOR(pg_catalog.>) 1 ORDER BY x.pgrunbook_number"
     ).format(as_text, names, names, whole(conn, swap.table), sql.Literal(ORDERED_ROWS))
     with transaction(conn, lock_timeout_ms=COPY_TIMEOUT_MS, statement_timeout_ms=COPY_TIMEOUT_MS), conn.as_target():
         ends = [[str(part) for part in row[0]] for row in conn.execute(query) if isinstance(row[0], list)]
@@ -241,8 +251,9 @@ def _pages(first: Sequence[str], following: Sequence[str] | None) -> sql.Compose
 
 def _bounds(order: Sequence[str], first: Sequence[str] | None, following: Sequence[str] | None) -> sql.Composable:
     row = sql.SQL(", ").join(sql.Identifier("s", name) for name in order)
+    compared = sql.SQL("ROW({}) OPERATOR(pg_catalog.{}) ROW({})")
     parts = [
-        sql.SQL("ROW({}) {} ROW({})").format(row, sql.SQL(operator), sql.SQL(", ").join(map(sql.Literal, place)))
+        compared.format(row, sql.SQL(operator), sql.SQL(", ").join(map(sql.Literal, place)))
         for operator, place in ((">=", first), ("<", following))
         if place is not None
     ]
