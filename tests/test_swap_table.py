@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from decimal import Decimal
 
+import psycopg
 import pytest
 
 from pgrunbook.database.checksums import TableName
@@ -690,3 +691,63 @@ CREATE TABLE checked (id int PRIMARY KEY CHECK (sing(id)));
 CREATE TABLE indexed (id int PRIMARY KEY);
 CREATE INDEX ON indexed (sing(id))
 """
+
+
+PLANTED_OPERATORS = [
+    f"CREATE FUNCTION public.planted({type_}, {type_}) RETURNS {result} LANGUAGE plpgsql"
+    f" AS 'BEGIN RAISE ''planted''; END'; "
+    + "".join(
+        f"CREATE OPERATOR public.{name} (LEFTARG = {type_}, RIGHTARG = {type_}, FUNCTION = public.planted);"
+        for name in names
+    )
+    for type_, result, names in [
+        ("text", "boolean", ("=", "<>", "<", "<=", ">", ">=")),
+        ("tid", "boolean", ("=", "<>", "<", "<=", ">", ">=")),
+        ("bigint", "boolean", ("=", "<>", "<", "<=", ">", ">=")),
+        ("timestamptz", "boolean", ("=", "<>", "<", "<=", ">", ">=")),
+        ("int", "int", ("%",)),
+    ]
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", [(), ("kind",), ("kind", "at")])
+def test_operators_that_somebody_planted_are_not_called(
+    server: Server, database: Callable[..., str], monkeypatch: pytest.MonkeyPatch, order: tuple[str, ...]
+) -> None:
+    """Where the search_path finds them before those of PostgreSQL: by the copy in ranges, the log, the comparison."""
+    made = database(*EVENTS.split(";\n"), *PLANTED_OPERATORS)
+    with server.connect(made) as conn:
+        conn.execute(f'ALTER DATABASE "{made}" SET search_path = public, pg_catalog'.encode())
+    monkeypatch.setenv(URL, url_of(server, made))
+    monkeypatch.setattr(swap_copy, "ORDERED_ROWS", 500)
+    stage = stage_of(server, made)
+    with connect(stage.target) as conn, conn.as_target(), pytest.raises(psycopg.errors.RaiseException, match="planted"):
+        conn.execute("SELECT kind >= 'k1' FROM events")
+    swap = stage.begun(SwapChoice(EVENTS_TABLE, order=order))
+    stage.do("INSERT INTO events (at, kind) VALUES ('2026-02-02', 'new'); UPDATE events SET note = 'x'")
+    stage.filled(swap)
+    stage.do("DELETE FROM events WHERE kind OPERATOR(pg_catalog.=) 'k8'")
+    (counted,) = stage.rows("SELECT count(*) FROM events")
+    stage.cut_over()
+    assert stage.rows("SELECT count(*) FROM events") == [counted]
+    stage.do("UPDATE events SET note = 'y'")
+    stage.cut_over()
+    assert stage.rows("SELECT count(*) FROM events") == [counted]
+
+
+@pytest.mark.slow
+def test_rows_are_laid_out_by_types_of_postgresql_only(stage: SwapStage) -> None:
+    """Ranges are compared by its own operators: another type's order could differ, and rows be lost between two."""
+    stage.do(
+        "CREATE TYPE public.pair AS (a int, b int)", "CREATE TYPE public.mood AS ENUM ('low', 'high')",
+        "CREATE TABLE public.odd (id int PRIMARY KEY, p public.pair NOT NULL, m public.mood NOT NULL)",
+        "INSERT INTO public.odd SELECT n, ROW(n, n)::public.pair, CASE WHEN n % 2 = 0 THEN 'low' ELSE 'high' END::public.mood"
+        " FROM generate_series(1, 100) AS n",
+    )  # fmt: skip
+    odd = TableName("public", "odd")
+    with pytest.raises(Refused, match="cannot lay rows out by p"):
+        stage.begun(SwapChoice(odd, order=("p",)))
+    stage.ready(SwapChoice(odd, order=("m",)))
+    stage.cut_over()
+    assert stage.rows("SELECT count(*) FROM odd") == [(100,)]
