@@ -10,8 +10,11 @@ from collections.abc import Callable
 import pytest
 
 from acting import anchored, cells, error, events, outputs, run, wait_until
-from conftest import ROOT, do, rows
+from conftest import ROOT, connect, do, rows
 from pgrunbook.config.targets import Target
+from pgrunbook.display.show import Picture, Table
+from pgrunbook.online.throttle import Throttle, ThrottleSample
+from pgrunbook.procedures import backfill_views
 from pgrunbook.record.run import Status
 from pgrunbook.runner import runbook
 from pgrunbook.session import run_control
@@ -164,3 +167,12 @@ def test_commands_of_the_guide_do_what_it_says(project: Project, command: Callab
         assert rows(target, "SELECT count(*) FROM instances WHERE millicpu IS DISTINCT FROM cpu * 1000") == [(0,)]
     do(target, "UPDATE instances SET cpu = cpu + 1")
     assert rows(target, "SELECT count(*) FROM instances WHERE millicpu IS DISTINCT FROM cpu * 1000") == [(0,)]
+
+
+@pytest.mark.parametrize(("samples", "kind"), [(0, Table), (1, Table), (2, Table), (3, Picture)])
+def test_only_what_has_a_line_is_drawn(target: Target, samples: int, kind: type[object]) -> None:
+    """Two samples give one point, which would be an empty picture."""
+    with connect(target) as conn:
+        throttle = Throttle(conn, conn.oid_of("regclass", "public.orders") or 0)
+        throttle.samples += [ThrottleSample(0.25 * n, 100 * n, 5.0, 1.0, 100) for n in range(samples)]
+        assert isinstance(backfill_views.picture(throttle), kind)

@@ -1,3 +1,3 @@
 """Runbooks as Jupyter notebooks, for changing a PostgreSQL database safely."""
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"

@@ -268,7 +268,7 @@ def gone(made: ColumnBackfill) -> Card:
 def picture(throttle: Throttle) -> Picture | Table:
     """Draw rate and latency, with the waits shaded."""
     samples = throttle.samples
-    if len(samples) < 2:
+    if len(samples) < 3:  # a line needs two points, each between two samples
         return Table([], [], empty="Nothing to draw: it was over in a moment.")
     at = [one.at_s for one in samples[1:]]
     rates = [(b.rows - a.rows) / max(b.at_s - a.at_s, 1e-6) for a, b in pairwise(samples)]
