@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,26 @@ def test_every_row_is_filled_and_those_that_are_are_not_written_again(target: Ta
     assert left(target) == 0
 
 
+@pytest.mark.parametrize(
+    ("type_", "was", "becomes"),
+    [
+        ("bigint", "7", "NULL"), ("bigint", "NULL", "7"), ("bigint", "7", "8"), ("text", "'a '", "'a'"),
+        ("varchar(9)", "'A'", "'a'"), ('text COLLATE pg_catalog."C"', "'x'", "('y' COLLATE pg_catalog.\"C\")"),
+        ("bpchar(3)", "'a'", "'b'"), ("numeric", "1.0", "1.00"), ("float8", "0", "'-0'::float8"),
+        ("interval", "'24 hours'", "interval '1 day'"), ("json", "'{}'", "'{ }'::json"), ("bool", "false", "true"),
+        ("uuid", "NULL", "md5('x')::uuid"), ("bytea", "''", "NULL"), ("timestamptz", "'-infinity'", "'infinity'"),
+        ("int[]", "'{1}'", "'[0:0]={1}'::int[]"),
+    ],
+)  # fmt: skip
+def test_value_that_differs_in_its_bytes_is_written_once(target: Target, type_: str, was: str, becomes: str) -> None:
+    """Whether values of its type are compared as they are, or byte by byte as records; the same one is left alone."""
+    do(target, f"CREATE TABLE valued (id int PRIMARY KEY, v {type_}); INSERT INTO valued VALUES (1, {was})")
+    with working(target) as conn:
+        made = resolve(conn, "valued", {"v": becomes})
+        assert [filled(conn, made, run_id=run_id).rows for run_id in ("first", "second")] == [1, 0]
+        assert backfill.proof(conn, made, statement_timeout_ms=30_000, in_sync=False) == 0
+
+
 def test_filled_column_is_emptied_in_the_same_way(target: Target) -> None:
     """The way back of a column that was empty, as the guide says."""
     with working(target) as conn:
@@ -117,8 +138,10 @@ def test_order_is_chosen_by_facts_and_tried_where_no_update_is_hot(
     with working(target) as conn:
         made = resolve(conn, "orders", CENTS)
         found = batch_order.facts(conn, made)
-        chosen = batch_order.decided(made, found, "auto")
-        assert (found.is_indexed, chosen and chosen.by_pages) == (False, True)
+        assert not found.is_indexed
+        for correlation, by_pages in ((0.01, False), (-0.4, False), (0.6, True), (-1.0, True), (None, True)):
+            chosen = batch_order.decided(made, replace(found, correlation=correlation), "auto")
+            assert (chosen and chosen.by_pages) is by_pages, correlation
         do(target, "CREATE INDEX ON orders (abs(cents))")
         assert batch_order.decided(made, batch_order.facts(conn, made), "auto") is None
         done = filled(conn, made)

@@ -58,6 +58,23 @@ class Ground:
                 conn.execute("ALTER SYSTEM RESET autovacuum")
                 conn.execute("SELECT pg_reload_conf()")
 
+    @contextmanager
+    def with_room(self) -> Iterator[None]:
+        """Let the tables that are measured fit into shared buffers, and WAL be as PostgreSQL's default writes it."""
+        settings = {"shared_buffers": "2GB", "wal_compression": "off"}
+        self._set_and_restart([f"SET {name} = '{value}'" for name, value in settings.items()])
+        try:
+            yield
+        finally:
+            self._set_and_restart([f"RESET {name}" for name in settings])
+
+    def _set_and_restart(self, changes: list[str]) -> None:
+        with self.server.connect(purpose="bench") as conn:
+            for change in changes:
+                conn.execute(f"ALTER SYSTEM {change}".encode())
+        self.server.stop()
+        self.server.start()
+
     def checkpoint(self) -> None:
         """Let the server write to the disk what it has in memory."""
         with self.server.connect(purpose="bench") as conn:

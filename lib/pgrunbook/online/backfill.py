@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pglast
@@ -33,6 +33,13 @@ from pgrunbook.sql.tree import functions_in
 _OTHER_CLAUSES = (
     "fromClause", "whereClause", "groupClause", "havingClause", "sortClause", "limitCount", "withClause", "larg",
 )  # fmt: skip
+# Whether a column is another value: as records any type is compared byte by byte, which costs a microsecond a row.
+_ANY = "CAST(ROW({now}) AS pg_catalog.record) OPERATOR(pg_catalog.*<>) CAST(ROW({then}) AS pg_catalog.record)"
+_PLAIN = (
+    "CASE WHEN {now} IS NULL THEN {then} IS NOT NULL"
+    " ELSE ({now}{as_bytes} OPERATOR(pg_catalog.<>) {then}{as_bytes}) IS NOT FALSE END"
+)
+_TEXTS = ("text", "character varying")
 LIMITS = {"lock_timeout_ms": 2_000, "statement_timeout_ms": 30_000}
 
 
@@ -41,7 +48,8 @@ class ColumnBackfill:
     """What is filled: a table, columns with their types and the SQL of their expressions, and which rows.
 
     ``back`` are the columns and expressions of the way back. ``key`` is (), where the table has none by which rows can
-    be told apart. ``is_immutable`` says whether the same row always gives the same values.
+    be told apart. ``is_immutable`` says whether the same row always gives the same values, ``plain`` are the columns
+    of types whose values are equal where their bytes are.
     """
 
     table: Relation
@@ -52,6 +60,7 @@ class ColumnBackfill:
     key: tuple[str, ...]
     key_types: tuple[str, ...]
     is_immutable: bool
+    plain: frozenset[str] = frozenset()
 
     @property
     def subject(self) -> str:
@@ -76,10 +85,15 @@ class ColumnBackfill:
     @property
     def differs(self) -> str:
         """The condition that a row is not done."""
-        now = _row(sql.Identifier(self.table.name, column).as_string(None) for column in self.values)
-        then = _row(f"CAST(({text}) AS {self.types[column]})" for column, text in self.values.items())
-        where = f" AND ({self.where})" if self.where else ""
-        return f"({now} OPERATOR(pg_catalog.*<>) {then}){where}"
+        made = [
+            (_PLAIN if column in self.plain else _ANY).format(
+                now=sql.Identifier(self.table.name, column).as_string(None),
+                then=f"CAST(({text}) AS {self.types[column]})",
+                as_bytes=' COLLATE pg_catalog."C"' if self.types[column].startswith(_TEXTS) else "",
+            )
+            for column, text in self.values.items()
+        ]
+        return f"({' OR '.join(made)})" + (f" AND ({self.where})" if self.where else "")
 
     def batches(self, *, rows: int, by_pages: bool) -> Batches:
         """Return the loop that fills."""
@@ -121,7 +135,7 @@ def resolve(
         )
     facts = Facts(conn)
     found = _relation(conn, facts, table)
-    types = _types(conn, found, [*values, *back])
+    types, plain = _types(conn, found, [*values, *back])
     texts = {**values, **({f"the way back of {c}": text for c, text in back.items()})}
     for name, text in [*texts.items(), *([("where", where)] if where else [])]:
         _parsed(name, text)
@@ -130,6 +144,7 @@ def resolve(
         found, dict(values), types, where, dict(back), key.columns if key else (), key.types if key else (),
         is_immutable=all(_is_immutable(conn, found, types[column], text) for column, text in values.items())
         and (not where or _is_immutable(conn, found, "boolean", where)),
+        plain=plain & values.keys(),
     )  # fmt: skip
     _refuse_volatile(conn, made)
     _ask_the_server(conn, made)
@@ -229,10 +244,6 @@ def _has_key(made: ColumnBackfill, keys: Sequence[tuple[str, ...]]) -> sql.Compo
     return sql.SQL("({})").format(sql.SQL(" OR ").join(listed))
 
 
-def _row(texts: Iterable[str]) -> str:
-    return f"CAST(ROW({', '.join(texts)}) AS pg_catalog.record)"
-
-
 def _relation(conn: Connection, facts: Facts, table: str) -> Relation:
     try:
         oid = conn.oid_of("regclass", table)
@@ -257,7 +268,8 @@ def _relation(conn: Connection, facts: Facts, table: str) -> Relation:
     return found
 
 
-def _types(conn: Connection, table: Relation, columns: Sequence[str]) -> dict[str, str]:
+def _types(conn: Connection, table: Relation, columns: Sequence[str]) -> tuple[dict[str, str], frozenset[str]]:
+    """Return the types of columns, and those columns whose values are equal where their bytes are."""
     rows = {row["name"]: row for row in queries.rows(conn, "backfill", "columns", table=table.oid)}
     lacking = [name for name in columns if name not in rows]
     if lacking:
@@ -273,7 +285,8 @@ def _types(conn: Connection, table: Relation, columns: Sequence[str]) -> dict[st
             detail="The server computes it from the row, and nobody can write it.",
             hint="Name a column that is written.",
         )
-    return {name: str(rows[name]["type"]) for name in columns}
+    types = {name: str(rows[name]["type"]) for name in columns}
+    return types, frozenset(name for name in columns if rows[name]["is_plain"])
 
 
 def _parsed(name: str, text: str) -> ast.Node:

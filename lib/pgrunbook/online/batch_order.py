@@ -21,6 +21,7 @@ from pgrunbook.online.ranges import RESIDUES
 SMALL_ROWS = 20_000
 TRIAL_BATCHES = RESIDUES
 FASTER = 1.1
+SCATTERED = 0.5  # the correlation of a key with the pages, below which each batch of it meets most of them
 ASKED = ("auto", "key", "pages")
 Asked = Literal["auto", "key", "pages"]
 
@@ -90,6 +91,8 @@ def decided(made: ColumnBackfill, found: OrderFacts, asked: Asked) -> BatchOrder
         return BatchOrder(False, "the table is small")
     if found.is_indexed:
         return None
+    if found.correlation is not None and abs(found.correlation) < SCATTERED:
+        return BatchOrder(False, "rows that follow each other by the key lie scattered: their updates are HOT")
     return BatchOrder(True, "updates are HOT where rows that lie scattered are updated together")
 
 

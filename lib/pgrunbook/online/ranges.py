@@ -21,8 +21,9 @@ from pgrunbook.database.queries import load
 from pgrunbook.database.row_tracker import RowTracker
 from pgrunbook.plan.step import Batches
 
-RESIDUES = 32
-LEAST_PAGES = 8
+RESIDUES = 16
+# Of a window. The first batch of one writes a full image of each of its pages into the WAL, so that a window is small.
+LEAST_PAGES, MOST_PAGES = 8, 640
 Key = tuple[str, ...]
 
 
@@ -95,7 +96,7 @@ class KeyRanges:
 
 
 class PageRanges:
-    """Ranges of pages: a key is the first page of a window, how many it has, and the residue that is done.
+    """Ranges of pages: a key is the first page of a window, how many it has, the residue that is done, and of how many.
 
     Rows that others move behind us meanwhile are met by the next pass over all pages; its batches are whole windows.
     """
@@ -108,7 +109,7 @@ class PageRanges:
     @staticmethod
     def before(page: int) -> Key:
         """Return the key of a loop that begins at a page."""
-        return str(page), "0", str(RESIDUES - 1)
+        return str(page), "0", str(RESIDUES - 1), str(RESIDUES)
 
     def end(self, conn: Connection) -> Key | None:
         """Return how many pages the table has, the largest of its partitions where it has some."""
@@ -118,36 +119,36 @@ class PageRanges:
     def upper(self, conn: Connection, last: Key | None, end: Key, rows: int) -> Key:
         """Return the next residue of the window, or the first one of the next window."""
         if last is not None:
-            first, pages, residue = map(int, last)
-            if residue + 1 < self._residues:
-                return str(first), str(pages), str(residue + 1)
+            first, pages, residue, residues = _window(last)
+            if residue + 1 < residues:
+                return str(first), str(pages), str(residue + 1), str(residues)
             first += pages
         else:
             first = 0
         if last is None or self._rows_of_page == 1.0:
             self._rows_of_page = self._size(conn)[1]
-        wanted = max(LEAST_PAGES, round(rows * self._residues / self._rows_of_page))
-        return str(first), str(min(wanted, int(end[0]) - first)), "0"
+        wanted = min(MOST_PAGES, max(LEAST_PAGES, round(rows * self._residues / self._rows_of_page)))
+        return str(first), str(min(wanted, int(end[0]) - first)), "0", str(self._residues)
 
     def condition(self, last: Key | None, upper: Key) -> sql.Composable:  # noqa: ARG002 - a window says it all
         """Compose the condition for the rows of a window with this residue."""
-        first, pages, residue = map(int, upper)
+        first, pages, residue, residues = _window(upper)
         ctid = sql.Identifier(self._batches.alias, "ctid")
         window = sql.SQL("{0} OPERATOR(pg_catalog.>=) {1} AND {0} OPERATOR(pg_catalog.<) {2}").format(
             ctid, _tid(first), _tid(first + pages)
         )
-        if self._residues == 1:
+        if residues == 1:
             return sql.SQL("({})").format(window)
         return sql.SQL(
             "({} AND pg_catalog.hashtid({}) OPERATOR(pg_catalog.&) {} OPERATOR(pg_catalog.=) {})"
-        ).format(window, ctid, sql.Literal(self._residues - 1), sql.Literal(residue))  # fmt: skip
+        ).format(window, ctid, sql.Literal(residues - 1), sql.Literal(residue))  # fmt: skip
 
     def is_at_end(self, last: Key | None, end: Key) -> bool:
         """Tell whether this pass has met all pages."""
         if last is None:
             return False
-        first, pages, residue = map(int, last)
-        return first + pages >= int(end[0]) and residue + 1 >= self._residues
+        first, pages, residue, residues = _window(last)
+        return first + pages >= int(end[0]) and residue + 1 >= residues
 
     def _size(self, conn: Connection) -> tuple[int, float]:
         named = sql.Identifier(self._batches.schema, self._batches.table).as_string(conn)
@@ -164,6 +165,11 @@ def ranges_of(batches: Batches, number: int) -> KeyRanges | PageRanges:
 def texts(row: tuple[object, ...] | None) -> Key | None:
     """Return a row as texts."""
     return None if row is None else tuple(str(value) for value in row)
+
+
+def _window(key: Key) -> tuple[int, int, int, int]:
+    first, pages, residue, residues = map(int, key)
+    return first, pages, residue, residues
 
 
 def _tid(page: int) -> sql.Composable:

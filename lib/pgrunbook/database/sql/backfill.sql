@@ -1,9 +1,12 @@
 -- name: columns
--- a row is: a column of a table with its type as SQL spells it, in the order of the table
+-- a row is: a column of a table with its type as SQL spells it, in the order of the table; a plain one is of a type
+-- whose values are equal where their bytes are
 SELECT a.attname::text AS name,
        pg_catalog.format_type(a.atttypid, a.atttypmod) AS type,
        a.attgenerated <> '' AS is_generated,
-       a.attnotnull AS is_not_null
+       a.attnotnull AS is_not_null,
+       a.atttypid = ANY (ARRAY['bool', 'int2', 'int4', 'int8', 'oid', 'text', 'varchar', 'bytea', 'uuid', 'date',
+                               'timestamp', 'timestamptz']::regtype[]) AS is_plain
 FROM pg_catalog.pg_attribute AS a
 WHERE a.attrelid = %(table)s
   AND a.attnum > 0
