@@ -15,7 +15,7 @@ from pgrunbook.config.targets import Target
 from pgrunbook.database import control
 from pgrunbook.database.control import Command
 from pgrunbook.errors import Blocked, Interrupted
-from pgrunbook.online import brakes, throttle
+from pgrunbook.online import brakes, latency, throttle
 from pgrunbook.online.brakes import BrakeLimits, BrakeName, Brakes
 from pgrunbook.online.latency import LatencyProbe
 from pgrunbook.online.throttle import Throttle, ThrottleGoals
@@ -203,6 +203,39 @@ def test_rest_follows_the_latency(stage: Stage, monkeypatch: pytest.MonkeyPatch)
     for _ in range(40):
         throttled.worked(0.001, 1, commit_s=1.0)
     assert throttled.rest == throttle.MOST_REST
+
+
+def test_loop_beside_slow_transactions_rests_to_listen(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Now and then, for long enough that the probes behind its own work tell what others do without it."""
+    rested: list[float] = []
+    monkeypatch.setattr(throttle.time, "sleep", rested.append)
+    probe = LatencyProbe(Target(name="never", server="asked"), "public", "t", 0)
+    throttled = Throttle(stage.conn, 0, ThrottleGoals(latency_ms=10, brakes=NOTHING), probe=probe)
+    monkeypatch.setattr(probe, "begin", lambda: None)
+    throttled.latency_ms = 9.0
+    throttled.turn()
+    throttled.latency_ms = 11.0
+    for _ in range(3):
+        throttled.worked(0.001, 1)
+        throttled.turn()
+    assert rested == [throttle.LISTEN_S, 0.001, 0.001]
+
+
+def test_what_others_wait_for_when_a_rest_begins_is_not_theirs(project: Project) -> None:
+    """A probe counts as one beside nobody only when the rest has lasted for a while, and lasts to its end."""
+    target = project()
+    do(target, "CREATE TABLE public.probed AS SELECT i AS id FROM generate_series(1, 1000) AS i; ANALYZE public.probed")
+    began = time.monotonic()
+    with LatencyProbe(target, "public", "probed", 0) as probe:
+        probe.begin()
+        wait_until(lambda: len(probe.since(began)) > 5)
+        assert probe.idle() == []
+        for _ in range(3):
+            with probe.resting():
+                time.sleep(latency.SETTLED_S / 2)
+        assert probe.idle() == []
+        with probe.resting():
+            wait_until(lambda: len(probe.idle()) > 2)
 
 
 def test_person_changes_the_pace_of_one_run(stage: Stage) -> None:

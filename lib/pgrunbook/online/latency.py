@@ -24,7 +24,8 @@ from pgrunbook.database.sqlstate import said
 from pgrunbook.errors import RunbookError
 
 EVERY_S = 0.025
-IDLE_PROBES = 100
+IDLE_PROBES = 40
+SETTLED_S = 0.1  # behind the begin of a rest: until then others still wait for what the loop has done
 BEHIND_EVERY_S = 0.25
 TIMEOUT_MS = 2_000
 ROWS_OF_PAGE = 8  # any of the first ones: what counts is that the page is read
@@ -44,7 +45,7 @@ class LatencyProbe:
         self._target, self._table, self._pid = target, sql.Identifier(schema, table), pid
         self._took: deque[tuple[float, float]] = deque(maxlen=2_000)
         self._idle: deque[float] = deque(maxlen=IDLE_PROBES)
-        self._rests, self._rested = False, 0  # whether the loop rests now, and how often it began or ended to
+        self._rests_since, self._rested = float("inf"), 0  # how often the loop began or ended to rest
         self._lock, self._ended = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="latency probe", daemon=True)
         self._is_begun = False
@@ -69,18 +70,21 @@ class LatencyProbe:
             return [took_ms for ended_at, took_ms in self._took if ended_at >= at]
 
     def idle(self) -> list[float]:
-        """Return what the last probes took that began and ended while the loop rested, in milliseconds."""
+        """Return what the last probes took that began and ended in a rest of the loop, in milliseconds.
+
+        Those of its first tenth of a second are none: what others wait for then is the loop's own work.
+        """
         with self._lock:
             return list(self._idle)
 
     @contextmanager
     def resting(self) -> Iterator[None]:
         """Know that the loop rests while the body runs."""
-        self._rests, self._rested = True, self._rested + 1
+        self._rests_since, self._rested = time.monotonic(), self._rested + 1
         try:
             yield
         finally:
-            self._rests, self._rested = False, self._rested + 1
+            self._rests_since, self._rested = float("inf"), self._rested + 1
 
     def _run(self) -> None:
         try:
@@ -104,7 +108,8 @@ class LatencyProbe:
         query, looked_at = text.as_string(conn).encode(), 0.0
         while not self._ended.is_set():
             row = f"({random.randrange(pages)},{random.randrange(1, ROWS_OF_PAGE)})"  # noqa: S311 - no secret
-            began, idle = time.monotonic(), self._rested if self._rests else -1
+            began, rested = time.monotonic(), self._rested
+            idle = rested if began - self._rests_since >= SETTLED_S else -1
             with suppress(psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled):  # it took that long
                 conn.execute(query, [row])
             ended = time.monotonic()

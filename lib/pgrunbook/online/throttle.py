@@ -8,6 +8,7 @@
 3. A rest is a multiple of the work before it. Four times a second it is set anew, from the latency of small
    transactions on the table (``online.latency``): longer where that is above its goal, shorter where it is well below.
    Where others make it slow already while the loop rests, the goals are relative to that: to stand still helps nobody.
+   To know that, a loop beside slow transactions rests every few seconds for long enough to listen.
 
 Whatever holds locks across turns breaks the promise: call it outside of any transaction.
 Source: https://docs.gitlab.com/ee/development/database/batched_background_migrations.html,
@@ -38,6 +39,7 @@ LEAST_PROBES = 5
 # The rest behind a batch, as a multiple of its time: half of the time at first, 1/41 of it at least.
 FIRST_REST, LEAST_REST, MOST_REST, MORE = 1.0, 0.2, 20.0, 1.25
 ABOVE_IDLE = 2.0
+LISTEN_EVERY_S, LISTEN_S = 4.0, 0.3
 OVER_S = 1.0  # probes of the last second: fewer of them tell more of chance than of us
 LONGEST_REST_S = 5.0
 MOST_SAMPLES = 4_000
@@ -109,6 +111,7 @@ class Throttle:
         self._brakes = Brakes(self.conn, self.table, self.goals.brakes)
         self._began = self._steered_at = time.monotonic()
         self._looked_at, self._owed_s, self._commit_ms, self._done, self._pause = -LOOK_S, 0.0, 0.0, 0, ""
+        self._listened_at = float("-inf")
 
     @property
     def unseen(self) -> tuple[str, ...]:
@@ -124,9 +127,10 @@ class Throttle:
         self._obey()
         if time.monotonic() - self._looked_at >= LOOK_S:
             self._look()
-        if self._owed_s > 0:
+        rest_s = self._rest_s()
+        if rest_s > 0:
             with self.probe.resting() if self.probe is not None else nullcontext():
-                time.sleep(min(self._owed_s, LONGEST_REST_S))
+                time.sleep(rest_s)
             self._owed_s = 0.0
 
     def worked(
@@ -145,6 +149,18 @@ class Throttle:
             self._resize(took_s, took_s if statement_s is None else statement_s)
         if time.monotonic() - self._steered_at >= STEER_S:
             self._steer()
+
+    def _rest_s(self) -> float:
+        rest_s, now = min(self._owed_s, LONGEST_REST_S), time.monotonic()
+        if rest_s >= LISTEN_S:
+            self._listened_at = now
+        elif (
+            self.probe is not None
+            and (self.latency_ms or 0.0) > self.goals.latency_ms
+            and now - self._listened_at >= LISTEN_EVERY_S
+        ):
+            rest_s, self._listened_at = LISTEN_S, now
+        return rest_s
 
     @property
     def can_halve(self) -> bool:
