@@ -1,4 +1,7 @@
-"""Measure pgrunbook beside its peers and write BENCHMARKS.md; run by ``make bench``."""
+"""Measure pgrunbook beside its peers and write BENCHMARKS.md; run by ``make bench``.
+
+With ``--only NAME`` one section is measured again: it takes its place in the file, with its own date.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,7 @@ Lines = list[str]
 
 
 def main() -> None:
-    """Measure everything, then write the file whole."""
+    """Measure everything, then write the file whole; or some sections, and write these."""
     told = argparse.ArgumentParser(description=__doc__)
     told.add_argument(
         "--rounds", type=int, default=7, help="rounds of the 50 migrations; the snapshot gets twice as many"
@@ -56,6 +59,7 @@ def main() -> None:
     )
     told.add_argument("--restore-mb", type=int, default=2000, help="the database that is restored, and the WAL")
     told.add_argument("--restores", type=int, default=5, help="rounds of backups and of restores")
+    told.add_argument("--only", action="append", default=[], metavar="NAME", help="a section to measure again")
     asked = told.parse_args()
     began = datetime.now(UTC)
     load = os.getloadavg()[0]
@@ -72,6 +76,11 @@ def main() -> None:
         with ground(folder, targets) as site:
             parts = on_one_server(site, plain, asked)
             server = site.server.installation.version
+    if asked.only:
+        again = [f"Measured again: {began:%Y-%m-%d %H:%M} UTC, PostgreSQL {server}, load at the start {load:.1f}.", ""]
+        WRITTEN.write_text(replaced(WRITTEN.read_text("utf-8"), parts, again), encoding="utf-8")
+        say(f"\n{len(parts)} sections of {WRITTEN.name} are written.")
+        return
     parts.append(planning.locks(asked.demos))
     say("locks: measured")
     parts.append(restoring.restoring(asked.restore_mb, asked.restore_mb, asked.restores))
@@ -103,11 +112,30 @@ def on_one_server(site: Ground, plain: Path, asked: argparse.Namespace) -> list[
         "a backfill": lambda: backfills.backfills(site, min(asked.rounds, BACKFILL_ROUNDS)),
         "a backfill beside traffic": lambda: backfills.beside_traffic(site, asked.keeps),
     }
+    if unknown := set(asked.only) - set(sections):
+        raise SystemExit(f"there is no section {sorted(unknown)}; there are: {', '.join(sections)}")
     parts = []
     for name, section in sections.items():
+        if asked.only and name not in asked.only:
+            continue
         parts.append(section())
         say(f"{name}: measured")
     return parts
+
+
+def replaced(text: str, parts: list[Lines], again: Lines) -> str:
+    """Return the file with sections that were measured again in their places; a new one comes last."""
+    found = text.rstrip("\n").split("\n## ")
+    for part in parts:
+        title = part[0].removeprefix("## ")
+        made = "\n".join([title, "", *again, *part[2:]]) + "\n"
+        places = [number for number, one in enumerate(found) if one.partition("\n")[0] == title]
+        if places:
+            found[places[0]] = made
+        else:
+            found[-1] += "\n"
+            found.append(made)
+    return "\n## ".join(found).rstrip("\n") + "\n"
 
 
 def head(began: datetime, load: float, server: str) -> Lines:
@@ -117,7 +145,7 @@ def head(began: datetime, load: float, server: str) -> Lines:
     return [
         "# Benchmarks",
         "",
-        "Written by `make bench`, all of it in one run; do not edit.",
+        "Written by `make bench`, in one run but for sections that say when they were measured again; do not edit.",
         "The 50 migrations and the snapshot run on one embedded server, each demo on a new one; all have fsync on.",
         "The rounds are interleaved, and every round begins with another program.",
         "A ratio is the median of the ratios within each round; below 1 means that pgrunbook is the faster one.",
