@@ -2,13 +2,12 @@
 
 - A notebook of ``notebooks/`` offers a run in its first cell, which is shown only and never saved.
 - ``/pgrunbook/`` lists the runs; the page of each is the guided list of its steps.
-- Whoever saves over a record is refused, with the reason.
+- Whoever saves over a record, renames it or deletes it is refused, with the reason.
 """
 
 from __future__ import annotations
 
 import asyncio
-import stat
 from functools import wraps
 from html import escape
 from pathlib import Path
@@ -18,15 +17,13 @@ from jupyter_server.base.handlers import JupyterHandler
 from jupyter_server.utils import url_path_join
 from tornado import web
 
-from pgrunbook.app import lab_pages
+from pgrunbook.app import lab_lock, lab_pages
 from pgrunbook.config import paths
 from pgrunbook.errors import RunbookError
 from pgrunbook.record import executed_copy
 from pgrunbook.record import run as runs
-from pgrunbook.record.run import RUN_FILE, WORK
 
 OFFER = "offer-of-a-run"
-LOCKED = 423
 
 
 def _jupyter_server_extension_points() -> list[dict[str, str]]:
@@ -36,6 +33,7 @@ def _jupyter_server_extension_points() -> list[dict[str, str]]:
 def _load_jupyter_server_extension(server: Any) -> None:
     contents = server.contents_manager
     contents.register_pre_save_hook(before_save)
+    lab_lock.guard(contents)
     _offer(contents, url_path_join(server.connection_url, "pgrunbook", "start"))
     base = url_path_join(server.web_app.settings["base_url"], "pgrunbook")
     server.web_app.add_handlers(".*$", [
@@ -45,28 +43,10 @@ def _load_jupyter_server_extension(server: Any) -> None:
     ])  # fmt: skip
 
 
-def before_save(model: dict[str, Any], path: str, contents_manager: Any, **_: Any) -> None:
-    """Refuse to save over a record; take our offer out of a notebook before it is saved.
-
-    Raises HTTPError 423 with the reason.
-    """
-    file = Path(contents_manager._get_os_path(path))
-    reason = why_locked(file)
-    if reason:
-        raise web.HTTPError(LOCKED, reason, reason="Locked")
+def before_save(model: dict[str, Any], **_: Any) -> None:
+    """Take our offer out of a notebook before it is saved."""
     if model.get("type") == "notebook" and model.get("content"):
         model["content"]["cells"] = [c for c in model["content"]["cells"] if c.get("id") != OFFER]
-
-
-def why_locked(file: Path) -> str:
-    """Return why a file may not be saved over, "" where it may be."""
-    if (file.parent / RUN_FILE).is_file() and runs.RUN_ID.fullmatch(file.parent.name):
-        copy = file.parent / WORK / file.name
-        there = f" The notebook to work in is {WORK}/{file.name}." if copy.is_file() else ""
-        return f"{file.name} is part of the record of run {file.parent.name}: only pgrunbook writes it.{there}"
-    if file.is_file() and not file.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH):
-        return f"{file.name} is sealed: a record is written once. Start a new run to do it again."
-    return ""
 
 
 def _offer(contents: Any, url: str) -> None:

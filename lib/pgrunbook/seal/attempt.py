@@ -18,7 +18,7 @@ from pgrunbook.record import journal
 from pgrunbook.record import run as runs
 from pgrunbook.record.files import write_atomically
 from pgrunbook.record.run import Run, Status, operator
-from pgrunbook.seal import faithfulness, ledger, predicate, secret_scan, signers, signing_key, subjects
+from pgrunbook.seal import faithfulness, file_modes, ledger, predicate, secret_scan, signers, signing_key, subjects
 from pgrunbook.seal.ledger import CLOSED, OPENED, Line
 from pgrunbook.seal.signing_key import SigningKey
 
@@ -67,6 +67,7 @@ def begin(run: Run, *, protected: bool = False) -> Line:
         _refuse_altered(run, ledger.last_of(file, run.run_id))
     facts = predicate.of_opening(run, protected=protected, continues=continues)
     line = ledger.append(file, OPENED, run.run_id, subjects.journal_only(run), facts, signing_key.load())
+    file_modes.release(run)
     run.journal.write("ledger-opened", ledger=line.ledger, seq_of_line=line.seq, sha256=line.sha256)
     _mark(run, line)
     return line
@@ -97,6 +98,7 @@ def end(
     }
     line = _closed(run, facts, key)
     _mark(run, line)
+    file_modes.protect(run)
     return line
 
 
