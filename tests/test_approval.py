@@ -127,7 +127,7 @@ def test_a_protected_target_is_migrated_when_somebody_else_has_approved(
     sealed = json.loads((made.folder / ".seal").read_text())
     assert sealed["kind"] == "closed"
     report = standing.report(made.folder.parent, files=True)
-    assert (report.exit_code, report.problems) == (0, ())
+    assert (report.exit_code, report.problems, report.runs[0].approval) == (0, (), "by bob@example.org")
 
 
 @pytest.mark.slow

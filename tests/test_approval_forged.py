@@ -18,10 +18,11 @@ from pgrunbook.record import run as runs
 from pgrunbook.record.run import Run, Status
 from pgrunbook.seal import approval, attempt, envelope, signers, signing_key
 from pgrunbook.seal.approval import APPROVALS_FILE, Approvals, ChangeSubject
+from pgrunbook.seal.changes import PERMITTED
 from pgrunbook.seal.envelope import Envelope
 from pgrunbook.seal.signing_key import SigningKey
 from pgrunbook.session import change_request, emergency
-from pgrunbook.session.change_request import NEEDED, PERMITTED
+from pgrunbook.session.change_request import NEEDED
 
 PLAN = "ab" * 32
 HOUR = timedelta(hours=1)
@@ -85,7 +86,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
     found = Scene(tmp_path, monkeypatch, runs.create("release", "shop", {}, how="headless"))
     found.key("ann")
     found.run.journal.write("run-started", run_id=found.run.run_id)
-    attempt.begin(found.run, protected=True)
+    attempt.begin(found.run, protected=True, needs_approval=True)
     found.run.journal.write("target-met", system_identifier="7123", database="shop")
     found.run.status = Status.REFUSED
     found.run.save()

@@ -210,6 +210,7 @@ def test_the_index_has_every_run_and_what_verify_says(command: Command, tmp_path
         "done",
         "ann",
         "report.html",
+        "-",
     ]
     assert rows[killed.run_id][3:6] == ["broken off", "", "open"]
     assert rows[killed.run_id][0] == "</script><script>alert(1)"

@@ -63,6 +63,7 @@ def requests(
 ) -> None:
     """List what waits for whom: approvals, gates, contracts, postponed cut-overs, rollouts that are paused."""
     from pgrunbook.app import requests_report
+    from pgrunbook.app.cli_runs import PLAIN, RED
     from pgrunbook.display.show import Table
 
     found = requests_report.report(target)
@@ -76,6 +77,10 @@ def requests(
     headings = ["waits for", "of whom", "target", "run", "what", "since"]
     sys.stdout.write(f"{Table(headings, rows, empty='Nothing waits for anybody.')!r}\n")
     sys.stdout.write("".join(f"{one.run_id}: {one.next}\n" for one in found.requests))
+    red, plain = (RED, PLAIN) if sys.stdout.isatty() else ("", "")
+    for change in found.loud:
+        where = f"{change.runbook} on {change.target}, run {change.run_id} of {change.started_at[:16]}Z"
+        sys.stdout.write(f"{red}{change.approval.upper()}: {where}{plain}\n")
     sys.stderr.write("".join(f"{text}\n" for text in found.unreadable))
 
 

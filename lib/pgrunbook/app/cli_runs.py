@@ -100,23 +100,28 @@ def accept(
 
 
 def write_table(made: Sequence[Run]) -> None:
-    """Write runs as a table; an emergency is red where somebody looks at a terminal."""
+    """Write runs as a table; a change without an approval is red where somebody looks at a terminal."""
     from pgrunbook.display.show import Table
+    from pgrunbook.seal import approval_check
     from pgrunbook.session import emergency
+
+    standing = approval_check.of_runs(made)
+    loud = {run_id: f", {word.upper()}" for run_id, word in standing.items() if word in approval_check.LOUD}
+    loud |= {run.run_id: ", EMERGENCY" for run in made if emergency.EMERGENCY in run.about and run.run_id not in loud}
 
     rows = [
         (
             run.run_id,
             run.target,
             run.actual_status(),
-            f"{run.how}, EMERGENCY" if emergency.EMERGENCY in run.about else run.how,
+            f"{run.how}{loud.get(run.run_id, '')}",
             "-" if run.took_s is None else f"{run.took_s:.1f} s",
             " ".join(f"{part.procedure}:{status}" for part, status in run.standing()),
         )
         for run in made
     ]
     headings = ["run", "target", "status", "how", "took", "procedures"]
-    urgent = {run.run_id for run in made if emergency.EMERGENCY in run.about} if sys.stdout.isatty() else set()
+    urgent = set(loud) if sys.stdout.isatty() else set()
     for line in repr(Table(headings, rows, empty="No run yet.")).splitlines():
         sys.stdout.write(f"{RED}{line}{PLAIN}\n" if line.partition(" ")[0] in urgent else f"{line}\n")
 

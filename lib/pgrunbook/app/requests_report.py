@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-from pgrunbook.app.run_report import RequestsReport, WaitingRequest
+from pgrunbook.app.run_report import LoudChange, RequestsReport, WaitingRequest
 from pgrunbook.errors import RunbookError
 from pgrunbook.record import journal
 from pgrunbook.record import run as runs
-from pgrunbook.record.run import Run, Status
+from pgrunbook.record.run import Run, Status, stamp
+from pgrunbook.seal import approval_check
 from pgrunbook.session import acceptance, change_request
 from pgrunbook.session.change_request import NEEDED
 
 For = Literal["approval", "gates", "contract", "cut-over", "rollout"]
+LOUD_FOR = timedelta(days=30)
 _Events = Sequence[Mapping[str, Any]]
 
 
@@ -25,19 +28,32 @@ def report(target: str = "") -> RequestsReport:
     """
     newest: dict[tuple[str, str], list[WaitingRequest]] = {}
     left: dict[tuple[str, str, str], WaitingRequest | None] = {}
-    unreadable = []
+    unreadable, begun = [], []
+    since = stamp(datetime.now(UTC) - LOUD_FOR)
     for folder in runs.folders():
         try:
             made = runs.load(folder)
             if target and made.target != target:
                 continue
+            begun += [made] if made.started_at >= since else []
             events = journal.read(made.journal.path)
             newest[made.runbook, made.target] = list(_of_run(made, events))
             left.update(_left_behind(made, events))
         except RunbookError as exc:
             unreadable.append(f"{folder.name}: {exc.message}")
     found = [one for several in newest.values() for one in several] + [one for one in left.values() if one]
-    return RequestsReport(requests=tuple(sorted(found, key=lambda one: one.since)), unreadable=tuple(unreadable))
+    return RequestsReport(
+        requests=tuple(sorted(found, key=lambda one: one.since)), loud=tuple(_loud(begun)), unreadable=tuple(unreadable)
+    )
+
+
+def _loud(begun: Sequence[Run]) -> Iterator[LoudChange]:
+    standing = approval_check.of_runs(begun)
+    for made in begun:
+        word = standing.get(made.run_id, "")
+        if word in approval_check.LOUD:
+            yield LoudChange(run_id=made.run_id, target=made.target, runbook=made.runbook, approval=word,
+                             started_at=made.started_at)  # fmt: skip
 
 
 def _of_run(made: Run, events: _Events) -> Iterator[WaitingRequest]:

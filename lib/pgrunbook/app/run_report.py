@@ -118,10 +118,24 @@ class WaitingRequest(_Printed):
     next: str
 
 
+class LoudChange(_Printed):
+    """A change of a protected target that nobody else has approved: in an emergency, or not at all."""
+
+    run_id: str
+    target: str
+    runbook: str
+    approval: str
+    started_at: str
+
+
 class RequestsReport(_Printed):
-    """What ``pgrunbook requests --json`` prints; ``unreadable`` says of each run that could not be read why."""
+    """What ``pgrunbook requests --json`` prints; ``unreadable`` says of each run that could not be read why.
+
+    ``loud`` are the changes of the last 30 days that nobody else has approved.
+    """
 
     requests: tuple[WaitingRequest, ...]
+    loud: tuple[LoudChange, ...]
     unreadable: tuple[str, ...]
 
 

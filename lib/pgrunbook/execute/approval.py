@@ -11,8 +11,9 @@ from pgrunbook.plan.plan import Plan
 from pgrunbook.record import journal
 from pgrunbook.seal import approval, signing_key
 from pgrunbook.seal.approval import ChangeSubject
+from pgrunbook.seal.changes import PERMITTED
 from pgrunbook.session import change_request, emergency
-from pgrunbook.session.change_request import NEEDED, PERMITTED
+from pgrunbook.session.change_request import NEEDED
 from pgrunbook.session.session import Session
 
 BEGUN = ("step-started", "step-ran", "committed")
@@ -43,9 +44,9 @@ def check(here: Session, of: Collection[str], cell: str, *, is_begun: bool = Fal
         found = _approved(here, of, cell, is_begun=begun) if target.needs_approval else None
         if not begun:
             _check_window(here)
-    if grants and not before:
-        here.journal(PERMITTED, cell=cell, of=sorted(of), approval=found.sha256 if found else "",
-                     by=found.approver if found else "", emergency=reason)  # fmt: skip
+    rests_on = {"approval": found.sha256 if found else "", "by": found.approver if found else "", "emergency": reason}
+    if grants and change_request.rested_on(events, here.procedure, of) != rests_on:
+        here.journal(PERMITTED, cell=cell, of=sorted(of), **rests_on)
 
 
 def check_plan(here: Session, plan: Plan, of: Collection[str], cell: str, *, is_begun: bool, grants: bool) -> None:

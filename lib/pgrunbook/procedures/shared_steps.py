@@ -106,7 +106,7 @@ def take_restore_point(here: Session, direction: Direction) -> Card:
         here.facts["restore_point"] = "none: nothing to do"
         return Card("Restore point", [("taken", Cell("no: there is nothing to do", QUIET))])
     step_log.create(here.conn)
-    anchor.opening(here.conn, here.run)
+    anchor.opening(here.conn, here.run, for_restore_point=True)
     if _point_of_run(here, POINTS[direction]) is None:
         _check_base_backup(here)
     name, lsn, before = _restore_point(here, POINTS[direction], plan.base.version)

@@ -129,7 +129,7 @@ def run(
         made.save()
         made.journal.write("run-started", run_id=made.run_id, runbook=name, target=target, operator=made.operator)
         emergencies.declare(made, emergency)
-        attempt.begin(made, protected=chosen.protected)
+        attempt.begin(made, protected=chosen.protected, needs_approval=chosen.needs_approval)
         return made, headless.go_on(made, book.on_failure, early, observe=book.observe)
 
 
@@ -150,7 +150,8 @@ def resume(run_id: str, early: EarlyKernel | None = None, *, emergency: str = ""
         try:
             book = load(broken.runbook)
             _refuse_to_go_on(broken, book)
-            attempt.begin(broken, protected=naming.target(broken.target).protected)
+            chosen = naming.target(broken.target)
+            attempt.begin(broken, protected=chosen.protected, needs_approval=chosen.needs_approval)
             emergencies.declare(broken, emergency)
             broken.status, broken.ended_at = Status.RUNNING, ""
             broken.save()
@@ -272,7 +273,7 @@ def start(
     made.save()
     made.journal.write("run-started", run_id=made.run_id, runbook=name, target=target, operator=made.operator)
     emergencies.declare(made, emergency)
-    attempt.begin(made, protected=chosen.protected)
+    attempt.begin(made, protected=chosen.protected, needs_approval=chosen.needs_approval)
     return made
 
 

@@ -15,9 +15,9 @@ from pgrunbook.record import journal
 from pgrunbook.record.journal import Event
 from pgrunbook.record.run import Run
 from pgrunbook.seal import attempt
+from pgrunbook.seal.changes import ANCHORED
 from pgrunbook.seal.ledger import Line
 
-ANCHORED = "anchored"
 NOT_ASKED = "the database was not asked before run %s was sealed: %s"
 
 if TYPE_CHECKING:
@@ -27,10 +27,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def opening(conn: Connection, run: Run) -> None:
+def opening(conn: Connection, run: Run, *, for_restore_point: bool = False) -> None:
     """Anchor the line that opened this attempt, once, before the run writes anything else into the database.
 
-    A run that the ledger does not know has nothing to anchor.
+    A run that the ledger does not know has nothing to anchor. A restore point alone changes nothing
+    (``for_restore_point``).
 
     Raises as anchors.write, RecordFailed when the journal cannot be written.
     """
@@ -43,6 +44,7 @@ def opening(conn: Connection, run: Run) -> None:
     run.journal.write(
         ANCHORED, ledger=line["ledger"], line=line["seq"], target=run.target, system_identifier=at.system_identifier,
         timeline=at.timeline, lsn=at.lsn, session_user=at.session_user_name,
+        for_restore_point=for_restore_point,
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from pgrunbook.record import run as runs
 from pgrunbook.record.files import write_atomically
 from pgrunbook.record.run import Run, Status, operator
 from pgrunbook.seal import faithfulness, file_modes, ledger, predicate, secret_scan, signers, signing_key, subjects
+from pgrunbook.seal.changes import OPENING
 from pgrunbook.seal.ledger import CLOSED, OPENED, Line
 from pgrunbook.seal.signing_key import SigningKey
 
@@ -54,8 +55,8 @@ def refuse_unsigned(target: str, *, protected: bool) -> None:
         )
 
 
-def begin(run: Run, *, protected: bool = False) -> Line:
-    """Open an attempt of a run: the ledger says so before anything is done.
+def begin(run: Run, *, protected: bool = False, needs_approval: bool = False) -> Line:
+    """Open an attempt of a run: the ledger says so before anything is done, and what its target asks for.
 
     Raises RecordFailed when the ledger cannot be written, WrongInput where the journal is not as the run's last line
     says, and as :func:`refuse_unsigned`.
@@ -65,10 +66,14 @@ def begin(run: Run, *, protected: bool = False) -> Line:
     continues = standing(run).get("seq")
     if continues is not None:
         _refuse_altered(run, ledger.last_of(file, run.run_id))
-    facts = predicate.of_opening(run, protected=protected, continues=continues)
-    line = ledger.append(file, OPENED, run.run_id, subjects.journal_only(run), facts, signing_key.load())
+    facts = predicate.of_opening(run, protected=protected, needs_approval=needs_approval, continues=continues)
+    key = signing_key.load()
+    line = ledger.append(file, OPENED, run.run_id, subjects.journal_only(run), facts, key)
     file_modes.release(run)
-    run.journal.write("ledger-opened", ledger=line.ledger, seq_of_line=line.seq, sha256=line.sha256)
+    run.journal.write(
+        OPENING, ledger=line.ledger, seq_of_line=line.seq, sha256=line.sha256, protected=protected,
+        needs_approval=needs_approval, fingerprint=key.public.fingerprint if key else "",
+    )  # fmt: skip
     _mark(run, line)
     return line
 
@@ -120,10 +125,10 @@ def standing(run: Run) -> dict[str, Any]:
     return _facts(line) if line is not None else {}
 
 
-def reopen(run: Run, *, protected: bool = False) -> None:
+def reopen(run: Run, *, protected: bool = False, needs_approval: bool = False) -> None:
     """Open an attempt where none is open: a cell is run again in a run that was sealed. Raises as :func:`begin`."""
     if not is_open(run):
-        begin(run, protected=protected)
+        begin(run, protected=protected, needs_approval=needs_approval)
 
 
 def redact(run: Run) -> list[secret_scan.SecretPlace]:
@@ -190,7 +195,7 @@ def _closed(run: Run, facts: Mapping[str, Any], key: SigningKey | None) -> Line:
 
 
 def _opened(events: Sequence[journal.Event]) -> int | None:
-    found = [int(e["seq_of_line"]) for e in events if e["event"] == "ledger-opened"]
+    found = [int(e["seq_of_line"]) for e in events if e["event"] == OPENING]
     return found[-1] if found else None
 
 

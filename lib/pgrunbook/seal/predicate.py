@@ -14,17 +14,17 @@ from pgrunbook.config import paths, regular_file
 from pgrunbook.errors import WrongInput
 from pgrunbook.record.journal import Event, is_chained
 from pgrunbook.record.run import Run
-from pgrunbook.seal import subjects
+from pgrunbook.seal import changes, subjects
 
 PLANS = {"plan-frozen": "plan.json", "rollback-plan-frozen": "rollback-plan.json"}
 _GIT_S = 5
 
 
-def of_opening(run: Run, *, protected: bool, continues: int | None) -> dict[str, Any]:
+def of_opening(run: Run, *, protected: bool, needs_approval: bool, continues: int | None) -> dict[str, Any]:
     """Return what is known of a run when an attempt of it opens."""
     return {
         "runbook": run.runbook,
-        "target": {"name": run.target, "protected": protected},
+        "target": {"name": run.target, "protected": protected, "needs_approval": needs_approval},
         "operator": operator(run, [], has_key=False),
         "started_at": run.started_at,
         "continues": continues,
@@ -45,6 +45,8 @@ def of_closing(run: Run, events: Sequence[Event], *, has_key: bool) -> dict[str,
         "operator": operator(run, events, has_key=has_key),
         "approval": _approval(events),
         "emergency": str(_last(events, "emergency").get("reason", "")),
+        "changed": changes.has_changed(events),
+        "permitted": changes.permitted(events),
         "accepted": [
             {"gates": e["gates"], "by": e.get("by", ""), "at": e["at"]} for e in _all(events, "gates-accepted")
         ],

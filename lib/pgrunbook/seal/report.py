@@ -18,7 +18,7 @@ from pgrunbook.record import executed_copy, journal
 from pgrunbook.record.files import write_atomically
 from pgrunbook.record.journal import Event
 from pgrunbook.record.run import Run, Status
-from pgrunbook.seal import ledger, notebook_page, page
+from pgrunbook.seal import approval_check, ledger, notebook_page, page
 from pgrunbook.seal.ledger import Line
 from pgrunbook.seal.page import table
 
@@ -37,6 +37,7 @@ def write(run: Run) -> Path:
     notebooks = [(part.procedure, part.notebook, _notebook(run.folder / part.notebook)) for part in run.parts]
     parts = [
         _verdict(run, line),
+        _unapproved(run),
         _failed(run, events),
         _facts(run, events, line),
         _procedures(run),
@@ -67,6 +68,13 @@ def _seal(line: Line) -> str:
     signer = line.predicate.get("signer")
     by = f"signed with {signer['fingerprint']}" if isinstance(signer, dict) else "unsigned"
     return f"sealed in line {line.seq} of the ledger, {by}; whether that is true: pgrunbook verify --files"
+
+
+def _unapproved(run: Run) -> str:
+    """What it changed and nobody else has approved; "" where that is not so."""
+    word = approval_check.of_runs([run]).get(run.run_id, "")
+    says = f"{word.upper()}: {run.target} was changed without the approval of somebody else."
+    return f"<header class='bad'><p>{escape(says)}</p></header>" if word in approval_check.LOUD else ""
 
 
 def _failed(run: Run, events: Sequence[Event]) -> str:

@@ -11,7 +11,7 @@ from pgrunbook.display.prose import counted
 from pgrunbook.display.show import BAD, GOOD, QUIET, WARN, Cell, Table
 from pgrunbook.errors import WrongInput
 from pgrunbook.record import run as runs
-from pgrunbook.seal import anchor_check, sealed_files, signers, verification
+from pgrunbook.seal import anchor_check, approval_check, sealed_files, signers, verification
 from pgrunbook.seal.anchor_check import Anchors
 from pgrunbook.seal.verification import Part, Problem, SealedLine, Verification
 
@@ -31,7 +31,10 @@ class SealFinding(BaseModel):
 
 
 class RunStanding(BaseModel):
-    """How one run stands. ``files`` and ``anchor`` are "not looked at" where that was not asked for."""
+    """How one run stands. ``files`` and ``anchor`` are "not looked at" where that was not asked for.
+
+    ``approval`` says whose approval what it changed rests on, "-" where it changed nothing or nobody has to approve.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -46,6 +49,7 @@ class RunStanding(BaseModel):
     signature: str
     files: str
     anchor: str
+    approval: str
     faithful: str
 
 
@@ -66,7 +70,7 @@ class VerificationReport(BaseModel):
 
     def table(self) -> Table:
         """The runs as a table, oldest first."""
-        columns = ("chain", "signature", "files", "anchor", "faithful")
+        columns = ("chain", "signature", "files", "anchor", "approval", "faithful")
         rows = [
             (one.run, one.outcome, *(Cell(getattr(one, name), _tone(getattr(one, name))) for name in columns))
             for one in self.runs
@@ -86,10 +90,9 @@ def report(
     verification.folders(found, outputs)
     if files:
         sealed_files.check(found, outputs)
+    approved = approval_check.check(found, outputs, team)
     anchored = anchor_check.check(found, target, anchors) if anchors is not None else {}
-    runs = tuple(
-        _standings(found, outputs, files=files, anchored=anchored, target=target if anchors is not None else "")
-    )
+    runs = tuple(_standings(found, outputs, approved, files=files, anchored=anchored, target=target if anchors else ""))
     code = _exit_code(found.problems)
     return VerificationReport(
         outputs=str(outputs), lines=len(found.lines), files_looked_at=files,
@@ -111,7 +114,13 @@ def _exit_code(problems: Sequence[Problem]) -> int:
 
 
 def _standings(
-    found: Verification, outputs: Path, *, files: bool, anchored: Mapping[str, str], target: str
+    found: Verification,
+    outputs: Path,
+    approved: Mapping[str, str],
+    *,
+    files: bool,
+    anchored: Mapping[str, str],
+    target: str,
 ) -> Iterable[RunStanding]:
     wrong: dict[tuple[str, Part], str] = {}
     for problem in found.problems:
@@ -133,6 +142,7 @@ def _standings(
             signature=wrong.get((run_id, "signature")) or _signed_by(lines),
             files=wrong.get((run_id, "files")) or ("as sealed" if files else "not looked at"),
             anchor=wrong.get((run_id, "anchor")) or anchored.get(run_id, unasked),
+            approval=approved[run_id],
             faithful=_faithful(lines[-1]),
         )
 
@@ -158,7 +168,7 @@ def _faithful(line: SealedLine) -> str:
 
 
 def _tone(text: str) -> str:
-    if text in ("holds", "as sealed", "yes") or text.startswith("in the database"):
+    if text in ("holds", "as sealed", "yes") or text.startswith(("in the database", "by ")):
         return GOOD
     if text in ("-", "not looked at") or text.startswith("none"):
         return QUIET

@@ -23,9 +23,10 @@ from pgrunbook.seal.envelope import Envelope
 from pgrunbook.seal.signers import Signer
 
 Word = Literal[
-    "altered", "missing", "truncated", "reordered", "replayed", "forged", "added", "revoked", "not checked"
+    "altered", "missing", "truncated", "reordered", "replayed", "forged", "added", "revoked", "not approved",
+    "not checked",
 ]  # fmt: skip
-Part = Literal["chain", "signature", "files", "anchor"]
+Part = Literal["chain", "signature", "files", "anchor", "approval"]
 _PART = 500
 THREADS = min(4, os.cpu_count() or 1)
 
@@ -101,7 +102,7 @@ def chain(outputs: Path, team: Mapping[str, Signer] | None) -> Verification:
     raw = ledger.read(ledger.path(outputs))
     pieces: list[bytes] = []
     for number, text in enumerate(raw.split(b"\n"), 1):
-        line = _line(number, text) if text else None
+        line = sealed_line(number, text) if text else None
         if line is not None:
             _check_pieces(found, line, pieces)
             found.lines.append(line)
@@ -137,7 +138,8 @@ def _was_opened(folder: Path) -> bool:
         return False
 
 
-def _line(number: int, text: bytes) -> SealedLine | None:
+def sealed_line(number: int, text: bytes) -> SealedLine | None:
+    """Return what a line of the ledger holds, None where it is none of ours."""
     try:
         wrapped = envelope.read(text)
         statement = wrapped.statement()

@@ -17,9 +17,10 @@ from pgrunbook.record import run as runs
 from pgrunbook.record.run import Run, Status
 from pgrunbook.seal import approval, attempt, signers, signing_key
 from pgrunbook.seal.approval import Approval, Approvals, ChangeSubject
+from pgrunbook.seal.changes import PERMITTED
 from pgrunbook.seal.signing_key import SigningKey
 
-NEEDED, PERMITTED, APPROVED = "approval-needed", "change-permitted", "approved"
+NEEDED, APPROVED = "approval-needed", "approved"
 FROZEN = {"plan-frozen": "plan.json", "rollback-plan-frozen": "rollback-plan.json"}
 _NOTHING = "Nothing changed in the database or in the record."
 
@@ -180,7 +181,13 @@ def is_refused_for_it(made: Run) -> bool:
 
 def was_permitted(events: Collection[Mapping[str, Any]], procedure: str, of: Collection[str]) -> bool:
     """Tell whether a run was permitted to change this, as its journal says."""
-    return any(e["event"] == PERMITTED and e["procedure"] == procedure and {*of} <= {*e["of"]} for e in events)
+    return rested_on(events, procedure, of) is not None
+
+
+def rested_on(events: Collection[Mapping[str, Any]], procedure: str, of: Collection[str]) -> dict[str, str] | None:
+    """Return what the last permit of a run for this rested on: approval, by, emergency; None where it has none."""
+    found = [e for e in events if e["event"] == PERMITTED and e["procedure"] == procedure and {*of} <= {*e["of"]}]
+    return {name: str(found[-1][name]) for name in ("approval", "by", "emergency")} if found else None
 
 
 def _is_permitted(request: ChangeRequest) -> bool:

@@ -159,7 +159,7 @@ class Session:
     def seal_opened(self) -> None:
         """Open the run in the ledger again where it was sealed and somebody runs a cell; a runner does that itself."""
         if not is_headless():
-            attempt.reopen(self.run, protected=self.target.protected)
+            attempt.reopen(self.run, protected=self.target.protected, needs_approval=self.target.needs_approval)
 
     def seal_ended(self) -> None:
         """Seal the run where the cell that has just ended was its last, or failed."""
@@ -236,7 +236,7 @@ def begin(procedure: str, model: type[Parameters], given: Mapping[str, object]) 
     run = _find_run(procedure, parameters)
     if not is_headless():
         run.hold()
-        attempt.reopen(run, protected=target.protected)
+        attempt.reopen(run, protected=target.protected, needs_approval=target.needs_approval)
         _note_part(run, procedure, Status.RUNNING)
     here = Session(procedure, run, target, parameters, CellFacts(procedure))
     _begun.append(here)

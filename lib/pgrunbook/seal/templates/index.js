@@ -1,6 +1,6 @@
 "use strict";
 const rows = JSON.parse(document.getElementById("data").textContent);
-const [RUN, BEGAN, RUNBOOK, TARGET, WHO, OUTCOME, TOOK, SEAL, LINK] = [0, 1, 2, 3, 4, 5, 6, 7, 8];
+const [RUN, BEGAN, RUNBOOK, TARGET, WHO, OUTCOME, TOOK, SEAL, LINK, APPROVAL] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9];
 const PART = 200;
 const tones = {done: "good", refused: "warn", waiting: "warn", running: "warn"};
 const byId = (id) => document.getElementById(id);
@@ -49,7 +49,8 @@ function more() {
     link.textContent = row[RUN];
     first.append(link);
     line.append(first, cell(row[BEGAN].replace("T", " ")), cell(row[RUNBOOK]), cell(row[TARGET]), cell(row[WHO]),
-      cell(row[OUTCOME], tones[row[OUTCOME]] || "bad"), cell(row[TOOK]), cell(row[SEAL]));
+      cell(row[OUTCOME], tones[row[OUTCOME]] || "bad"), cell(row[TOOK]), cell(row[SEAL]),
+      cell(row[APPROVAL], ["not approved", "EMERGENCY"].includes(row[APPROVAL]) ? "bad" : ""));
     part.append(line);
   }
   byId("rows").append(part);
