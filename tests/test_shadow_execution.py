@@ -33,6 +33,7 @@ INSERT INTO lines SELECT i, i FROM generate_series(1, 300) AS i;
 # Of the tables of ``place``.
 OWN = "ALTER TABLE orders ALTER COLUMN amount TYPE bigint;"
 CHANGE = "ALTER TABLE orders ALTER COLUMN amount TYPE bigint;"
+BOTH = "ALTER TABLE orders ALTER amount TYPE bigint, ALTER customer TYPE bigint;"
 KEYS = "ALTER TABLE customers ALTER id TYPE bigint;\nALTER TABLE orders ALTER customer TYPE bigint;"
 OURS = "SELECT attname FROM pg_attribute WHERE attname LIKE 'pgrunbook%' AND attrelid > 16384 AND NOT attisdropped"
 
@@ -67,6 +68,71 @@ class Before:
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         return lambda *_: None
+
+
+# Three floors of keys, of which one refers to itself and one has two columns, as a team finds them.
+FLOORS = """
+CREATE TABLE tops (id serial PRIMARY KEY, up integer REFERENCES tops);
+CREATE TABLE mids (top_id integer REFERENCES tops, id integer GENERATED ALWAYS AS IDENTITY, PRIMARY KEY (top_id, id));
+CREATE TABLE leaves (id serial PRIMARY KEY, top_id integer NOT NULL, mid_id integer,
+                     FOREIGN KEY (top_id, mid_id) REFERENCES mids ON UPDATE CASCADE);
+INSERT INTO tops (up) SELECT nullif(i - 1, 0) FROM generate_series(1, 300) AS i;
+INSERT INTO mids (top_id) SELECT id FROM tops;
+INSERT INTO leaves (top_id, mid_id) SELECT top_id, id FROM mids;
+"""
+GROW = """ALTER TABLE tops ALTER id TYPE bigint;
+ALTER TABLE tops ALTER up TYPE bigint;
+ALTER TABLE mids ALTER top_id TYPE bigint, ALTER id TYPE bigint;
+ALTER TABLE leaves ALTER id TYPE bigint, ALTER top_id TYPE bigint, ALTER mid_id TYPE bigint;
+"""
+
+
+@pytest.mark.slow
+def test_keys_and_all_that_refers_to_them_grow_in_one_release(project: Project) -> None:
+    """Without a gate: sequences grow too, the keys hold, and a rollback brings all of it back, with new rows."""
+    target = project(folder={"0001_a.sql": GROW}, batch_rows=100)
+    do(target, FLOORS)
+    with connect(target) as conn:
+        before = snapshot(conn, leave_out=["pgrunbook", "public.schema_migrations"])
+    made, code = run("release", with_data="true")
+    assert (code, made.status) == (0, Status.DONE), error(made)
+    keys = "SELECT DISTINCT data_type::text FROM information_schema.columns WHERE table_schema = 'public'"
+    assert rows(target, f"{keys} AND column_name ~ '^(id|up|top_id|mid_id)$'") == [("bigint",)]
+    assert rows(target, "SELECT DISTINCT data_type::text FROM pg_sequences WHERE schemaname = 'public'") == [
+        ("bigint",)
+    ]
+    do(target, "INSERT INTO tops (up) VALUES (300); INSERT INTO mids (top_id) VALUES (301)")
+    do(target, "INSERT INTO leaves (top_id, mid_id) VALUES (301, 301)")
+    made, code = run("rollback", with_data="true")
+    assert (code, made.status) == (0, Status.DONE), error(made)
+    with connect(target) as conn:
+        found = diff(before, snapshot(conn, leave_out=["pgrunbook", "public.schema_migrations"]))
+    assert [each.line() for each in found] == []
+    assert rows(target, "SELECT id, top_id, mid_id FROM leaves WHERE id > 299 ORDER BY id") == [
+        (300, 300, 300), (301, 301, 301),
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["begins", "ran"])
+def test_killed_between_two_columns_it_goes_on(place: Place, moment: str) -> None:
+    """Both columns are changed or none: SIGKILL at each step, and the next run ends it."""
+    number = 0
+    while True:
+        number += 1
+        target = place(BOTH, name=f"both{number}")
+        plan = safe_plan_of(target)
+        if number > len(plan.changes[0].steps):
+            return
+        with beside(target, plan, killed_when=f"{moment} {number}") as process:
+            assert process.wait() == -9
+        until(gone(target))
+        types = "SELECT DISTINCT pg_typeof(amount)::text, pg_typeof(customer)::text FROM orders"
+        assert rows(target, types) == [("integer", "integer")]
+        do(target, "UPDATE orders SET customer = 1, amount = 7 WHERE id % 2 = 0")
+        execute(target, plan)
+        assert rows(target, types) == [("bigint", "bigint")]
+        assert rows(target, "SELECT count(*) FROM orders WHERE customer = 1 AND amount = 7 AND id % 2 = 0") == [(250,)]
 
 
 @pytest.mark.slow

@@ -33,7 +33,7 @@ class IndexOn:
 
 @dataclass(frozen=True)
 class ConstraintOn:
-    """A CHECK (kind c) or foreign key (f), of the table (``is_own``) or of one that refers to it."""
+    """A CHECK (kind c) or foreign key (f), of the table or of one that refers to it."""
 
     name: str
     kind: str
@@ -43,8 +43,6 @@ class ConstraintOn:
     table: str
     partner_schema: str | None
     partner_table: str | None
-    is_own: bool
-    is_referenced: bool
     comment: str | None
 
 

@@ -278,16 +278,13 @@ class ColumnSync:
         statements = (sql.SQL(self._clearance()), made, do(block), dropped)
         return ";\n".join(statement.as_string(None) for statement in statements)
 
-    def filled(self, pair: ColumnPair, rows: str) -> str:
-        """Return the UPDATE that fills the new column in rows that nobody has written meanwhile.
+    def missing(self, pair: ColumnPair) -> sql.Composed:
+        """Return the condition of rows of ``t`` that nobody has filled."""
+        return sql.SQL("t.{} IS NULL AND {} IS NOT NULL").format(sql.Identifier(pair.new), self.converted(pair))
 
-        ``rows`` is the condition of those rows of ``t``, "" for all.
-        """
-        converted = sql.SQL("{}(t.{})").format(self._function("forward"), sql.Identifier(pair.old))
-        update = sql.SQL("UPDATE {} AS t SET {new} = {} WHERE {}t.{new} IS NULL AND {} IS NOT NULL").format(
-            self.table, converted, sql.SQL(rows and f"{rows} AND "), converted, new=sql.Identifier(pair.new)
-        )
-        return update.as_string(None)
+    def converted(self, pair: ColumnPair) -> sql.Composed:
+        """Return the value of the new column, made from the old one of ``t``."""
+        return sql.SQL("{}(t.{})").format(self._function("forward"), sql.Identifier(pair.old))
 
     def proof(self, pair: ColumnPair, key: Sequence[str] = ()) -> str:
         """Return the statement that fails where a row's columns do not agree, or the trigger is switched off.
@@ -372,6 +369,18 @@ class ColumnSync:
 
 # In the order in which they can be dropped.
 _KINDS = ("write", "agrees", "forward", "backward")
+
+
+def filled(columns: Sequence[tuple[ColumnSync, ColumnPair]], rows: str) -> str:
+    """Return the UPDATE that fills the new columns of a table in rows that nobody has written meanwhile.
+
+    ``rows`` is the condition of those rows of ``t``, "" for all.
+    """
+    made = [sql.SQL("{} = {}").format(sql.Identifier(pair.new), sync.converted(pair)) for sync, pair in columns]
+    due = sql.SQL(" OR ").join(sync.missing(pair) for sync, pair in columns)
+    update = sql.SQL("UPDATE {} AS t SET {} WHERE {}({})")
+    condition = sql.SQL(f"{rows} AND " if rows else "")
+    return update.format(columns[0][0].table, sql.SQL(", ").join(made), condition, due).as_string(None)
 
 
 def _place(key: Sequence[str]) -> sql.Composed:

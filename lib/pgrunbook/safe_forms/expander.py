@@ -118,7 +118,7 @@ class Expander:
             self._is_back,
         )  # fmt: skip
         is_fresh = self._names.are_fresh(node)
-        if not is_fresh and _taken_back(case) is None:
+        if not is_fresh and not _taken_back(case):
             unfinished.refuse(case)
         parts = self._parts(node)
         beyond = outside.find(self._facts, tree(statement.sql))
@@ -146,16 +146,16 @@ class Expander:
         return found
 
     def _with_shadow(self, case: Case, found: Expansion) -> Expansion:
-        """Note the column that a form leaves beside another, or takes away.
+        """Note the columns that a form leaves beside others, or takes away.
 
         Give up a form whose pair would not outlive the release: a later statement of it changes one of the two.
         """
         gone = _taken_back(case)
-        if gone is not None and found.form in (rename_column.BACK, shadow_column.BACK):
-            self._shadows.remove(gone)
-        one = rename_column.shadow(case) if found.form == rename_column.FORM else None
-        one = shadow_column.shadow(case) if found.form == shadow_column.FORM else one
-        made = [one] if one is not None else []
+        if found.form in (rename_column.BACK, shadow_column.BACK):
+            self._shadows = [one for one in self._shadows if one not in gone]
+        made = shadow_column.shadow(case) if found.form == shadow_column.FORM else []
+        if found.form == rename_column.FORM and (one := rename_column.shadow(case)) is not None:
+            made = [one]
         places = [str(each.place) for each in self._release]
         key = str(case.statement.place)
         later = self._release[places.index(key) + 1 :] if made and key in places else ()
@@ -352,9 +352,10 @@ def _locked_table(expansion: Expansion, facts: Facts) -> str:
     return "" if table is None else table.sql
 
 
-def _taken_back(case: Case) -> shadows.Shadow | None:
-    """Return the shadow that a statement takes back, None where it does not."""
-    return rename_column.taken_back(case) or shadow_column.taken_back(case)
+def _taken_back(case: Case) -> list[shadows.Shadow]:
+    """Return the shadows that a statement takes back, [] where it does not."""
+    renamed = rename_column.taken_back(case)
+    return [renamed] if renamed is not None else shadow_column.taken_back(case)
 
 
 def _is_nameless(node: object) -> bool:

@@ -1,5 +1,8 @@
 """Safe form of ALTER COLUMN TYPE where it rewrites the table: a column of the new type beside the old one.
 
+Of several columns in one statement each gets its own, and all take their places in one cut-over.
+
+
 1. All rows are tried: where a value cannot be converted, nothing has been written yet.
 2. The new column is added, and a trigger keeps it equal to the old one (``database.column_sync``).
 3. The rows that are there are filled in batches.
@@ -11,62 +14,53 @@ What reads the columns of the table by their order (SELECT *, INSERT without nam
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import psycopg
 from pglast import ast, enums
 
-from pgrunbook.database import column_dependents
-from pgrunbook.database.column_dependents import ColumnDependents
-from pgrunbook.database.column_sync import ColumnPair, ColumnSync, Leads, sync_name
+from pgrunbook.database import column_dependents, shadows
+from pgrunbook.database.column_sync import ColumnPair, ColumnSync, Leads, filled
 from pgrunbook.database.relations import Column, Relation
-from pgrunbook.database.row_tracker import LAST
 from pgrunbook.database.shadows import Shadow
+from pgrunbook.display.prose import listed
 from pgrunbook.plan.declared import Declared
 from pgrunbook.plan.step import RANGE, Batches, Expansion, SafeStep
-from pgrunbook.safe_forms import probes, type_cost
-from pgrunbook.safe_forms.column_move import ColumnMove, grows
+from pgrunbook.safe_forms import probes, type_cost, type_parts
+from pgrunbook.safe_forms.column_move import ColumnMove
 from pgrunbook.safe_forms.form import Case
-from pgrunbook.sql.deparse import alter_table, changed, command, expression, helper, mapped, name, parsed
-from pgrunbook.sql.tree import column_names, dotted_name, quoted
+from pgrunbook.safe_forms.moved_column import MovedColumn, grows
+from pgrunbook.safe_forms.type_parts import TypeChangeParts
+from pgrunbook.sql.deparse import alter_table, changed, command, name, parsed
+from pgrunbook.sql.tree import dotted_name, quoted
 
 A = enums.AlterTableType
 FORM, BACK = "shadow-column", "shadow-column-back"
 _LONGEST = 63
 
 
-@dataclass(frozen=True)
-class TypeChangeParts:
-    """An ALTER COLUMN TYPE taken apart: the column, its new type in full, the conversions, and the default behind it.
-
-    ``parked`` is the name of the old column after the cut-over.
-    """
-
-    table: Relation
-    column: Column
-    definition: Any
-    pair: ColumnPair
-    sync: ColumnSync
-    parked: str
-    default: str | None
-
-
 def change(case: Case) -> Expansion | None:
-    """ALTER COLUMN ... TYPE -> a column beside it, batches, and a short cut-over.
+    """ALTER COLUMN ... TYPE of one or several columns -> columns beside them, batches, and one short cut-over.
 
-    The default of the column may be dropped and set in the same statement.
+    The default of a column may be dropped and set in the same statement.
     """
-    found = parts(case)
-    if found is None or isinstance(found, str) or not type_cost.of(case, found.table).rewrites:
+    found = type_parts.parts(case)
+    if not isinstance(found, list) or not type_cost.of(case, found[0].table).rewrites:
         return None
     form = _Form.of(case, found)
+    one = len(found) == 1
     return Expansion(
         case.statement,
         FORM,
-        f"The new type of {found.column.name} rewrites the table. A column of the new type is added, kept equal by a"
-        " trigger, filled in batches, and takes its place; the old one follows it until contract drops it.",
+        f"The new type of {_listed(part.column.name for part in found)} rewrites the table. "
+        + (
+            "A column of the new type is added, kept equal by a trigger, filled in batches, and takes its place; the"
+            " old one follows it until contract drops it."
+            if one
+            else "Columns of the new types are added, kept equal by triggers, filled in batches, and take their places"
+            " together; the old ones follow them until contract drops them."
+        ),
         tuple(form.steps()),
         cleanup=tuple(form.cleanup()),
         differs=tuple(form.differs()),
@@ -78,217 +72,137 @@ def change(case: Case) -> Expansion | None:
 def back(case: Case) -> Expansion | None:
     """ALTER COLUMN ... TYPE to the type that lives beside it -> that column takes its place again; for a way back."""
     gone = taken_back(case)
-    table = case.facts.relation(case.node.relation) if gone is not None else None
-    if gone is None or table is None:
+    table = case.facts.relation(case.node.relation) if gone else None
+    if table is None:
         return None
-    columns, sync = case.facts.columns(table), ColumnSync(gone.sync_name, gone.table)
-    column, old = columns[gone.column_name], columns[gone.shadow_name]
-    comes, loop_key = shadow_names(table, column.name)[0], case.facts.loop_key(table)
-    pair = ColumnPair(old.name, column.name, old.type, column.type)
-    move = ColumnMove(
-        table, column_dependents.read(case.facts.conn, table, column), old.name, comes, sync, pair, case.facts.version,
-        loop_key.columns if loop_key is not None else (), column.default,
-    )  # fmt: skip
-    says = f"{old.name} holds what {column.name} has, also what was written since."
-    steps = tuple(_returned(move, sync, gone))
-    return Expansion(case.statement, BACK, says, steps, cleanup=tuple(move.cleanup()))
+    columns, loop_key, moved = case.facts.columns(table), case.facts.loop_key(table), []
+    for one in gone:
+        column, old = columns[one.column_name], columns[one.shadow_name]
+        pair = ColumnPair(old.name, column.name, old.type, column.type)
+        moved.append(MovedColumn(
+            table, column_dependents.read(case.facts.conn, table, column), old.name,
+            type_parts.shadow_names(table, column.name)[0], ColumnSync(one.sync_name, one.table), pair,
+            case.facts.version, column.default,
+        ))  # fmt: skip
+    move = ColumnMove(table, tuple(moved), loop_key.columns if loop_key is not None else ())
+    says = " ".join(f"{m.comes} holds what {m.column} has, also what was written since." for m in moved)
+    return Expansion(case.statement, BACK, says, tuple(_returned(move, gone)), cleanup=tuple(move.cleanup()))
 
 
-def taken_back(case: Case) -> Shadow | None:
-    """Return the shadow that a change of type takes back, on the way back of a migration; None for any other one."""
+def taken_back(case: Case) -> list[Shadow]:
+    """Return the shadows that changes of type take back, on the way back of a migration; [] for any other statement."""
     found = _changed(case)
     if found is None or not case.is_back:
-        return None
-    table, columns, cmd = found
-    for one in case.shadows:
-        there = (one.table_schema, one.table_name, one.column_name)
-        if one.kind == "type change" and there == (table.schema, table.name, cmd.name) and one.shadow_name in columns:
-            made = _type(case, cmd.def_)
-            return one if made is not None and made[1] == columns[one.shadow_name].type else None
-    return None
+        return []
+    table, columns, cmds = found
+    gone = []
+    for cmd in cmds:
+        one = shadows.of_column(case.shadows, table.schema, table.name, cmd.name)
+        made = type_parts.type_of(case, cmd.def_)
+        if one is None or made is None or one.kind != "type change" or one.column_name != cmd.name:
+            return []
+        if one.shadow_name not in columns or made[1] != columns[one.shadow_name].type:
+            return []
+        gone.append(one)
+    return gone
 
 
-def _changed(case: Case) -> tuple[Relation, Mapping[str, Column], Any] | None:
-    """Return the table, its columns and the command of a statement that changes one type, and only that."""
+def _changed(case: Case) -> tuple[Relation, Mapping[str, Column], Sequence[Any]] | None:
+    """Return the table, its columns and the commands of a statement that changes types, and only that."""
     node = case.node
     if not isinstance(node, ast.AlterTableStmt) or node.objtype != enums.ObjectType.OBJECT_TABLE:
         return None
     table = case.facts.relation(node.relation)
-    if table is None or len(node.cmds) != 1 or node.cmds[0].subtype != A.AT_AlterColumnType:
+    if table is None or any(cmd.subtype != A.AT_AlterColumnType for cmd in node.cmds):
         return None
-    return table, case.facts.columns(table), node.cmds[0]
+    return table, case.facts.columns(table), node.cmds
 
 
-def _returned(move: ColumnMove, sync: ColumnSync, gone: Shadow) -> list[SafeStep]:
-    """Return the steps by which the old column takes its place again, and the new one is dropped."""
-    tried = SafeStep(
-        sync.proof(move.pair, move.key),
-        f"Try whether each row has a value that can be {move.pair.old_type} again; reads and writes go on.",
-        quick=False,
+def _returned(move: ColumnMove, gone: Sequence[Shadow]) -> list[SafeStep]:
+    """Return the steps by which the old columns take their places again, and the new ones are dropped."""
+    tried = [
+        SafeStep(
+            one.sync.proof(one.pair, move.key),
+            f"Try whether each row has a value that can be {one.pair.old_type} again; reads and writes go on.",
+            quick=False,
+        )
+        for one in move.columns
+    ]
+    ends = [one.sync.removal() for one in move.columns]
+    ends.append(alter_table(move.table.identifier, *(f"DROP COLUMN {name(one.leaves_as)}" for one in move.columns)))
+    ends += [one.removal() for one in gone]
+    says = " ".join(
+        f"{one.comes} becomes {one.column} again, with all that hangs on it; the new column is dropped."
+        for one in move.columns
     )
-    drop = alter_table(move.table.identifier, f"DROP COLUMN {name(move.leaves_as)}")
-    says = f"{move.comes} becomes {move.column} again, with all that hangs on it; the new column is dropped."
-    return [tried, *move.steps(ends=[sync.removal(), drop, gone.removal()], says=says)]
+    return [*tried, *move.steps(ends=ends, says=says)]
 
 
-def shadow(case: Case) -> Shadow | None:
-    """Return the column that a change of type in this form leaves beside the new one, None for any other statement."""
-    found = parts(case)
-    return None if found is None or isinstance(found, str) else _registered(case, found)
-
-
-def parts(case: Case) -> TypeChangeParts | str | None:
-    """Return a change of type in parts, why it has no such form, or None for any other statement.
-
-    Of several columns each needs a statement of its own: where such a one stops half way, one of them would be changed.
-    """
-    node = case.node
-    if not isinstance(node, ast.AlterTableStmt) or node.objtype != enums.ObjectType.OBJECT_TABLE:
-        return None
-    table = case.facts.relation(node.relation)
-    changes = [cmd for cmd in node.cmds if cmd.subtype == A.AT_AlterColumnType]
-    if table is None or table.is_temporary or not changes:
-        return None
-    cmd, column = changes[0], case.facts.columns(table).get(changes[0].name)
-    defaults = [each for each in node.cmds if each.subtype == A.AT_ColumnDefault and each.name == cmd.name]
-    if len(changes) + len(defaults) < len(node.cmds) or len(changes) > 1:
-        return "the statement does more than that: give each change of type one of its own"
-    if column is None:
-        return None
-    if case.is_off or case.is_back:
-        return "its safe form is switched off" if case.is_off else "it takes back one that ran as it is written"
-    because = column_dependents.refused(case.facts.conn, table, column.name, last=LAST)
-    return "; ".join(because) if because else _taken_apart(case, table, column, cmd, defaults)
-
-
-def _taken_apart(
-    case: Case, table: Relation, column: Column, cmd: Any, defaults: Sequence[Any]
-) -> TypeChangeParts | str | None:
-    definition = cmd.def_
-    made = _type(case, definition)
-    if made is None:
-        return None  # the server refuses it as written, too
-    using = definition.raw_default
-    if using is not None and set(column_names(using)) - {column.name}:
-        return "USING reads other columns"
-    if using is not None and case.facts.volatile(using):
-        return "USING gives another value each time"
-    forward = "was" if using is None else expression(mapped(using, lambda part: _argument(part, column.name)))
-    oid, type_ = made
-    if not all(_is_accepted(case, f"CAST(NULL AS {each})") for each in (column.type, type_)):
-        return "one of the types refuses NULL"
-    conn = case.facts.conn
-    steady = using is None and all(
-        column_dependents.is_steady(conn, *both) for both in ((column.type_oid, oid), (oid, column.type_oid))
-    )
-    casts = _is_accepted(case, f"CAST(CAST(NULL AS {type_}) AS {column.type})")
-    backward = f"becomes{'' if casts else '::pg_catalog.text'}::{column.type}"
-    comes, parked = shadow_names(table, column.name)
-    if {comes, parked} & set(case.facts.columns(table)):
-        return "the column of an earlier change waits for contract"
-    pair = ColumnPair(column.name, comes, column.type, type_, forward, backward, steady)
-    sync = ColumnSync(sync_name(table.identifier, column.name, comes), table.identifier)
-    given = [expression(each.def_) for each in defaults if each.def_ is not None]
-    default = given[-1] if given else None if defaults else column.default
-    return TypeChangeParts(table, column, definition, pair, sync, parked, default)
-
-
-def shadow_names(table: Relation, column: str) -> tuple[str, str]:
-    """Return the names of the column that comes before, and of the one that has left after the cut-over."""
-    both = (f"pgrunbook_new_{column}", f"pgrunbook_old_{column}")
-    if all(len(one.encode()) <= _LONGEST for one in both):
-        return both
-    return helper(table.schema, table.name, column, "new"), helper(table.schema, table.name, column, "old")
-
-
-def _argument(part: Any, column: str) -> Any:
-    is_column = isinstance(part, ast.ColumnRef) and getattr(part.fields[-1], "sval", None) == column
-    return ast.ColumnRef(fields=(ast.String(sval="was"),)) if is_column else part
-
-
-def _type(case: Case, definition: Any) -> tuple[int, str] | None:
-    """Return the OID of the type that a statement names, and its name in full with its modifiers."""
-    value = ast.TypeCast(arg=parsed("SELECT NULL").targetList[0].val, typeName=definition.typeName)
-    conn = case.facts.conn
-    try:
-        with conn.transaction(), conn.as_target():
-            asked = conn.execute(f"SELECT {expression(value)} AS made, pg_catalog.pg_typeof({expression(value)})::oid")
-    except psycopg.Error:
-        return None
-    row, result = asked.fetchone(), asked.pgresult
-    if row is None or result is None:
-        raise AssertionError("a query without a result")
-    oid = int(str(row[1]))
-    modifier = result.fmod(0) if result.ftype(0) == oid else -1
-    named = conn.execute("SELECT pg_catalog.format_type(%s::oid, %s::integer)", [oid, modifier]).fetchone()
-    return oid, str((named or ("",))[0])
-
-
-def _is_accepted(case: Case, value: str) -> bool:
-    """Tell whether the server can evaluate an expression of types that it has named."""
-    try:
-        with case.facts.conn.transaction():
-            case.facts.conn.execute(f"SELECT {value}".encode())
-    except psycopg.Error:
-        return False
-    return True
+def shadow(case: Case) -> list[Shadow]:
+    """Return the columns that changes of type in this form leave beside the new ones, [] for any other statement."""
+    found = type_parts.parts(case)
+    return [_registered(case, one) for one in found] if isinstance(found, list) else []
 
 
 @dataclass(frozen=True)
 class _Form:
-    """The form of one column's change of type: there, and back."""
+    """The form of the changes of type of a table's columns: there, and back."""
 
     case: Case
-    found: TypeChangeParts
-    on: ColumnDependents
+    found: list[TypeChangeParts]
     there: ColumnMove
     back: ColumnMove
 
     @classmethod
-    def of(cls, case: Case, found: TypeChangeParts) -> _Form:
-        """Read what hangs on the column."""
-        table, pair, sync, version = found.table, found.pair, found.sync, case.facts.version
-        on, loop_key = column_dependents.read(case.facts.conn, table, found.column), case.facts.loop_key(table)
-        key = loop_key.columns if loop_key is not None else ()
-        after, default = pair.renamed(found.parked, found.column.name), found.column.default
-        there = ColumnMove(
-            table, on, pair.new, found.parked, sync, pair, version, key, found.default, is_new_type=True
-        )  # fmt: skip
-        back = ColumnMove(table, on, found.parked, pair.new, sync, after, version, key, default)
-        return cls(case, found, on, there, back)
+    def of(cls, case: Case, found: list[TypeChangeParts]) -> _Form:
+        """Read what hangs on the columns."""
+        table, version, loop_key = found[0].table, case.facts.version, case.facts.loop_key(found[0].table)
+        key, there, back = loop_key.columns if loop_key is not None else (), [], []
+        for one in found:
+            pair, on = one.pair, column_dependents.read(case.facts.conn, table, one.column)
+            there.append(
+                MovedColumn(table, on, pair.new, one.parked, one.sync, pair, version, one.default, is_new_type=True)
+            )
+            after, default = pair.renamed(one.parked, one.column.name), one.column.default
+            back.append(MovedColumn(table, on, one.parked, pair.new, one.sync, after, version, default))
+        return cls(case, found, ColumnMove(table, tuple(there), key), ColumnMove(table, tuple(back), key))
 
     def steps(self) -> list[SafeStep]:
         """Return the steps of the change."""
-        found, pair = self.found, self.found.pair
-        ends = [found.sync.turn(self.back.pair, Leads.NEW), _registered(self.case, found).entry()]
-        old = found.column.name
-        says = f"{pair.new} becomes {old} with all that hangs on it; {old} goes on as {found.parked}."
-        return [*_beside(self.case, found, self.there.key), *self.there.steps(ends=ends, says=says)]
+        ends = [one.sync.turn(one.pair, Leads.NEW) for one in self.back.columns]
+        ends += [_registered(self.case, one).entry() for one in self.found]
+        says = " ".join(
+            f"{one.comes} becomes {one.column} with all that hangs on it; {one.column} goes on as {one.leaves_as}."
+            for one in self.there.columns
+        )
+        return [*_beside(self.case, self.found, self.there.key), *self.there.steps(ends=ends, says=says)]
 
     def cleanup(self) -> list[str]:
         """Return the queries for what drops all that was made before the cut-over."""
-        drop = probes.drop_column(self.found.table, self.found.pair.new)
-        return [self.found.sync.cleanup(), *self.there.cleanup(), drop]
+        drops = [probes.drop_column(one.table, one.pair.new) for one in self.found]
+        return [*(one.sync.cleanup() for one in self.found), *self.there.cleanup(), *drops]
 
     def way_back(self) -> list[SafeStep]:
         """Return the steps of the way back."""
-        return _returned(self.back, self.found.sync, _registered(self.case, self.found))
+        return _returned(self.back, [_registered(self.case, one) for one in self.found])
 
     def differs(self) -> list[Declared]:
         """Return what differs from the plain change: until contract, and the order of columns, which stays so."""
-        table, column, parked = self.found.table, self.found.column, self.found.parked
-        label = f"{table.label}.{quoted(parked)}"
+        table = self.there.table
         moved = {table.label: f"column order of {table.label}: what has a new type comes last"}
-        for statistics in self.on.statistics:
+        for statistics in self.there.statistics:
             moved[dotted_name(statistics.schema, statistics.name)] = "the columns come in their new order"
-        beside = f"{parked} follows {column.name} until contract drops it"
-        rights = dict.fromkeys(f"column {label} to {grant.grantee}" for grant in self.on.grants if not grant.sequence)
         told = [Declared("column order", what, why) for what, why in moved.items()]
-        told += [Declared("until contract", what, beside) for what in (label, *rights)]
-        for sequence in self.on.sequences:
-            if grows(sequence, self.found.pair.new_type):
-                why = f"it grows with {column.name}: as {sequence.type} it would end before the column's values do"
-                told.append(Declared("sequence type", dotted_name(sequence.schema, sequence.name), why))
+        for one in self.there.columns:
+            label = f"{table.label}.{quoted(one.leaves_as)}"
+            beside = f"{one.leaves_as} follows {one.column} until contract drops it"
+            grants = [grant for grant in one.on.grants if not grant.sequence]
+            rights = dict.fromkeys(f"column {label} to {grant.grantee}" for grant in grants)
+            told += [Declared("until contract", what, beside) for what in (label, *rights)]
+            for sequence in one.on.sequences:
+                if grows(sequence, one.pair.new_type):
+                    why = f"it grows with {one.column}: as {sequence.type} it would end before the column's values do"
+                    told.append(Declared("sequence type", dotted_name(sequence.schema, sequence.name), why))
         triggers, silenced = _fired(self.case, table)
         if triggers and not silenced:
             why = f"triggers fire for each row that is filled: {', '.join(triggers)}"
@@ -302,38 +216,53 @@ def _fired(case: Case, table: Relation) -> tuple[list[str], bool]:
     return triggers, bool(triggers) and case.facts.rows("may_silence_triggers")[0]["may"]
 
 
-def _beside(case: Case, found: TypeChangeParts, key: tuple[str, ...]) -> list[SafeStep]:
-    """Return the steps that try all rows, add the column, and fill it."""
-    table, column, pair, sync = found.table, found.column, found.pair, found.sync
-    tried = SafeStep(
-        sync.trial(pair, key, not_null=column.not_null),
-        f"Try whether each value of {column.name} can be converted; reads and writes go on.",
-        quick=False,
+def _beside(case: Case, found: Sequence[TypeChangeParts], key: tuple[str, ...]) -> list[SafeStep]:
+    """Return the steps that try all rows, add the columns, and fill them."""
+    table, pairs = found[0].table, [(one.sync, one.pair) for one in found]
+    new, old = _listed(one.pair.new for one in found), _listed(one.column.name for one in found)
+    tried = [
+        SafeStep(
+            one.sync.trial(one.pair, key, not_null=one.column.not_null),
+            f"Try whether each value of {one.column.name} can be converted; reads and writes go on.",
+            quick=False,
+        )
+        for one in found
+    ]
+    added = SafeStep(
+        ";\n".join(text for one in found for text in _added(one)),
+        f"Add {new}, and a trigger that keeps it equal to {old}; no row is read."
+        if len(found) == 1
+        else f"Add {new}, and triggers that keep them equal to {old}; no row is read.",
     )
-    add = parsed("ALTER TABLE t ADD COLUMN a int").cmds[0]
-    typed = {"typeName": found.definition.typeName, "collClause": found.definition.collClause}
-    add = changed(add, def_=changed(add.def_, colname=pair.new, **typed))
-    clauses = [command(add)]
+    _, silenced = _fired(case, table)
+    batches = Batches(
+        schema=table.schema, table=table.name, alias="t", statement=filled(pairs, RANGE), key=(), key_types=(),
+        rows=case.batch_rows, fires_triggers=not silenced, by_pages=True,
+    )  # fmt: skip
+    fills = SafeStep(
+        filled(pairs, ""),
+        f"Fill {new} in the existing rows, {case.batch_rows} at a time.",
+        quick=False,
+        batches=batches,
+    )
+    return [*tried, added, fills]
+
+
+def _added(one: TypeChangeParts) -> list[str]:
+    """Return the statements that add a column and the trigger that fills it."""
+    column, pair, add = one.column, one.pair, parsed("ALTER TABLE t ADD COLUMN a int").cmds[0]
+    typed = {"typeName": one.definition.typeName, "collClause": one.definition.collClause}
+    clauses = [command(changed(add, def_=changed(add.def_, colname=pair.new, **typed)))]
     if column.statistics >= 0:
         clauses.append(f"ALTER COLUMN {name(pair.new)} SET STATISTICS {column.statistics}")
     if column.options:
         clauses.append(f"ALTER COLUMN {name(pair.new)} SET ({', '.join(column.options)})")
-    added = SafeStep(
-        ";\n".join([*(alter_table(table.identifier, each) for each in clauses), sync.installation(pair, Leads.OLD)]),
-        f"Add {pair.new}, and a trigger that keeps it equal to {column.name}; no row is read.",
-    )
-    _, silenced = _fired(case, table)
-    batches = Batches(
-        schema=table.schema, table=table.name, alias="t", statement=sync.filled(pair, RANGE), key=(), key_types=(),
-        rows=case.batch_rows, fires_triggers=not silenced, by_pages=True,
-    )  # fmt: skip
-    filled = SafeStep(
-        sync.filled(pair, ""),
-        f"Fill {pair.new} in the existing rows, {case.batch_rows} at a time.",
-        quick=False,
-        batches=batches,
-    )
-    return [tried, added, filled]
+    return [*(alter_table(one.table.identifier, each) for each in clauses), one.sync.installation(pair, Leads.OLD)]
+
+
+def _listed(names: Iterable[str]) -> str:
+    found = list(names)
+    return listed(found, len(found))
 
 
 def _registered(case: Case, found: TypeChangeParts) -> Shadow:

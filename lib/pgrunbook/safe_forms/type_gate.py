@@ -6,7 +6,7 @@ from pglast import enums
 
 from pgrunbook.database.relations import Relation
 from pgrunbook.plan.step import Gate
-from pgrunbook.safe_forms import shadow_column, type_cost
+from pgrunbook.safe_forms import shadow_column, type_cost, type_parts
 from pgrunbook.safe_forms.form import Case
 
 A = enums.AlterTableType
@@ -29,10 +29,10 @@ def find(case: Case, table: Relation) -> Gate | None:
         return _gate(f"code that reads {names} of type {table.sql} gets another type as soon as it commits", _BESIDE_IT)
     cost = type_cost.of(case, table)
     if cost.rewrites:
-        if shadow_column.taken_back(case) is not None:
+        if shadow_column.taken_back(case):
             return None
-        form = shadow_column.parts(case)
-        if isinstance(form, shadow_column.TypeChangeParts):
+        form = type_parts.parts(case)
+        if isinstance(form, list):
             return None
         because = f" ({form})" if form else ""
         return _gate(

@@ -151,8 +151,6 @@ SELECT k.conname::text AS name,
        c.relname::text AS table,
        pn.nspname::text AS partner_schema,
        p.relname::text AS partner_table,
-       k.conrelid = %(table)s::oid AND a.attnum = ANY (k.conkey) AS is_own,
-       k.contype = 'f' AND k.confrelid = %(table)s::oid AND a.attnum = ANY (k.confkey) AS is_referenced,
        pg_catalog.obj_description(k.oid, 'pg_constraint') AS comment
 FROM pg_catalog.pg_attribute AS a
 JOIN pg_catalog.pg_constraint AS k
