@@ -12,7 +12,7 @@ import pytest
 from pgrunbook.database.checksums import TableName
 from pgrunbook.database.connection import connect
 from pgrunbook.errors import Broken, Refused, WrongInput
-from pgrunbook.online import carried, cutover, swap_copy
+from pgrunbook.online import carried, cutover, swap_copy, swap_sync
 from pgrunbook.online.swap_shape import SwapChoice
 from servers import Server
 from swap_stage import DIFFER, ORDERS, TWINS, URL, SwapStage, differences, stage_of, url_of, writers
@@ -439,6 +439,33 @@ def test_values_of_every_kind_are_copied_and_compared_as_they_are(
     stage.cut_over()
     assert stage.rows("SELECT o::text FROM orders AS o ORDER BY id") == rows
     assert differences(before, stage.schema()) == []
+
+
+@pytest.mark.first_case
+@pytest.mark.parametrize("rewritten", ["TRUNCATE orders", "VACUUM FULL orders", "CLUSTER orders USING orders_pkey"])
+def test_copy_begins_again_where_the_table_was_rewritten(
+    stage: SwapStage, monkeypatch: pytest.MonkeyPatch, rewritten: str
+) -> None:
+    """In its middle, as by a run that was killed there: all rows are copied once, and those of before are gone."""
+    monkeypatch.setattr(swap_copy, "RANGE_PAGES", 1)
+    swap = stage.begun(SwapChoice(ORDERS))
+    stage.do("DELETE FROM orders WHERE id % 3 = 0")
+
+    def killed(_: object) -> None:
+        raise KeyboardInterrupt
+
+    with connect(stage.target) as conn:
+        assert swap_copy.plan_ranges(conn, swap) > 1
+        with pytest.raises(KeyboardInterrupt):
+            swap_copy.copy(stage.target, swap, workers=1, on_range=killed)
+        assert swap_copy.progress(conn, swap).copied > 0
+        stage.do(rewritten, "INSERT INTO orders (customer) VALUES (1), (7)")
+        before = stage.rows("SELECT o::text FROM orders AS o ORDER BY id")
+        assert stage.filled(swap).state == "ready"
+    assert stage.rows("SELECT o::text FROM orders AS o ORDER BY id") == before
+    with connect(stage.target) as conn:
+        found = swap_sync.compare(conn, stage.swap(conn))
+    assert (found.is_equal, found.other_rows) == (True, len(before))
 
 
 @pytest.mark.slow

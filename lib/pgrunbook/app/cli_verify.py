@@ -45,6 +45,8 @@ def seal(
 ) -> None:
     """Seal a run that has ended and could not be sealed then: it was killed, the disk was full, a file held a secret.
 
+    Where it is sealed and its target does not hold that yet, the row is written there.
+
     Exit codes: 0 sealed, 1 failed, 2 wrong use, 3 refused because a file holds a secret, 4 somebody is at work.
     """
     from functools import partial
@@ -57,6 +59,9 @@ def seal(
     made = records.find(run_id)
     made.hold()
     if not attempt.is_open(made):
+        if late := anchor.close_late(made, partial(naming.target, made.target)):
+            sys.stdout.write(f"anchored: {made.run_id}, line {', '.join(map(str, late))}, in {made.target}\n")
+            return
         raise Refused(
             f"run {made.run_id} has no open attempt to seal",
             detail="It is sealed, or was made before records were sealed.",

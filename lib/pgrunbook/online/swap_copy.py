@@ -5,6 +5,8 @@ than its range, so VACUUM cleans behind the copy. A row that is written meanwhil
 the log of changes has its key, and the drain behind the last range writes what is there then. Until then the new table
 has no index, and nothing is unique.
 
+A table that is emptied, or written anew (VACUUM FULL, CLUSTER), has other pages then: the copy begins again.
+
 Source: https://www.postgresql.org/docs/current/tidscan.html (TID Range Scan)
 """
 
@@ -38,12 +40,48 @@ WORKERS = 2
 COPY_TIMEOUT_MS = 3_600_000
 LATENCY_MS = 20.0
 MOST_REFUSED = 5
+MOST_COPIES = 10
 
 log = logging.getLogger(__name__)
 
 
+class RewrittenError(Exception):
+    """The table has other pages than those that the ranges are of: nothing was copied of the last one."""
+
+
+def copy_whole(
+    conn: Connection,
+    target: Target,
+    swap: TableSwap,
+    *,
+    latency_ms: float = LATENCY_MS,
+    workers: int = WORKERS,
+    on_range: Callable[[SwapProgress], None] = lambda _: None,
+) -> None:
+    """Plan the ranges where that was not done yet, and copy them; where the table is rewritten meanwhile, begin again.
+
+    Raises as :func:`copy`; Broken where the table is rewritten again and again.
+    Locks: as :func:`copy`; AccessExclusiveLock on the new table, which nobody uses.
+    """
+    for attempt in range(1, MOST_COPIES + 1):
+        if not progress(conn, swap).ranges:
+            plan_ranges(conn, swap)
+        try:
+            copy(target, swap, latency_ms=latency_ms, workers=workers, on_range=on_range)
+            return
+        except RewrittenError:
+            log.info("copy %s of %s of %s begins again: it was rewritten", attempt, MOST_COPIES, swap.table)
+            _forget(conn, swap)
+    raise Broken(
+        f"could not copy table {swap.table.label}: it was rewritten {MOST_COPIES} times meanwhile",
+        detail="TRUNCATE, VACUUM FULL, CLUSTER or ALTER TABLE gave it other pages since a copy began.",
+        state="The table of today is whole; the new one is empty, and nobody reads it.",
+        hint="Go on when nobody does that.",
+    )
+
+
 def plan_ranges(conn: Connection, swap: TableSwap) -> int:
-    """Note the ranges of a table; return how many there are. Call it behind the commit of the triggers, once."""
+    """Note the ranges of a table; return how many there are. Call it behind the commit of the triggers."""
     order = swap.plan.order
     found = _ordered(conn, swap, order) if order else _of_pages(conn, swap)
     with conn.transaction():
@@ -87,8 +125,8 @@ def copy(
     """Copy what is not copied yet, with several sessions; return what is.
 
     It rests where the latency of small transactions on the table is above its goal. Raises psycopg's errors unchanged:
-    ranges that are committed stay, and the same call goes on. Raises Broken where the table was rewritten meanwhile,
-    Interrupted and Blocked as ``online.throttle``.
+    ranges that are committed stay, and the same call goes on. Raises RewrittenError where the table was rewritten
+    meanwhile, Interrupted and Blocked as ``online.throttle``.
     Locks: AccessShareLock on the table, RowExclusiveLock on the new one, for each range.
     """
     with ExitStack() as opened:
@@ -121,6 +159,13 @@ def progress(conn: Connection, swap: TableSwap) -> SwapProgress:
     return SwapProgress(found["ranges"], found["copied"], found["rows"])
 
 
+def _forget(conn: Connection, swap: TableSwap) -> None:
+    """Empty the new table, and forget its ranges. What was written meanwhile is noted all the same."""
+    with transaction(conn, lock_timeout_ms=COPY_TIMEOUT_MS, statement_timeout_ms=COPY_TIMEOUT_MS):
+        conn.execute(sql.SQL("TRUNCATE {}").format(swap.other.identifier()))
+        conn.execute(load("swap")["forget_ranges"].encode(), {"name": swap.name})
+
+
 class _CopiedRange(NamedTuple):
     rows: int
     took_s: float
@@ -135,17 +180,13 @@ def _range(conn: Connection, swap: TableSwap) -> _CopiedRange | None:
         if not found:
             return None
         one = found[0]
-        if not one["is_same"]:
-            raise Broken(
-                f"cannot go on copying table {swap.table.label}: it was rewritten meanwhile",
-                detail=f"VACUUM FULL, CLUSTER or ALTER TABLE gave {one['table']} other pages since the copy began.",
-                state="The table of today is whole; the new one holds part of its rows, and nobody reads it.",
-                hint="Take the swap away and begin it again: the error's procedure says how.",
-            )
         statement = _copied(conn, swap, one["table"], one["first_place"], one["next_place"])
         with conn.as_target():
             copied = conn.execute(statement).rowcount
-        conn.execute(load("swap")["end_range"].encode(), {"name": swap.name, "number": one["number"], "rows": copied})
+        # Asked under the lock of the copy: nobody can rewrite the table between the answer and the commit.
+        (ended,) = rows(conn, "swap", "end_range", name=swap.name, number=one["number"], rows=copied)
+        if not ended["is_same"]:
+            raise RewrittenError(swap.table.label)
     log.info("copied range %s of %s: %s rows", one["number"], swap.table, copied)
     return _CopiedRange(copied, time.monotonic() - began)
 

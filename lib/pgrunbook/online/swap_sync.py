@@ -167,11 +167,10 @@ def fill(
     The same call goes on where it stopped. Raises as its parts; Broken where the rows are not the same in the end.
     """
     if swap.state is SwapState.COPYING:
-        if not swap_copy.progress(conn, swap).ranges:
-            swap_copy.plan_ranges(conn, swap)
-        swap_copy.copy(
-            target, swap, latency_ms=latency_ms, workers=workers, on_range=lambda one: on_part("copied", one.rows)
-        )
+        swap_copy.copy_whole(
+            conn, target, swap, latency_ms=latency_ms, workers=workers,
+            on_range=lambda one: on_part("copied", one.rows),
+        )  # fmt: skip
         with _snapshot(conn):
             change_log.drain(conn, swap)
             swap = replace(swap, state=SwapState.BUILDING)

@@ -229,8 +229,19 @@ def operator() -> str:
         return f"user id {os.getuid()}"
 
 
-def create(runbook: str, target: str, parameters: Mapping[str, Any], *, how: str) -> Run:
+def create(
+    runbook: str,
+    target: str,
+    parameters: Mapping[str, Any],
+    *,
+    how: str,
+    procedures: Iterable[str] = (),
+    about: Mapping[str, str] | None = None,
+    status: Status = Status.RUNNING,
+) -> Run:
     """Create the folder of a new run and return the run.
+
+    All that it has to do is in the first ``run.json``: a run that is killed then goes on with all of it.
 
     Raises RecordFailed when the folder cannot be created.
     """
@@ -249,7 +260,8 @@ def create(runbook: str, target: str, parameters: Mapping[str, Any], *, how: str
             detail=f"{folder}: {exc.strerror or exc}.",
             hint="Make the outputs folder writable, or name another one in PGRUNBOOK_OUTPUTS.",
         ) from exc
-    run = Run(folder, run_id, runbook, target, dict(parameters), how)
+    run = Run(folder, run_id, runbook, target, dict(parameters), how, status, about=dict(about or {}))
+    run.parts = [Part(procedure, f"{number:02}-{procedure}.ipynb") for number, procedure in enumerate(procedures, 1)]
     run.operator, run.machine, run.started_at = operator(), socket.gethostname(), stamp(now)
     run.versions = {"pgrunbook": __version__, "python": platform.python_version()}
     run.save()

@@ -16,7 +16,7 @@ from pgrunbook.config.targets import OF_BRANCH
 from pgrunbook.errors import Refused, RunbookError, WrongInput
 from pgrunbook.record import cell_log, executed_copy
 from pgrunbook.record import run as runs
-from pgrunbook.record.run import Part, Run, Status
+from pgrunbook.record.run import Run, Status
 from pgrunbook.runner import headless, stops
 from pgrunbook.runner.kernel import EarlyKernel
 from pgrunbook.seal import attempt
@@ -122,11 +122,8 @@ def run(
         chosen.webhook()
     attempt.refuse_unsigned(target, protected=chosen.protected)
     with stops.held():
-        made = runs.create(name, target, parameters, how="headless")
-        made.about = dict(about or {})
-        made.parts = [Part(p, f"{n:02}-{p}.ipynb") for n, p in enumerate(book.procedures, 1)]
+        made = runs.create(name, target, parameters, how="headless", procedures=book.procedures, about=about)
         made.hold()
-        made.save()
         made.journal.write("run-started", run_id=made.run_id, runbook=name, target=target, operator=made.operator)
         emergencies.declare(made, emergency)
         attempt.begin(made, protected=chosen.protected, needs_approval=chosen.needs_approval)
@@ -163,6 +160,13 @@ def resume(run_id: str, early: EarlyKernel | None = None, *, emergency: str = ""
 
 
 def _refuse_to_go_on(broken: Run, book: Book) -> None:
+    if broken.status is Status.DONE and attempt.is_open(broken):
+        raise Refused(
+            f"run {broken.run_id} is done, and its record is not sealed",
+            detail="It was killed behind its last procedure.",
+            state="The database is as the run left it.",
+            hint=f"Seal it: pgrunbook seal {broken.run_id}",
+        )
     if broken.status is Status.DONE:
         raise Refused(f"run {broken.run_id} is done", detail="There is nothing to go on with.", hint="Start a new run.")
     back = headless.way_back(broken, book.on_failure)
@@ -253,24 +257,22 @@ def start(
     parameters = typed(book, target, given)
     chosen = naming.target(target)
     attempt.refuse_unsigned(target, protected=chosen.protected)
-    made = runs.create(name, target, parameters, how="by hand")
-    made.about = dict(about or {})
-    made.status = Status.WAITING
+    made = runs.create(
+        name, target, parameters, how="by hand", procedures=book.procedures, about=about, status=Status.WAITING
+    )
     (made.folder / runs.WORK).mkdir(mode=0o700)
-    for number, procedure in enumerate(book.procedures, 1):
-        notebook = load_notebook_node(str(headless.source(procedure)))
+    for part in made.parts:
+        notebook = load_notebook_node(str(headless.source(part.procedure)))
         for cell in notebook.cells:
             if cell.cell_type == "code":  # what it showed is of another database
                 cell.outputs, cell.execution_count = [], None
-        filled = parameterize_notebook(notebook, parameters[procedure], engine_name="pgrunbook")
+        filled = parameterize_notebook(notebook, parameters[part.procedure], engine_name="pgrunbook")
         for cell in filled.cells:
             if "injected-parameters" in cell.metadata.get("tags", []):
                 cell.id = "injected-parameters"
-        made.parts.append(Part(procedure, f"{number:02}-{procedure}.ipynb"))
-        made.keep(f"{runs.WORK}/{made.parts[-1].notebook}", nbformat.writes(filled) + "\n")
-        cell_log.give(executed_copy.log_of(made, made.parts[-1].notebook), recorder.given(filled))
+        made.keep(f"{runs.WORK}/{part.notebook}", nbformat.writes(filled) + "\n")
+        cell_log.give(executed_copy.log_of(made, part.notebook), recorder.given(filled))
     executed_copy.refresh(made)
-    made.save()
     made.journal.write("run-started", run_id=made.run_id, runbook=name, target=target, operator=made.operator)
     emergencies.declare(made, emergency)
     attempt.begin(made, protected=chosen.protected, needs_approval=chosen.needs_approval)

@@ -31,7 +31,8 @@ def opening(conn: Connection, run: Run, *, for_restore_point: bool = False) -> N
     """Anchor the line that opened this attempt, once, before the run writes anything else into the database.
 
     A run that the ledger does not know has nothing to anchor. A restore point alone changes nothing
-    (``for_restore_point``).
+    (``for_restore_point``). The end of an attempt before it is anchored too where that is not so yet: its runner was
+    killed then, or the server.
 
     Raises as anchors.write, RecordFailed when the journal cannot be written.
     """
@@ -40,6 +41,7 @@ def opening(conn: Connection, run: Run, *, for_restore_point: bool = False) -> N
     line = attempt.standing(run)
     if not line or _anchored(journal.read(run.journal.path), int(line["seq"])) is not None:
         return
+    _close_earlier(conn, run)
     at = anchors.write(conn, line["ledger"], line["seq"], line["kind"], run.run_id, line["sha256"])
     run.journal.write(
         ANCHORED, ledger=line["ledger"], line=line["seq"], target=run.target, system_identifier=at.system_identifier,
@@ -66,6 +68,19 @@ def seal(run: Run, target: Callable[[], Target]) -> Line:
         if conn is not None and rows is not None:
             _close(conn, run, sealed)
     return sealed
+
+
+def close_late(run: Run, target: Callable[[], Target]) -> list[int]:
+    """Anchor the ends of the attempts of a sealed run whose rows are missing; return the numbers of their lines.
+
+    Its runner was killed, or the server, between the line and the row. Raises Unreachable, and as anchors.write.
+    """
+    from pgrunbook.database.connection import connect
+
+    if not any(_is_anchored_here(line, run) for line in attempt.closings(run)):
+        return []
+    with connect(target(), purpose=f"seals {run.run_id}") as conn:
+        return _close_earlier(conn, run)
 
 
 def seal_if_over(run: Run, target: Callable[[], Target]) -> Line | None:
@@ -112,6 +127,24 @@ def _close(conn: Connection, run: Run, line: Line) -> None:
         anchors.write(conn, line.ledger, line.seq, str(line.predicate["kind"]), run.run_id, line.sha256)
     except (RunbookError, psycopg.Error) as exc:
         log.warning("the end of run %s could not be anchored in its database: %s", run.run_id, _first(exc))
+
+
+def _close_earlier(conn: Connection, run: Run) -> list[int]:
+    from pgrunbook.database import anchors
+
+    said = [line for line in attempt.closings(run) if _is_anchored_here(line, run)]
+    there = {(row.ledger, row.seq) for row in anchors.rows(conn)} if said else set()
+    missing = [line for line in reversed(said) if (line.ledger, line.seq) not in there]
+    for line in missing:
+        anchors.write(conn, line.ledger, line.seq, str(line.predicate["kind"]), run.run_id, line.sha256)
+        log.info("line %s of the ledger, which ended an attempt of run %s, is anchored late", line.seq, run.run_id)
+    return [line.seq for line in missing]
+
+
+def _is_anchored_here(line: Line, run: Run) -> bool:
+    """Tell whether the seal of an attempt says that its beginning is anchored in the target of its run."""
+    anchor = line.predicate.get("anchor")
+    return isinstance(anchor, Mapping) and anchor.get("target") == run.target
 
 
 def _anchored(events: Sequence[Event], seq: int) -> Event | None:

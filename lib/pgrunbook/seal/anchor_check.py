@@ -62,6 +62,8 @@ def check(found: Verification, target: str, anchors: Anchors) -> dict[str, str]:
             found.notes.append(f"the end of run {one.line.run_id} is not anchored: the database was not reached then")
         else:
             says = f"line {one.line.seq} was anchored in {target}, and its row is not there"
+            if not one.line.is_open:  # it is written behind the line: somebody may have been killed between them
+                says += f"; where its runner or the server was killed then: pgrunbook seal {one.line.run_id}"
             found.note("anchor", "missing", says, one.line.run_id, one.line.seq)
     return standing
 

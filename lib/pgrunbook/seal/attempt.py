@@ -23,7 +23,7 @@ from pgrunbook.seal.changes import OPENING
 from pgrunbook.seal.ledger import CLOSED, OPENED, Line
 from pgrunbook.seal.signing_key import SigningKey
 
-MARK_FILE = ".seal"  # how the run stands in the ledger, to be asked without reading that
+MARK_FILE = ".seal"  # how the run stands in the ledger, to be asked without reading that; {} while a line is written
 MOST_NAMED = 5
 
 log = logging.getLogger(__name__)
@@ -67,6 +67,7 @@ def begin(run: Run, *, protected: bool = False, needs_approval: bool = False) ->
     if continues is not None:
         _refuse_altered(run, ledger.last_of(file, run.run_id))
     facts = predicate.of_opening(run, protected=protected, needs_approval=needs_approval, continues=continues)
+    _mark(run, {})
     key = signing_key.load()
     line = ledger.append(file, OPENED, run.run_id, subjects.journal_only(run), facts, key)
     file_modes.release(run)
@@ -74,7 +75,7 @@ def begin(run: Run, *, protected: bool = False, needs_approval: bool = False) ->
         OPENING, ledger=line.ledger, seq_of_line=line.seq, sha256=line.sha256, protected=protected,
         needs_approval=needs_approval, fingerprint=key.public.fingerprint if key else "",
     )  # fmt: skip
-    _mark(run, line)
+    _mark(run, _facts(line))
     return line
 
 
@@ -93,7 +94,8 @@ def end(
         raise _holds_secrets(run, found)
     key = signing_key.load()
     events = journal.read(run.journal.path)
-    opened = _opened(events)
+    before = standing(run)
+    opened = before["seq"] if before.get("kind") == OPENED else None
     differences = faithfulness.differences(run, events, rows)
     facts = predicate.of_closing(run, events, has_key=key is not None)
     facts |= {
@@ -101,8 +103,9 @@ def end(
         "anchor": dict(anchored) if anchored else None,
         "faithful": {"holds": not differences, "differences": differences, "database_asked": rows is not None},
     }
+    _mark(run, {})
     line = _closed(run, facts, key)
-    _mark(run, line)
+    _mark(run, _facts(line))
     file_modes.protect(run)
     return line
 
@@ -115,14 +118,31 @@ def is_open(run: Run) -> bool:
 def standing(run: Run) -> dict[str, Any]:
     """Return the last line of a run: kind, ledger, seq, sha256; {} where it has none.
 
-    Its folder remembers it; where that is lost and the journal names a line, the ledger is asked.
+    Its folder remembers it; where that is lost and the journal names a line, the ledger is asked, and where somebody
+    was killed while a line was written.
     """
     try:
-        return regular_file.read_json(run.folder / MARK_FILE, dict)
+        marked: dict[str, Any] = regular_file.read_json(run.folder / MARK_FILE, dict)
     except WrongInput:
-        opened = _opened(journal.read(run.journal.path))
-    line = ledger.last_of(ledger.path(run.folder.parent), run.run_id) if opened is not None else None
+        if not any(e["event"] == "ledger-opened" for e in journal.read(run.journal.path)):
+            return {}
+    else:
+        if marked:
+            return marked
+    line = ledger.last_of(ledger.path(run.folder.parent), run.run_id)
     return _facts(line) if line is not None else {}
+
+
+def closings(run: Run) -> Iterator[Line]:
+    """Yield the lines that have ended attempts of a run, newest first."""
+    for raw in ledger.lines_backwards(ledger.path(run.folder.parent)) if standing(run) else ():
+        line = ledger.line_of(raw)
+        if line is None or line.predicate["run_id"] != run.run_id:
+            continue
+        if not line.is_open:
+            yield line
+        elif line.predicate.get("continues") is None:
+            return
 
 
 def reopen(run: Run, *, protected: bool = False, needs_approval: bool = False) -> None:
@@ -199,8 +219,8 @@ def _opened(events: Sequence[journal.Event]) -> int | None:
     return found[-1] if found else None
 
 
-def _mark(run: Run, line: Line) -> None:
-    write_atomically(run.folder / MARK_FILE, json.dumps(_facts(line)) + "\n")
+def _mark(run: Run, facts: Mapping[str, Any]) -> None:
+    write_atomically(run.folder / MARK_FILE, json.dumps(facts) + "\n")
 
 
 def _facts(line: Line) -> dict[str, Any]:

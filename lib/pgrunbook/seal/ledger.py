@@ -127,14 +127,16 @@ def append(
 
 def last_of(chosen: Path, run_id: str) -> Line | None:
     """Return the last line of a run, None where it has none."""
-    for line in lines_backwards(chosen):
-        try:
-            predicate = predicate_of(line)
-        except Broken:
-            continue  # a piece that a crash left: verify tells of it
-        if predicate["run_id"] == run_id:
-            return Line(sha256(line).hexdigest(), predicate)
-    return None
+    found = (line_of(raw) for raw in lines_backwards(chosen))
+    return next((line for line in found if line is not None and line.predicate["run_id"] == run_id), None)
+
+
+def line_of(raw: bytes) -> Line | None:
+    """Return a line as it stands in the file, None for a piece that a crash left: verify tells of it."""
+    try:
+        return Line(sha256(raw).hexdigest(), predicate_of(raw))
+    except Broken:
+        return None
 
 
 def lines_backwards(file: Path) -> Iterator[bytes]:

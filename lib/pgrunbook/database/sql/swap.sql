@@ -80,7 +80,6 @@ VALUES (%(name)s, %(number)s, %(relation)s, pg_catalog.pg_relation_filenode(%(re
 SELECT r.number,
        r.relation::bigint AS relation,
        r.relation::pg_catalog.regclass::text AS table,
-       r.file = pg_catalog.pg_relation_filenode(r.relation) AS is_same,
        r.first_place,
        r.next_place
 FROM pgrunbook.swap_range AS r
@@ -91,11 +90,12 @@ LIMIT 1
 FOR UPDATE SKIP LOCKED
 
 -- name: end_range
--- a row is: nothing; notes that a range is copied, in the transaction that copies it
+-- a row is: whether the table has the pages yet that the range is of; notes that it is copied, where it is
 UPDATE pgrunbook.swap_range AS r
 SET rows = %(rows)s
 WHERE r.name = %(name)s
   AND r.number = %(number)s
+RETURNING coalesce(r.file = pg_catalog.pg_relation_filenode(r.relation), false) AS is_same
 
 -- name: ranges
 -- a row is: how many ranges of a swap there are and are copied, and how many rows
