@@ -190,7 +190,7 @@ def test_in_a_browser_nothing_of_it_runs_and_the_index_does(tmp_path: Path) -> N
                    "--virtual-time-budget=3000", "--dump-dom", page.as_uri()]  # fmt: skip
         told = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
         assert re.search("<title>([^<]*)</title>", told)[1] in ("release on demo: done", "All runs")  # type: ignore[index]
-    assert f'<td><a href="{made.run_id}/report.html">{made.run_id}</a></td>' in told
+    assert f'<td data-name="run"><a href="{made.run_id}/report.html">{made.run_id}</a></td>' in told
     assert "1 of 1 runs" in told
 
 

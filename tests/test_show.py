@@ -6,6 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from pgrunbook.display import svg
 from pgrunbook.display.lock_chart import BAR_STYLES, MOST, Lane, Lanes, LockBar, Points
 from pgrunbook.display.show import BAD, GOOD, Banner, Bar, Card, Cell, Picture, Table, Timeline, figure
 from pgrunbook.display.svg import duration
@@ -220,3 +221,14 @@ def test_what_quotes_a_name_is_shown_as_the_name_itself_is() -> None:
     for view in (table, Table([], [], empty=evil), Card(evil, []), Banner("done", evil, [])):
         assert "\x1b" not in repr(view)
     assert repr(table).splitlines()[2:] == ["n", 'a" No drift.\\x1b[2J']
+
+
+def test_what_is_too_long_for_a_lane_keeps_both_ends() -> None:
+    """The number of a step and its kind stand at the end of a label, the migration at its beginning."""
+    name = "0004_widen_the_memory_of_all_instances 7: ALTER TABLE ADD COLUMN"
+    label = svg.fitting(name, 300)
+    assert label.startswith("0004_widen")
+    assert label.endswith("TABLE ADD COLUMN")
+    assert svg.width_px(label) <= 300 < svg.width_px(name)
+    assert svg.fitting("short", 300) == "short"
+    assert svg.width_px("readers 19 ms, writers 61 ms", 11) > 160  # as DejaVu Sans draws it

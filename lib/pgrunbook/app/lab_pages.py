@@ -13,16 +13,13 @@ from pgrunbook.record import run as runs
 from pgrunbook.record import steps
 from pgrunbook.record.run import WORK, Part, Run, Status
 from pgrunbook.record.steps import TO_DO, CellStanding
+from pgrunbook.seal.page import STYLE, head
 from pgrunbook.session import parameters
 
 AGAIN_S = 5  # the page of a run loads itself again
 SHOWN = 50
 TONES = {"done": GOOD, "failed": BAD, "at work": WARN, TO_DO: QUIET}
-_STYLE = (
-    "body{font:14px sans-serif;max-width:70em;margin:2em auto;padding:0 1em;color:#1f2328}table{border-collapse:"
-    "collapse;width:100%}td,th{padding:4px 10px;text-align:left;vertical-align:top;border-bottom:1px solid #d0d7de}"
-    "code{background:#f6f8fa;padding:1px 4px}"
-)
+_STYLE = f"{STYLE} table {{ width: 100%; }} code {{ background: #f6f8fa; padding: 1px 4px; }}"
 
 
 def is_procedure(name: str) -> bool:
@@ -33,9 +30,9 @@ def is_procedure(name: str) -> bool:
 def page(title: str, body: str, *, again: bool = False) -> str:
     """Return a whole page."""
     reload = f'<meta http-equiv="refresh" content="{AGAIN_S}">' if again else ""
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width">{reload}'
+    about = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width">{reload}'
     return (
-        f"<!doctype html><html lang='en'><head>{head}<title>{escape(title)}</title><style>{_STYLE}</style></head>"
+        f"<!doctype html><html lang='en'><head>{about}<title>{escape(title)}</title><style>{_STYLE}</style></head>"
         f"<body><h1>{escape(title)}</h1>{body}</body></html>"
     )
 
@@ -117,6 +114,8 @@ def _toned(text: str) -> str:
 
 
 def _table(headings: list[str], rows: list[list[str]]) -> str:
-    head = "".join(f"<th>{escape(one)}</th>" for one in headings)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    named = [
+        [f"<td data-name='{escape(n)}'>{cell}</td>" for n, cell in zip(headings, row, strict=True)] for row in rows
+    ]
+    body = "".join(f"<tr>{''.join(row)}</tr>" for row in named)
+    return f"<div class='wide'><table>{head(headings)}<tbody>{body}</tbody></table></div>"

@@ -14,8 +14,8 @@ Blocks = Literal["readers", "writers", "nobody", "waiting"]
 Points = Sequence[tuple[float, float]]
 
 MOST = 40
-NAME_PX, PLOT_PX, RIGHT_PX = 334, 470, 166
-LONGEST_NAME = 44
+NAME_PX, PLOT_PX, RIGHT_PX = 334, 470, 206
+WAY_PX = 42  # the word "plain" or "safe" at the right of a name
 HEAD_PX, CHART_PX = 44, 92
 ZEBRA = "#f6f8fa"
 RUNS = "#8c959f"
@@ -133,8 +133,7 @@ class Lanes:
             yield svg.bar(0, HEAD_PX + lane_px * number, NAME_PX + PLOT_PX + RIGHT_PX, lane_px, ZEBRA)
 
     def _lane(self, lane: Lane, top: float, row_px: float) -> Iterator[str]:
-        name = lane.name if len(lane.name) <= LONGEST_NAME else lane.name[: LONGEST_NAME - 1] + "…"
-        yield svg.words(0, top + row_px + 4, name)
+        yield svg.words(0, top + row_px + 4, svg.fitting(lane.name, NAME_PX - WAY_PX))
         for number, (way, bars, span) in enumerate(lane.ways()):
             middle = top + row_px * (number + 0.5)
             small = {"font_size": min(11, row_px + 1)}
@@ -191,7 +190,7 @@ def _legend(base: float) -> Iterator[str]:
         else:
             yield svg.bar(x, top, 18, height, look.colour)
         yield svg.words(x + 23, base, look.legend, fill=svg.QUIET)
-        x += 42 + 5.6 * len(look.legend)
+        x += 42 + svg.width_px(look.legend)
     yield svg.line([(x, base - 4), (x + 18, base - 4)], RUNS)
     yield svg.words(x + 23, base, "the statement runs", fill=svg.QUIET)
 

@@ -110,8 +110,8 @@ class Card:
         )
         return (
             f"<div style='border:1px solid #d0d7de;border-left:4px solid {COLOURS[self.tone]};border-radius:6px;"
-            f"padding:10px 14px;display:inline-block;min-width:420px'><div style='font-weight:600;"
-            f"font-size:15px;margin-bottom:4px'>{escape(self.title)}</div>"
+            "padding:10px 14px;display:inline-block;min-width:420px;max-width:100%;box-sizing:border-box'>"
+            f"<div style='font-weight:600;font-size:15px;margin-bottom:4px'>{escape(self.title)}</div>"
             f"<table style='border-collapse:collapse;font-size:13px;background:none'>{rows}</table></div>"
         )
 
@@ -194,8 +194,7 @@ class Timeline:
         parts = [*svg.time_axis(left, width, whole, top, bottom)]
         for number, (name, bars) in enumerate(self.lanes):
             y = top + lane_px * number
-            label = name if len(name) <= 44 else name[:43] + "…"
-            parts.append(svg.words(left - 8, y + 13, label, text_anchor="end"))
+            parts.append(svg.words(left - 8, y + 13, svg.fitting(name, left - 12), text_anchor="end"))
             for bar in bars:
                 x = left + width * bar.start_ms / whole
                 wide = max(1.5, width * (bar.end_ms - bar.start_ms) / whole)
@@ -206,7 +205,7 @@ class Timeline:
                 svg.bar(x, bottom + 18, 10, 10, colour),
                 svg.words(x + 14, bottom + 27, name, fill=svg.QUIET),
             ]
-            x += 30 + 6.5 * len(name)
+            x += 30 + svg.width_px(name)
         return svg.picture(self.title, left + width + 20, bottom + 30, parts)
 
 
@@ -236,7 +235,7 @@ def _text(value: object) -> str:
 def _html_cell(value: object, *, border: bool = True) -> str:
     tone = value.tone if isinstance(value, Cell) else PLAIN
     under, fold = (value.under, value.fold) if isinstance(value, Cell) else ("", "")
-    style = CELL if border else "padding:2px 0;text-align:left;"
+    style = CELL if border else "padding:2px 0;text-align:left;overflow-wrap:anywhere;"
     weight = "font-weight:600;" if tone in (GOOD, BAD, WARN) else ""
     folded = (
         f"<details><summary style='color:{COLOURS[QUIET]}'>{escape(fold)}</summary>"

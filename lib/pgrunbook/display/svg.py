@@ -11,6 +11,9 @@ from html import escape
 INK, QUIET, RULE = "#1f2328", "#57606a", "#d0d7de"
 STYLE = "max-width:100%;font:12px sans-serif;background:#fff"
 MINUTE_MS = 60_000.0
+# The width of characters in DejaVu Sans, in parts of the font's size.
+_EM = (("ijl|'!", 0.28), (" .,:;/fIt()[]-r", 0.36), ("mwMW%@", 0.95), ("ABCDEFGHKLNOPQRSTUVXYZ", 0.7))
+_EM_OTHER = 0.61
 STEPS_MS = (
     *(digit * 10.0**power for power in range(-1, 4) for digit in (1, 2, 5)),
     *(MINUTE_MS * minutes for minutes in (1, 2, 5, 10, 30, 60, 120, 360, 720, 1440, 7200)),
@@ -32,6 +35,25 @@ def picture(title: str, width: float, height: float, parts: Iterable[str]) -> st
 def words(x: float, y: float, text: str, *, fill: str = INK, **more: object) -> str:
     """Return a line of text, its baseline at ``y``."""
     return f"<text x='{x:.1f}' y='{y:.1f}' fill='{fill}'{_attributes(more)}>{escape(text)}</text>"
+
+
+def width_px(text: str, size_px: float = 12) -> float:
+    """Return about how wide a text is in the widest sans of the usual systems, DejaVu Sans."""
+    return size_px * sum(next((em for of, em in _EM if char in of), _EM_OTHER) for char in text)
+
+
+def fitting(text: str, most_px: float, size_px: float = 12) -> str:
+    """Return a text that fits into a width: what is too long loses its middle, for names differ at their ends."""
+    if width_px(text, size_px) <= most_px:
+        return text
+    keep = len(text) - 1
+    while keep > 2 and width_px(_shortened(text, keep), size_px) > most_px:
+        keep -= 1
+    return _shortened(text, keep)
+
+
+def _shortened(text: str, keep: int) -> str:
+    return f"{text[: keep // 2]}…{text[len(text) - (keep - keep // 2) :]}"
 
 
 def bar(x: float, y: float, width: float, height: float, fill: str, *, tip: str = "", **more: object) -> str:

@@ -20,19 +20,28 @@ h1 {{ font-size: 22px; margin: 6px 0; }} h2 {{ font-size: 17px; margin: 24px 0 8
 small, .quiet {{ color: #59636e; font-weight: normal; }}
 table {{ border-collapse: collapse; font-size: 13px; max-width: 100%; }}
 th, td {{ text-align: left; vertical-align: top; padding: 3px 10px 3px 0; border-bottom: 1px solid #d0d7de; }}
-header, .facts td {{ overflow-wrap: anywhere; }}
+header, h1, h2, p, .facts td, .shown {{ overflow-wrap: anywhere; }} .shown table {{ overflow-wrap: normal; }}
 .facts th {{ white-space: nowrap; color: #59636e; font-weight: normal; }}
-.wide {{ overflow-x: auto; }} .shown div {{ max-height: none !important; }}
+.wide {{ overflow-x: auto; }} .shown div {{ max-height: none !important; min-width: 0 !important; }}
 pre {{ font-size: 12px; overflow-x: auto; white-space: pre-wrap; overflow-wrap: anywhere; background: #f6f8fa;
        padding: 6px 10px; }}
 pre.error {{ background: {FILLS[BAD]}; }} .failed {{ border-left: 4px solid {COLOURS[BAD]}; padding-left: 10px; }}
 details.code {{ color: #59636e; font-size: 12px; }} img {{ max-width: 100%; }} .shown {{ overflow-x: auto; }}
 td.good {{ color: {COLOURS[GOOD]}; }} td.warn {{ color: {COLOURS[WARN]}; }} td.bad {{ color: {COLOURS[BAD]}; }}
+.filter {{ margin-top: 12px; }}
 input, select {{ font: inherit; margin: 0 6px 6px 0; padding: 3px 6px; max-width: 100%; }}
-@media print {{ body {{ max-width: none; padding: 0; font-size: 12px; }} .shown, .wide {{ overflow: visible; }}
-  section {{ break-inside: auto; }} tr, img {{ break-inside: avoid; }} .filter {{ display: none; }} }}
-@media (max-width: 600px) {{ body {{ padding: 8px; }} .facts th, .facts td {{ display: block; border: 0; }}
-  .facts td {{ border-bottom: 1px solid #d0d7de; }} }}
+@media print {{ body {{ max-width: none; padding: 0; font-size: 12px; print-color-adjust: exact; }}
+  .wide, .shown, .shown div {{ overflow: visible !important; }} td {{ overflow-wrap: anywhere; min-width: 5.5em; }}
+  table {{ font-size: 10px !important; }} th, td {{ padding: 2px 6px 2px 0 !important; }}
+  h1, h2, h3, summary {{ break-after: avoid; }} tr, img, svg {{ break-inside: avoid; }}
+  .shown > details::details-content, .plan::details-content {{ content-visibility: visible; }}
+  .filter, .code, td details, button {{ display: none; }} }}
+@media screen and (max-width: 600px) {{ body {{ padding: 8px; }} thead.plain {{ display: none; }}
+  .facts th, .facts td, .plain + tbody tr {{ display: block; border: 0; overflow-wrap: anywhere; }}
+  .facts td, .plain + tbody tr {{ border-bottom: 1px solid #d0d7de; padding: 4px 0; }}
+  .plain + tbody td {{ display: inline; border: 0; padding: 0 10px 0 0; }} .plain + tbody td:empty {{ display: none; }}
+  table:has(.plain) {{ display: block; }} .plain + tbody {{ display: block; }}
+  .plain + tbody td::before {{ content: attr(data-name) ": "; color: #59636e; }} }}
 """
 
 
@@ -54,10 +63,19 @@ def whole(title: str, body: str, *, script: str = "") -> str:
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Return a table of plain values."""
-    head = "".join(f"<th>{escape(heading)}</th>" for heading in headings)
+    """Return a table of plain values; a phone shows each row as a list, with the heading before each value."""
     body = "".join(
-        "<tr>" + "".join(f"<td>{escape(visible('' if v is None else str(v)))}</td>" for v in row) + "</tr>"
+        "<tr>" + "".join(_value(name, value) for name, value in zip(headings, row, strict=True)) + "</tr>"
         for row in rows
     )
-    return f"<div class='wide'><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    return f"<div class='wide'><table>{head(headings)}<tbody>{body}</tbody></table></div>"
+
+
+def head(headings: Sequence[str]) -> str:
+    """Return the head of a table of plain values."""
+    return f"<thead class='plain'><tr>{''.join(f'<th>{escape(one)}</th>' for one in headings)}</tr></thead>"
+
+
+def _value(name: str, value: object) -> str:
+    text = "" if value is None else str(value)
+    return f"<td data-name='{escape(name)}'>{escape(visible(text))}</td>"

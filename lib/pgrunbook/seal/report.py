@@ -23,6 +23,8 @@ from pgrunbook.seal.ledger import Line
 from pgrunbook.seal.page import table
 
 REPORT_FILE = "report.html"
+SQL_FILES = ("plan.sql", "rollback-plan.sql")
+MOST_SQL = 200_000  # characters on the page
 WHY = {"change": "change", "reason": "reason", "risk": "risk", "requested_by": "requested by"}
 
 
@@ -42,6 +44,7 @@ def write(run: Run) -> Path:
         _facts(run, events, line),
         _procedures(run),
         _steps(events),
+        *(_sql(run.folder / name) for name in SQL_FILES),
         _pictures([one for _, _, one in notebooks if one is not None]),
         *(_cells(*one) for one in notebooks),
     ]
@@ -180,7 +183,19 @@ def _steps(events: Sequence[Event]) -> str:
     if not found:
         return ""
     headings = ("migration", "direction", "step", "kind", "ran", "waited", "rows", "attempt", "state", "blockers")
-    return f"<section><h2>Steps</h2>{table(headings, list(found.values()))}</section>"
+    said = [at for at in range(len(headings)) if any(row[at] not in (None, "") for row in found.values())]
+    rows = [[row[at] for at in said] for row in found.values()]
+    return f"<section><h2>Steps</h2>{table([headings[at] for at in said], rows)}</section>"
+
+
+def _sql(path: Path) -> str:
+    """The SQL of a plan, folded on a screen and open in print; "" where there is none."""
+    if not path.is_file():
+        return ""
+    sql = path.read_text(encoding="utf-8", errors="replace")
+    more = f"\n... and {len(sql) - MOST_SQL:,} more characters in {path.name}" if len(sql) > MOST_SQL else ""
+    told = escape(notebook_page.plain(sql[:MOST_SQL] + more))
+    return f"<section><details class='plan'><summary>{escape(path.name)}</summary><pre>{told}</pre></details></section>"
 
 
 def _pictures(notebooks: Sequence[Any]) -> str:

@@ -96,7 +96,6 @@ def _body(rows: list[list[Any]], said: str, unreadable: int) -> str:
         f"<select data-field='{FIELDS.index(name)}'><option value=''>every {name}</option></select>"
         for name in ("runbook", "target", "who", "outcome", "seal", "approval")
     )
-    head = "".join(f"<th>{name}</th>" for name in HEADINGS)
     return (
         f"<header class='{tone}'><h1>{len(rows):,} runs</h1>"
         f"<p>Records, when this page was made: {escape(said)}</p>"
@@ -104,7 +103,7 @@ def _body(rows: list[list[Any]], said: str, unreadable: int) -> str:
         f"<div class='filter'><input id='search' type='search' placeholder='search'>{filters}"
         "from <input id='from' type='date'> to <input id='to' type='date'></div>"
         "<svg id='line' role='img' width='100%' height='70'></svg><p id='count' class='quiet'></p>"
-        f"<div class='wide'><table><thead><tr>{head}</tr></thead><tbody id='rows'></tbody></table></div>"
+        f"<div class='wide'><table>{page.head(HEADINGS)}<tbody id='rows'></tbody></table></div>"
         "<button id='more'>more</button><noscript>This page needs its own script to list the runs.</noscript>"
         f"<script type='application/json' id='data'>{data}</script>"
     )

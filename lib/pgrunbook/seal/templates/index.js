@@ -39,6 +39,8 @@ function cell(text, tone) {
   return made;
 }
 
+const headings = [...document.querySelectorAll("th")].map((one) => one.textContent);
+
 function more() {
   const part = document.createDocumentFragment();
   for (const row of found.slice(shown, shown + PART)) {
@@ -51,6 +53,7 @@ function more() {
     line.append(first, cell(row[BEGAN].replace("T", " ")), cell(row[RUNBOOK]), cell(row[TARGET]), cell(row[WHO]),
       cell(row[OUTCOME], tones[row[OUTCOME]] || "bad"), cell(row[TOOK]), cell(row[SEAL]),
       cell(row[APPROVAL], ["not approved", "EMERGENCY"].includes(row[APPROVAL]) ? "bad" : ""));
+    [...line.children].forEach((one, at) => { one.dataset.name = headings[at]; });
     part.append(line);
   }
   byId("rows").append(part);
