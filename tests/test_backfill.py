@@ -15,6 +15,7 @@ from pgrunbook.config.targets import Target
 from pgrunbook.display.show import Picture, Table
 from pgrunbook.online.throttle import Throttle, ThrottleSample
 from pgrunbook.procedures import backfill_views
+from pgrunbook.record import run as runs
 from pgrunbook.record.run import Status
 from pgrunbook.runner import runbook
 from pgrunbook.session import run_control
@@ -137,7 +138,8 @@ def test_what_it_waits_for_and_does_not_end_is_named(target: Target) -> None:
         "batches have waited for 0 s, because the threshold query says so\n"
         "Detail: the threshold query says so: it returns 3.\n"
         "State: 0 rows are filled and committed; its trigger is there.\n"
-        "Hint: Mend what that names, then go on with this run.\n"
+        "Hint: Mend what that names, then go on with this run. To give up, and take everything of ours away: "
+        f"pgrunbook run backfill --target demo -p do=abandon -p of_run={made.run_id}\n"
         "See: section stuck of notebook troubleshoot, or pgrunbook doctor."
     )
     assert left(target) == 2572
@@ -160,11 +162,14 @@ def test_commands_of_the_guide_do_what_it_says(project: Project, command: Callab
     do(target, "ALTER TABLE instances ADD millicpu bigint")
     text = (ROOT / "docs" / "guide.md").read_text().partition("### A backfill\n")[2].partition("```\n")[2]
     lines = [line for line in text.partition("```")[0].splitlines() if line.startswith("pgrunbook run")]
-    assert len(lines) == 2
+    assert len(lines) == 4
     for line in lines:
-        code, _, err = command(*shlex.split(line)[1:])
+        if "undo_data" in line:
+            do(target, "UPDATE instances SET millicpu = 1")
+        code, _, err = command(*shlex.split(line.replace("RUN", runs.folders()[-1].name), comments=True)[1:])
         assert code == 0, err
-        assert rows(target, "SELECT count(*) FROM instances WHERE millicpu IS DISTINCT FROM cpu * 1000") == [(0,)]
+        wanted = "1" if "do=back" in line else "cpu * 1000"
+        assert rows(target, f"SELECT count(*) FROM instances WHERE millicpu IS DISTINCT FROM {wanted}") == [(0,)]
     do(target, "UPDATE instances SET cpu = cpu + 1")
     assert rows(target, "SELECT count(*) FROM instances WHERE millicpu IS DISTINCT FROM cpu * 1000") == [(0,)]
 

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 import rounds
 from ground import DATABASE, Ground, ground, socket_dir, temporary
 
+from pgrunbook import undo_data
 from pgrunbook.config.targets import Target
 from pgrunbook.database import step_log
 from pgrunbook.database.connection import Connection, connect
@@ -27,12 +28,14 @@ from pgrunbook.online.backfill import proof, resolve
 from pgrunbook.online.backfill_run import BackfillRun
 from pgrunbook.online.bad_rows import BadRows
 from pgrunbook.online.throttle import ThrottleGoals, throttled
+from pgrunbook.plan.step import Batches
 from pgrunbook.procedures.backfill import FIRST_ROWS
 
 ROWS, TRAFFIC_ROWS, GUIDE_ROWS = 1_000_000, 500_000, 200_000
 CLIENTS, CAPACITY_S, CALM_S = 8, 4, 6
 RATE_GOALS = {"random": 1.4, "ordered": 1.0}
 WAL_GOAL, GROWTH_GOAL, BATCH_P99_MS, BATCH_MOST_MS, LATENCY_GOAL, SPEED_GOAL = 0.35, 0.05, 100, 200, 2.0, 0.5
+UNDO, UNDO_GOAL = "pgrunbook with undo data", 1.6
 KEYS = {"random": "gen_random_uuid()", "ordered": "(lpad(to_hex(i), 12, '0') || substr(md5(i::text), 1, 20))::uuid"}
 # Rows of about 270 bytes, two secondary indexes.
 LAYOUT = """
@@ -83,10 +86,12 @@ def backfills(site: Ground, count: int, rows: int = ROWS) -> Lines:
     shown, goals = [], []
     with site.with_room(), site.autovacuum_off():
         for kind, key in KEYS.items():
-            found: dict[str, list[Cost]] = {"one UPDATE": [], "pgrunbook": []}
+            ways: dict[str, Callable[[Connection], Cost]] = {
+                "one UPDATE": _update, "pgrunbook": _ours, UNDO: _ours_with_undo_data,
+            }  # fmt: skip
+            found: dict[str, list[Cost]] = {name: [] for name in ways}
             for number in range(count):
-                ways: list[tuple[str, Callable[[Connection], Cost]]] = [("one UPDATE", _update), ("pgrunbook", _ours)]
-                for name, way in ways if number % 2 == 0 else reversed(ways):
+                for name, way in list(ways.items())[:: 1 if number % 2 == 0 else -1]:
                     _new_table(site, key, rows)
                     with site.session() as conn:
                         found[name].append(way(conn))
@@ -94,6 +99,7 @@ def backfills(site: Ground, count: int, rows: int = ROWS) -> Lines:
                                      f" {found[name][-1].says}\n")  # fmt: skip
             shown += [_row(f"{name}, {kind} keys", rows, some) for name, some in found.items()]
             goals += _goals(kind, found["pgrunbook"], found["one UPDATE"])
+            goals.append(_undo_goal(kind, found[UNDO], found["one UPDATE"]))
         _new_table(site, KEYS["random"], GUIDE_ROWS)
         with site.session() as conn:
             shown.append(_row(f"the guide's loop, {GUIDE_ROWS:,} rows", GUIDE_ROWS, [_statement(conn, GUIDE)]))
@@ -156,14 +162,30 @@ def _statement(conn: Connection, text: str) -> Cost:
     return meter.cost([meter.took_s * 1000])
 
 
-def _ours(conn: Connection) -> Cost:
+def _ours_with_undo_data(conn: Connection) -> Cost:
+    """Fill as the procedure does with ``undo_data``: the old values are captured with each batch."""
+    return _ours(conn, has_undo_data=True)
+
+
+def _ours(conn: Connection, *, has_undo_data: bool = False) -> Cost:
     """Fill as the procedure does: under a throttle with its probe, kept in sync by a trigger, and proven."""
     target = Target(name="bench", server="main", database=DATABASE)
     with connect(target, purpose="backfill") as own, _Meter(conn) as meter:
         step_log.create(own)
         made = resolve(own, "filled", {"n": "b * 2"})
+
+        def batches(by_pages: bool) -> tuple[Batches, undo_data.FillCapture | None]:
+            whole = made.batches(rows=1_000, by_pages=by_pages)
+            if not has_undo_data:
+                return whole, None
+            return undo_data.fill_capture(own, whole, ["n"], "bench", is_silent=True)
+
+        fill, capture = made.fill, batches(by_pages=False)[1]
+        if capture is not None:
+            undo_data.begin_fill(own, capture, None)
+            fill = replace(fill, captures=capture.in_trigger)
         with own.transaction(), own.as_target():
-            own.execute(made.fill.installation().encode())
+            own.execute(fill.installation().encode())
         took_ms: list[float] = []
         with throttled(target, own, "public", "filled", rows=FIRST_ROWS, run_id="bench",
                        goals=ThrottleGoals()) as throttle:  # fmt: skip
@@ -175,7 +197,7 @@ def _ours(conn: Connection) -> Cost:
 
             throttle.worked = worked  # type: ignore[method-assign]
             run = BackfillRun(own, made, "bench", throttle, BadRows(), True,
-                              lambda by_pages: made.batches(rows=1_000, by_pages=by_pages))  # fmt: skip
+                              lambda by_pages: batches(by_pages=by_pages)[0])  # fmt: skip
             done = run.run("auto")
         own.execute(made.fill.removal().encode())
         assert proof(own, made, statement_timeout_ms=600_000, in_sync=False) == 0
@@ -246,6 +268,12 @@ def _goals(kind: str, ours: Sequence[Cost], one: Sequence[Cost]) -> Lines:
         rounds.goal(f"{kind} keys: batches with a p99 of {BATCH_P99_MS} ms, none above {BATCH_MOST_MS} ms",
                     p99 <= BATCH_P99_MS and most <= BATCH_MOST_MS, f"{p99:.0f} and {most:.0f} ms"),
     ]  # fmt: skip
+
+
+def _undo_goal(kind: str, ours: Sequence[Cost], one: Sequence[Cost]) -> str:
+    times = median(a.took_s / b.took_s for a, b in zip(ours, one, strict=True))
+    return rounds.goal(f"{kind} keys: with undo data at most {UNDO_GOAL:g} times its time", times <= UNDO_GOAL,
+                       f"{times:.2f}")  # fmt: skip
 
 
 def _pgbench(script: Path, *options: str) -> list[str]:

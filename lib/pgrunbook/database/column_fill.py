@@ -30,11 +30,14 @@ SETTING = "pgrunbook.fills"  # of a batch: the name of its fill
 # What the conversion of a value to or from text may depend on.
 _SETTINGS = ("TimeZone", "DateStyle", "IntervalStyle", "extra_float_digits", "bytea_output", "lc_monetary")
 _BODY = """
+DECLARE
+    pgrunbook_was record := NEW;
 BEGIN
     {back}
     IF {where} THEN
         {forward}
     END IF;
+    {captures}
     RETURN NEW;
 END
 """
@@ -59,6 +62,8 @@ class ColumnFill:
     """The trigger of a backfill; ``alias`` is the name of the row in its expressions, that of the table.
 
     ``values`` and ``back`` are columns and the SQL of their expressions, ``types`` the types of these columns.
+    ``captures`` is what its body does, with the row as it was written as ``pgrunbook_was``, before it returns the
+    filled one: for undo data.
     """
 
     name: str
@@ -68,6 +73,7 @@ class ColumnFill:
     types: Mapping[str, str]
     where: str = ""
     back: Mapping[str, str] = field(default_factory=dict)
+    captures: str = ""
 
     @property
     def trigger_name(self) -> str:
@@ -97,16 +103,8 @@ class ColumnFill:
             *(sql.SQL("REVOKE ALL ON FUNCTION {} FROM PUBLIC").format(self._function(n)) for n in self._numbers()),
             sql.SQL("REVOKE ALL ON FUNCTION {}() FROM PUBLIC").format(self._function()),
             sql.SQL(
-                "CREATE TRIGGER {} BEFORE INSERT OR UPDATE ON {} FOR EACH ROW"
-                " WHEN (coalesce(pg_catalog.current_setting({}, true), '') OPERATOR(pg_catalog.<>) {}::pg_catalog.text)"
-                " EXECUTE FUNCTION {}()"
-            ).format(
-                sql.Identifier(self.trigger_name),
-                self.table,
-                sql.Literal(SETTING),
-                sql.Literal(self.name),
-                self._function(),
-            ),
+                "CREATE TRIGGER {} BEFORE INSERT OR UPDATE ON {} FOR EACH ROW WHEN ({}) EXECUTE FUNCTION {}()"
+            ).format(sql.Identifier(self.trigger_name), self.table, sql.SQL(is_no_batch(self.name)), self._function()),
             sql.SQL("ALTER TABLE {} ENABLE ALWAYS TRIGGER {}").format(self.table, sql.Identifier(self.trigger_name)),
         ]
         return ";\n".join(one.as_string(None) for one in statements)
@@ -141,7 +139,9 @@ class ColumnFill:
                 assigned=sql.SQL("").join(assigned),
             )  # fmt: skip
         where = sql.SQL("coalesce({}(NEW), false)").format(self._function(0)) if self.where else sql.SQL("true")
-        return sql.SQL(_BODY).format(back=back, where=where, forward=sql.SQL("").join(forward))
+        return sql.SQL(_BODY).format(
+            back=back, where=where, forward=sql.SQL("").join(forward), captures=sql.SQL(self.captures)
+        )
 
     def _assigned(self, number: int, column: str) -> sql.Composed:
         return sql.SQL(_ASSIGNED).format(column=sql.Identifier(column), function=self._function(number))
@@ -179,6 +179,12 @@ def cleanup(name: str) -> str:
         " AND p.proname OPERATOR(pg_catalog.~) {pattern}) AS x (place, dropped) ORDER BY x.place"
     ).format(schema=sql.Literal(SCHEMA), name=sql.Literal(name), pattern=sql.Literal(f"^{name}(_[0-9]+)?$"))
     return found.as_string(None)
+
+
+def is_no_batch(name: str) -> str:
+    """Return the condition that a write is not one of the batches of a fill of that name."""
+    condition = "coalesce(pg_catalog.current_setting({}, true), '') OPERATOR(pg_catalog.<>) {}::pg_catalog.text"
+    return sql.SQL(condition).format(sql.Literal(SETTING), sql.Literal(name)).as_string(None)
 
 
 def fill_name(table: sql.Identifier, columns: tuple[str, ...]) -> str:

@@ -145,6 +145,7 @@ def _helpers(conn: Connection) -> Iterator[Remnant]:
             )
         elif FILL in row["name"]:
             why = "a backfill has left it, or lets it stay (leave_in_sync): it fills columns of whatever is written"
+            why += "; backfill takes it away too, with do=abandon and of_run, its run"
         elif not statement:
             why = "a safe form has left it, with values of rows: compare it with the column it stands for, then drop it"
         yield Remnant(

@@ -191,6 +191,8 @@ class _Standings:
 
     def _loss(self, kept: UndoEntry) -> tuple[bool, str]:
         """Return whether the migration is where the step left it, and what is lost once the item is purged."""
+        if undo_data.is_of_fill(kept):
+            return True, f"what {kept.migration} has filled can only be taken back by "
         name, partly = kept.migration, kept.migration in self._partly[kept.direction]
         if kept.direction == "up":
             if partly:

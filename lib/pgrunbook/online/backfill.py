@@ -151,6 +151,15 @@ def resolve(
     return made
 
 
+def planned(conn: Connection, table: str, columns: Sequence[str]) -> ColumnBackfill:
+    """Return the backfill of an earlier run by its table and columns: what it has left goes, and nothing is filled.
+
+    Raises WrongInput where the table is none any more.
+    """
+    found = _relation(conn, Facts(conn), table)
+    return ColumnBackfill(found, dict.fromkeys(columns, ""), {}, "", {}, (), (), is_immutable=False)
+
+
 def is_in_sync(conn: Connection, made: ColumnBackfill) -> bool:
     """Tell whether the trigger of this backfill is installed, and fires in every session.
 
@@ -168,6 +177,11 @@ def is_in_sync(conn: Connection, made: ColumnBackfill) -> bool:
             hint="Run the backfill again from its first cell: it installs the trigger anew, and finds what differs.",
         )
     return bool(rows)
+
+
+def has_trigger(conn: Connection, made: ColumnBackfill) -> bool:
+    """Tell whether the trigger of this backfill is there, also where somebody has switched it off."""
+    return bool(queries.rows(conn, "backfill", "triggers", function=made.fill.name, table=made.table.oid))
 
 
 def behind_ours(conn: Connection, made: ColumnBackfill) -> list[str]:

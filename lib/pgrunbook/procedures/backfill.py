@@ -8,6 +8,7 @@ from dataclasses import asdict
 
 import psycopg
 
+from pgrunbook import undo_data
 from pgrunbook.database import locks
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.display import progress
@@ -23,6 +24,8 @@ from pgrunbook.online.backfill_run import BackfillRun, Filled
 from pgrunbook.online.bad_rows import OF_A_ROW, BadRows
 from pgrunbook.online.batch_order import BatchOrder
 from pgrunbook.online.throttle import Throttle, throttled
+from pgrunbook.plan.step import Batches
+from pgrunbook.procedures import backfill_undo as undo
 from pgrunbook.procedures import backfill_views as views
 from pgrunbook.procedures import shared_steps
 from pgrunbook.record import run as runs
@@ -30,6 +33,7 @@ from pgrunbook.session import checks
 from pgrunbook.session import session as heres
 from pgrunbook.session.parameters import Backfill
 from pgrunbook.session.session import Session
+from pgrunbook.undo_data import FillCapture
 
 BAD_FILE = "rows-that-cannot-be-filled"
 FIRST_ROWS = 200  # of the first batch; each is at most a fifth larger than the one before
@@ -53,6 +57,8 @@ def plan_the_batches(here: Session) -> Table:
     Raises WrongInput for a table, column or expression that is none, Refused for what cannot be filled.
     """
     given = here.parameters
+    if given.do != "fill":
+        return undo.plan_the_batches(here)
     made = mechanism.resolve(here.conn, given.table, given.fill, where=given.where, back=given.back)
     found = batch_order.facts(here.conn, made)
     order = batch_order.decided(made, found, given.order)
@@ -62,7 +68,7 @@ def plan_the_batches(here: Session) -> Table:
             detail="Rows of its partitions have the same places, and would be passed over together.",
             hint="Let order be key, which asks for a key; or backfill each partition by its own name.",
         )
-    here.facts.update(made=made, order=order)
+    here.facts.update(made=made, order=order, capture=_capture(here, made))
     here.subject = frozenset({made.subject})
     behind = mechanism.behind_ours(here.conn, made)
     if given.keep_in_sync and behind:
@@ -71,8 +77,9 @@ def plan_the_batches(here: Session) -> Table:
             detail="Triggers fire in the order of their names; it may change what ours has filled.",
             hint="Give it another name (ALTER TRIGGER ... RENAME TO), or set keep_in_sync to false.",
         )
-    here.journal("backfill-planned", subject=made.subject, table=made.table.label, fill=dict(made.values),
-                 where=made.where, key=list(made.key), is_immutable=made.is_immutable, **asdict(found))  # fmt: skip
+    here.journal("backfill-planned", subject=made.subject, table=made.table.label, relation=made.table.sql,
+                 fill=dict(made.values), undo_data=given.undo_data, where=made.where, key=list(made.key),
+                 is_immutable=made.is_immutable, **asdict(found))  # fmt: skip
     room = views.Surroundings(
         tuple(mechanism.fired(here.conn, made)), tuple(mechanism.foreign_keys(here.conn, made)),
         mechanism.oldest(here.conn), given.max_transaction_age_s,
@@ -87,6 +94,8 @@ def look_at_the_rows(here: Session) -> Table:
     Raises Refused where there are such rows, and they are not to be passed over, and for an expression that would
     change a row again at every write.
     """
+    if here.parameters.do != "fill":
+        return undo.look_at_the_rows(here)
     made: ColumnBackfill = here.facts["made"]
     here.subject = frozenset({made.subject})
     with progress.doing("evaluating the expressions over all rows") as stage:
@@ -112,10 +121,15 @@ def look_at_the_rows(here: Session) -> Table:
 
 @heres.step
 def keep_in_sync(here: Session) -> Card:
-    """Install the trigger that fills what is written from now on, where it is not there yet.
+    """Install the trigger that fills what is written from now on, where it is not there yet; without ``do=fill`` take
+    it away.
 
     Raises Refused without its checks, Blocked where its lock is not to be had.
     """
+    if here.parameters.do != "fill":
+        checks.passed(here, "backfill", "keep-in-sync")
+        with _at_work(here) as conn:
+            return undo.keep_in_sync(here, conn)
     made: ColumnBackfill = here.facts["made"]
     if not here.parameters.keep_in_sync:
         here.facts["in_sync"] = False
@@ -124,7 +138,8 @@ def keep_in_sync(here: Session) -> Card:
     with _at_work(here) as conn:
         permitted = permit.of_backfill(here, made.subject, "keep-in-sync", conn)
         here.journal("trigger-begun", table=made.table.label, trigger=made.fill.trigger_name)
-        is_new = execution.install(conn, here.target, made, permitted, views.note_wait(here))
+        with views.removable(here):
+            is_new = execution.install(conn, here.target, made, permitted, views.note_wait(here), here.facts["capture"])
     here.facts["in_sync"] = True
     here.journal("trigger-installed", trigger=made.fill.trigger_name, is_new=is_new)
     return views.in_sync(made, is_new=is_new)
@@ -137,24 +152,21 @@ def fill_the_rows(here: Session) -> Table:
     Raises Refused without its checks, StatementFailed for a row that the server refuses, Blocked where something that
     it waits for does not end, Interrupted where somebody stops it.
     """
+    if here.parameters.do == "abandon":
+        return Table([], [], empty="Not asked: do is abandon.")
+    checks.passed(here, "backfill", "fill-the-rows")
+    if here.parameters.do == "back":
+        with _at_work(here) as conn, _throttled(here, conn, here.facts["end"].made) as throttle:
+            return undo.fill_the_rows(here, conn, throttle)
     made: ColumnBackfill = here.facts["made"]
     in_sync: bool = here.facts["in_sync"]
-    checks.passed(here, "backfill", "fill-the-rows")
     bad = BadRows(here.parameters.bad_rows, here.parameters.most_bad_rows)
-    with (
-        _at_work(here) as conn,
-        throttled(
-            here.target, conn, made.table.schema, made.table.name, rows=min(FIRST_ROWS, here.target.batch_rows),
-            run_id=here.run.run_id, goals=views.goals(here.parameters),
-            on_wait=lambda brake: here.journal("batches-wait", why=brake.name, told=brake.told),
-            on_pause=lambda order: here.journal("batches-paused", by=order.asked_by, reason=order.reason),
-        ) as throttle,
-    ):  # fmt: skip
+    with _at_work(here) as conn, _throttled(here, conn, made) as throttle:
         permitted = permit.of_backfill(here, made.subject, "fill-the-rows", conn)
         here.facts["throttle"] = throttle
         run = BackfillRun(
             conn, made, here.run.run_id, throttle, bad, in_sync,
-            lambda by_pages: made.batches(rows=here.target.batch_rows, by_pages=by_pages),
+            lambda by_pages: _batches(here, made, by_pages=by_pages),
             here.target.lock_timeout_ms, views.live(here, throttle), lambda order: _note_order(here, order),
         )  # fmt: skip
         try:
@@ -178,6 +190,8 @@ def prove_it(here: Session) -> Card:
 
     Raises Broken where one differs, or the trigger was switched off meanwhile.
     """
+    if here.parameters.do != "fill":
+        return undo.prove_it(here)
     made: ColumnBackfill = here.facts["made"]
     filled: Filled = here.facts["filled"]
     passed_over = [row.key for row in filled.refused]
@@ -203,13 +217,16 @@ def prove_it(here: Session) -> Card:
 @heres.step
 def let_go(here: Session) -> Card:
     """Take the trigger away, where it is not to stay. Raises as keep_in_sync."""
+    if here.parameters.do != "fill":
+        return views.gone(here.facts["end"].made)
     made: ColumnBackfill = here.facts["made"]
     if here.parameters.leave_in_sync or not here.facts["in_sync"]:
         return views.stays(made, in_sync=here.facts["in_sync"])
     checks.passed(here, "backfill", "let-go")
     with _at_work(here) as conn:
         permitted = permit.of_backfill(here, made.subject, "let-go", conn)
-        execution.remove(conn, here.target, made, permitted, views.note_wait(here))
+        with views.removable(here, "All rows are filled and committed, and its trigger is there."):
+            execution.remove(conn, here.target, made, permitted, views.note_wait(here))
     here.journal("trigger-removed", trigger=made.fill.trigger_name)
     return views.gone(made)
 
@@ -217,6 +234,8 @@ def let_go(here: Session) -> Card:
 @heres.step
 def over_time(here: Session) -> Picture | Table:
     """Draw the rate and the latency of others over time, with the pauses and their reasons."""
+    if here.parameters.do == "abandon":
+        return Table([], [], empty="Nothing was filled.")
     throttle: Throttle = here.facts["throttle"]
     return views.picture(throttle)
 
@@ -224,6 +243,8 @@ def over_time(here: Session) -> Picture | Table:
 @heres.step
 def verdict(here: Session) -> Banner:
     """Say what was filled, what was passed over, and what stays in the database."""
+    if here.parameters.do != "fill":
+        return undo.verdict(here)
     made: ColumnBackfill = here.facts["made"]
     filled: Filled = here.facts["filled"]
     facts = [("rows written", f"{filled.rows:,}"), ("passed over", f"{len(filled.refused):,}"),
@@ -244,6 +265,45 @@ def _at_work(here: Session) -> Iterator[Connection]:
         locks.one_executor(conn),
     ):
         yield conn
+
+
+@contextmanager
+def _throttled(here: Session, conn: Connection, made: ColumnBackfill) -> Iterator[Throttle]:
+    with throttled(
+        here.target, conn, made.table.schema, made.table.name, rows=min(FIRST_ROWS, here.target.batch_rows),
+        run_id=here.run.run_id, goals=views.goals(here.parameters),
+        on_wait=lambda brake: here.journal("batches-wait", why=brake.name, told=brake.told),
+        on_pause=lambda order: here.journal("batches-paused", by=order.asked_by, reason=order.reason),
+    ) as throttle:  # fmt: skip
+        yield throttle
+
+
+def _capture(here: Session, made: ColumnBackfill) -> FillCapture | None:
+    """Return how old values are captured, None where nobody asks for it. Raises Refused where they cannot be."""
+    if not here.parameters.undo_data:
+        return None
+    if not here.parameters.keep_in_sync:
+        raise Refused(
+            "undo_data needs keep_in_sync",
+            detail="Without its trigger a row may be filled more than once, and nobody knows which value was there"
+            " before.",
+            hint="Leave keep_in_sync as it is, or backfill without undo_data.",
+        )
+    return _captured(here, made, by_pages=False)[1]
+
+
+def _captured(here: Session, made: ColumnBackfill, *, by_pages: bool) -> tuple[Batches, FillCapture]:
+    return undo_data.fill_capture(
+        here.conn, made.batches(rows=here.target.batch_rows, by_pages=by_pages), list(made.values), here.run.run_id,
+        is_silent=not mechanism.fired(here.conn, made),
+    )  # fmt: skip
+
+
+def _batches(here: Session, made: ColumnBackfill, *, by_pages: bool) -> Batches:
+    """Return the loop that fills, with the capture of what it changes where that is asked."""
+    if here.facts["capture"] is None:
+        return made.batches(rows=here.target.batch_rows, by_pages=by_pages)
+    return _captured(here, made, by_pages=by_pages)[0]
 
 
 def _order_before(here: Session) -> BatchOrder | None:

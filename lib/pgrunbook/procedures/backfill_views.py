@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -43,6 +44,29 @@ class Surroundings:
     foreign_keys: tuple[dict[str, Any], ...]
     oldest: tuple[str, float] | None
     oldest_allowed_s: float
+
+
+def command(here: Session, run_id: str, do: str) -> str:
+    """Return the command that brings back what a run has filled, or takes away what it has left."""
+    return f"pgrunbook run backfill --target {here.target.name} -p do={do} -p of_run={run_id}"
+
+
+def away(here: Session) -> str:
+    """Return the hint that takes everything of ours away: with the old values back where they are captured."""
+    if here.parameters.undo_data:
+        return f"To take it back, and everything of ours away: {command(here, here.run.run_id, 'back')}"
+    return f"To give up, and take everything of ours away: {command(here, here.run.run_id, 'abandon')}"
+
+
+@contextmanager
+def removable(here: Session, state: str = "") -> Iterator[None]:
+    """Let an error that ends the body say how everything of ours goes, and the state where something is changed."""
+    try:
+        yield
+    except RunbookError as exc:
+        exc.state = state or exc.state
+        exc.hint = f"{exc.hint} {away(here)}".strip()
+        raise
 
 
 def goals(given: Backfill) -> ThrottleGoals:
@@ -218,18 +242,20 @@ def explained(
     state = f"{counted(run.rows, 'row is', 'rows are')} filled and committed{there}."
     here.journal("backfill-stopped", error=str(exc).partition("\n")[0], kind=type(exc).__name__, rows=run.rows)
     if isinstance(exc, RunbookError):
-        exc.state = state
+        exc.state, exc.hint = state, f"{exc.hint} {away(here)}".strip()
         return exc
     if isinstance(exc, KeyboardInterrupt):
-        return Interrupted("stopped while rows were filled", state=state, hint=f"To go on: {again}.")
+        return Interrupted("stopped while rows were filled", state=state, hint=f"To go on: {again}. {away(here)}")
     if isinstance(exc, OF_A_ROW):
         return StatementFailed(
             f"could not fill a row of {made.table.label}: {sqlstate.said(exc)}",
             detail=" ".join([*getattr(exc, "__notes__", []), exc.diag.message_detail or ""]).strip(),
             state=state,
-            hint=f"Correct that row, or pass such rows over with -p bad_rows=skip; then {again}.",
+            hint=f"Correct that row, or pass such rows over with -p bad_rows=skip; then {again}. {away(here)}",
         )
-    return sqlstate.explained(exc, here.target.name, state=state, again=again)
+    found = sqlstate.explained(exc, here.target.name, state=state, again=again)
+    found.hint = f"{found.hint} {away(here)}".strip()
+    return found
 
 
 def cannot_prove(conn: Connection, made: ColumnBackfill, exc: psycopg.Error) -> Broken:

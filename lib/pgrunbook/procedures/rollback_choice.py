@@ -91,6 +91,12 @@ def _last(here: Session, applied: list[Entry], half: list[tuple[RollbackItem, st
 
 def _of_run(here: Session, applied: list[Entry], half: list[tuple[RollbackItem, str]]) -> list[RollbackItem]:
     run = runs.find(here.parameters.of_run)
+    if any(part.procedure == "backfill" for part in run.parts) and not run.has_applied():
+        raise WrongInput(
+            f"run {run.run_id} is a backfill, and has applied no migration",
+            hint="What it has filled is taken back by:"
+            f" pgrunbook run backfill --target {here.target.name} -p do=back -p of_run={run.run_id}",
+        )
     mine = [wanted for wanted, run_id in half if run_id == run.run_id]
     others = [wanted.migration.name for wanted, run_id in half if run_id != run.run_id]
     names = set(step_log.applied_by_run(here.conn, run.run_id))

@@ -37,7 +37,7 @@ CELLS: dict[str, dict[str, str]] = {
     },
     "contract": dict.fromkeys(("found", "accepted"), "what-is-still-double"),
     "backfill": {
-        **dict.fromkeys(("made", "order"), "plan-the-batches"), "looked_at": "look-at-the-rows",
+        **dict.fromkeys(("made", "order", "capture", "end"), "plan-the-batches"), "looked_at": "look-at-the-rows",
         **dict.fromkeys(("filled", "throttle"), "fill-the-rows"), "in_sync": "keep-in-sync", "proven": "prove-it",
     },
     "rollout": dict.fromkeys(("rollout", "table"), "plan-the-stages"),

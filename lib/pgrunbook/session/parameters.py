@@ -315,6 +315,9 @@ class Backfill(Parameters):
     expressions for programs that write the filled columns; with ``leave_in_sync`` the trigger stays. ``order`` is that
     of the batches. Rows that the server refuses ``stop`` it, or up to ``most_bad_rows`` are passed over (``skip``).
 
+    With ``undo_data`` the old values are captured. ``do`` is ``back`` to bring those of the run ``of_run`` back, where
+    ``on_conflict`` decides on rows that somebody has changed since, or ``abandon`` to take what is left of it away.
+
     The throttle aims at a latency of others of ``latency_ms``, at batches of ``batch_ms`` and ``most_batch_rows`` at
     most. It waits while ``wait_while`` (a query) gives more than 0, a standby lags by ``max_lag_s``, or a transaction
     is older than ``max_transaction_age_s``; for ``patience_s`` at most.
@@ -324,6 +327,10 @@ class Backfill(Parameters):
     fill: Annotated[dict[Word, Word], BeforeValidator(_mapped)] = {}
     where: str = ""
     back: Annotated[dict[Word, Word], BeforeValidator(_mapped)] = {}
+    do: Literal["fill", "back", "abandon"] = "fill"
+    of_run: str = ""
+    undo_data: bool = False
+    on_conflict: Literal["stop", "keep", "restore"] = "stop"
     keep_in_sync: bool = True
     leave_in_sync: bool = False
     order: Literal["auto", "key", "pages"] = "auto"

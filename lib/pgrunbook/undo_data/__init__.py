@@ -10,6 +10,7 @@ plans the capture; ``revert_column`` writes the values back. Tables: they are pa
 from __future__ import annotations
 
 from pgrunbook.undo_data.capture_columns import is_changed_type
+from pgrunbook.undo_data.capture_fill import FillCapture, begin_fill, entries_of_fill, fill_capture, is_of_fill
 from pgrunbook.undo_data.capture_rows import capture_batches, capture_statement
 from pgrunbook.undo_data.capture_steps import with_capture
 from pgrunbook.undo_data.captured_places import CapturedPlace, captured_places, way_on
@@ -49,6 +50,7 @@ __all__ = [
     "Conflicting",
     "Conflicts",
     "EachConflict",
+    "FillCapture",
     "FormerKeys",
     "OnConflict",
     "Reapplication",
@@ -58,6 +60,7 @@ __all__ = [
     "UndoEntry",
     "add_entry",
     "as_keep",
+    "begin_fill",
     "capture_batches",
     "capture_statement",
     "captured_from",
@@ -67,8 +70,10 @@ __all__ = [
     "conflicts",
     "converting",
     "discard_reverted",
+    "entries_of_fill",
     "entries_of_migration",
     "family",
+    "fill_capture",
     "fires",
     "followed",
     "free_name",
@@ -76,6 +81,7 @@ __all__ = [
     "has_key",
     "helper_index",
     "is_changed_type",
+    "is_of_fill",
     "left_file",
     "list_entries",
     "mark_reverted",

@@ -119,10 +119,12 @@ def rewrite(
     keeps: Sequence[Keep] = (),
     *,
     follows: Collection[str] | None = None,
+    only_named: bool = False,
 ) -> CaptureRewrite:
     """Return the form of a statement, or of the INSERTs of a run, that captures; nothing is created.
 
-    ``keeps`` and ``follows`` as for :func:`capture_statement`.
+    ``keeps`` and ``follows`` as for :func:`capture_statement`; with ``only_named`` an UPDATE captures the columns that
+    it names, and not what a trigger of the application changes beside.
 
     Raises CannotCaptureError if none exists, RowsNotShownError where its tables may be captured as a whole.
     """
@@ -143,7 +145,7 @@ def rewrite(
         if found:
             return _cascading(node, place, side, found)
         return CaptureRewrite(_returning(node, side, _alias(node), _alias(node)), (side,))
-    side = _side(place, "update", target, _assigned(conn, node, target))
+    side = _side(place, "update", target, _assigned(conn, node, target, only_named=only_named))
     if conn.info.server_version // 10_000 >= _RETURNING_BOTH:
         return CaptureRewrite(_returning(node, side, _OLD, _NEW), (side,))
     return CaptureRewrite(_before_and_after(node, side), (side,))
@@ -213,7 +215,7 @@ def _shows_no_rows(node: Any) -> str:
     return ""
 
 
-def _assigned(conn: Connection, node: Any, target: CapturedTable) -> tuple[CapturedColumn, ...]:
+def _assigned(conn: Connection, node: Any, target: CapturedTable, *, only_named: bool) -> tuple[CapturedColumn, ...]:
     """Return the columns that an UPDATE may change: those it names, or all when a BEFORE trigger may change more."""
     names = {part.name for part in node.targetList}
     for name in sorted(names & set(target.columns)):
@@ -227,7 +229,7 @@ def _assigned(conn: Connection, node: Any, target: CapturedTable) -> tuple[Captu
     for key in foreign_keys(conn, target.oid):
         if key.on_update in ("n", "d") and names & set(key.referenced):
             raise RowsNotShownError(f'foreign key "{key.name}" changes the rows that refer to it')
-    if target.has_before_update:
+    if target.has_before_update and not only_named:
         return tuple(column for column in target.plain if not column.is_identity_always)
     chosen = tuple(column for column in target.plain if column.name in names)
     return chosen or target.named(target.key)

@@ -36,6 +36,7 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
+from pgrunbook.database.column_fill import is_no_batch
 from pgrunbook.database.row_tracker import LAST, truncate_triggers
 from pgrunbook.sql.deparse import text
 from pgrunbook.sql.own_code import do
@@ -144,12 +145,15 @@ class Followers:
 
     ``is_old_seen`` says that a transaction which is older than the capture may still see the rows as they were.
     What somebody writes into the column ``watched`` is newer than what was captured of the row: that is gone then.
+    In batches that say so by a setting (``database.column_fill``), the trigger for each row is silent: those of the
+    fill ``silent_in``, which change no key.
     """
 
     kept_as: str
     table: CapturedTable
     is_old_seen: bool = False
     watched: CapturedColumn | None = None
+    silent_in: str = ""
 
     @property
     def side(self) -> sql.Identifier:
@@ -207,8 +211,8 @@ class Followers:
         for name, event in fires.items():
             trigger = sql.Identifier(name)
             statements.append(
-                sql.SQL("CREATE OR REPLACE TRIGGER {} {} ON {} FOR EACH ROW EXECUTE FUNCTION {}()").format(
-                    trigger, sql.SQL(event), self._name, self.function
+                sql.SQL("CREATE OR REPLACE TRIGGER {} {} ON {} FOR EACH ROW{} EXECUTE FUNCTION {}()").format(
+                    trigger, sql.SQL(event), self._name, self._when, self.function
                 )
             )
             statements.append(sql.SQL("ALTER TABLE {} ENABLE ALWAYS TRIGGER {}").format(self._name, trigger))
@@ -242,6 +246,10 @@ class Followers:
         return sql.SQL(_KEY).format(
             names=sql.Literal(list(self.table.key)), table=sql.Literal(self._name.as_string(None))
         )
+
+    @property
+    def _when(self) -> sql.Composable:
+        return sql.SQL(f" WHEN ({is_no_batch(self.silent_in)})" if self.silent_in else "")
 
     @property
     def _name(self) -> sql.Identifier:

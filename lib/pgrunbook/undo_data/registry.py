@@ -91,7 +91,7 @@ class Side:
 
     ``part_of`` is the side table of the DELETE that cascades here, else "". Where ``is_shared``, several statements
     of a batch fill it: it holds each row once, with the transaction that wrote it. Without ``follows`` it gets no
-    triggers.
+    triggers; they are silent in the batches of the fill ``silent_in``.
     """
 
     kept_as: str
@@ -101,6 +101,7 @@ class Side:
     part_of: str = ""
     is_shared: bool = False
     follows: bool = True
+    silent_in: str = ""
 
     @property
     def identifier(self) -> sql.Identifier:
@@ -127,7 +128,7 @@ class Side:
         """
         if self.kind == "delete" or not self.follows or not self.table.is_own or obstacle(self.table):
             return None
-        return Followers(self.kept_as, self.table)
+        return Followers(self.kept_as, self.table, silent_in=self.silent_in)
 
     def targets(self) -> sql.Composable:
         """Return the columns of the side table in the order of :meth:`values`."""

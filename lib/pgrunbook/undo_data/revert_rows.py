@@ -23,7 +23,6 @@ from psycopg import sql
 
 from pgrunbook.database import connection
 from pgrunbook.database.connection import Connection
-from pgrunbook.database.control import Obedience
 from pgrunbook.database.queries import load
 from pgrunbook.display.prose import counted
 from pgrunbook.errors import Refused
@@ -32,6 +31,7 @@ from pgrunbook.undo_data.comparison import Comparison, compare
 from pgrunbook.undo_data.conflicts import Conflict, Conflicts, EachConflict, conflicts, family, later, left_of
 from pgrunbook.undo_data.refused_rows import put_aside, revert_aside, revert_in_turn
 from pgrunbook.undo_data.registry import UndoEntry, mark, stop_following
+from pgrunbook.undo_data.revert_pace import TIMEOUTS, RevertPace, RevertThrottle, side_pages
 from pgrunbook.undo_data.row_notes import ARRIVED, GONE, HASH, label_of, labelled, returned
 from pgrunbook.undo_data.silence import silenced
 from pgrunbook.undo_data.tables import rows as found_rows
@@ -45,7 +45,6 @@ OnConflict = Literal["keep", "restore", "stop"]
 # How to go on, as a clause, where the server refuses rows as they were before.
 LEAVE_REFUSED = "roll back with -p on_conflict=keep, which leaves the rows whose old values the server refuses"
 
-_PAGES_LOOKED_AT = 10
 # Rows are found by their key, whatever the planner expects of a side table without statistics.
 _SETTINGS = "; ".join(
     f"SET LOCAL {name}"
@@ -88,10 +87,11 @@ def revert(
     fires_triggers: bool = True,
     leaves_refused: bool = True,
     left_rows: LeftRows = _untold,
+    throttle: RevertThrottle | None = None,
 ) -> RevertResult:
     """Revert the rows that one step changed; resume where an earlier call was interrupted.
 
-    A batch has ``rows``, after the first one ``later_times`` as many.
+    A batch has ``rows``, after the first one ``later_times`` as many; or what a ``throttle`` gives it.
     ``on_conflict`` decides about rows that somebody has changed since: ``keep`` leaves them, ``restore`` overwrites
     them (a row that somebody has deleted stays deleted, an inserted one that others refer to stays), ``stop`` refuses
     to begin. Rows changed while it runs are overwritten by ``restore`` only. ``on_batch`` gets the number of rows so
@@ -103,8 +103,7 @@ def revert(
     errors unchanged: what was committed stays, and the same call resumes.
     Locks: RowExclusiveLock on the table, and the rows of one batch.
     """
-    later_ones = [one for thing in family(conn, entry) for one in later(conn, thing)]
-    if later_ones:
+    if later_ones := [one for thing in family(conn, entry) for one in later(conn, thing)]:
         raise Refused(
             f"cannot revert step {entry.step} of {entry.migration} before a later step",
             detail=f"Step {later_ones[0].step} changed rows of table {later_ones[0].table} again.",
@@ -117,7 +116,7 @@ def revert(
     loop = partial(
         _Loop, overwrites=on_conflict == "restore", rows=rows, later_times=later_times, lock_timeout_ms=lock_timeout_ms,
         statement_timeout_ms=statement_timeout_ms, fires_triggers=fires_triggers, leaves_refused=leaves_refused,
-        is_in_circle=bool(circle),
+        is_in_circle=bool(circle), throttle=throttle,
     )  # fmt: skip
     for thing in family(conn, entry):
         count = thing.rows_given_back
@@ -168,6 +167,7 @@ class _Loop:
     fires_triggers: bool
     leaves_refused: bool
     is_in_circle: bool = False
+    throttle: RevertThrottle | None = None
     refused: list[int] = field(default_factory=list)
 
     @property
@@ -178,13 +178,21 @@ class _Loop:
         """Revert everything; return the number of rows. Raises Interrupted, Blocked as ``database.control``."""
         entry = self.both.entry
         if entry.pages_left is None:
-            self.conn.execute(load("undo_data")["begin_revert"].encode(), {"id": entry.id, "pages": self._pages()})
-        first = pages = self._pages_per_batch()
-        obedience = Obedience(self.conn)
+            self.conn.execute(
+                load("undo_data")["begin_revert"].encode(), {"id": entry.id, "pages": side_pages(self.conn, entry)}
+            )
+        pace = RevertPace(
+            self.conn, entry, self.rows, self.later_times, self.throttle, is_whole=self.both.table.references_itself
+        )
         while True:
-            obedience.now()
-            before, after, given = self._batch(pages)
-            pages = first * self.later_times
+            pace.turn()
+            try:
+                before, after, given = self._batch(pace.pages)
+            except TIMEOUTS as exc:
+                if not pace.may_retry(exc):
+                    raise
+                continue
+            pace.worked(given)
             if before:
                 on_batch(given)
             if not after:
@@ -372,24 +380,6 @@ class _Loop:
         noted = "WITH pgrunbook_deleted AS ({} RETURNING k.ctid AS place)"
         noted += " UPDATE {} AS s SET {} = NULL FROM pgrunbook_deleted AS d WHERE s.ctid = d.place"
         return sql.SQL(noted).format(deleted, self.both.entry.side, sql.Identifier(HASH))
-
-    def _pages(self) -> int:
-        found = self.conn.execute(
-            "SELECT pg_catalog.pg_relation_size(%s::pg_catalog.regclass)"
-            " / pg_catalog.current_setting('block_size')::pg_catalog.int8",
-            [self.both.entry.side.as_string(None)],
-        ).fetchone()
-        return int(str(found[0])) if found else 0
-
-    def _pages_per_batch(self) -> int:
-        """Return how many pages hold a batch; all pages when rows refer to each other, for they need one statement."""
-        if self.both.table.references_itself:
-            return max(1, self._pages())
-        query = sql.SQL("SELECT pg_catalog.count(*) FROM {} AS k WHERE k.ctid < {}::pg_catalog.tid")
-        last = sql.Literal(f"({_PAGES_LOOKED_AT},0)")
-        found = self.conn.execute(query.format(self.both.entry.side, last)).fetchone()
-        on_a_page = max(1, int(str(found[0])) // min(_PAGES_LOOKED_AT, max(1, self._pages()))) if found else 1
-        return max(1, self.rows // on_a_page)
 
 
 def _at(both: Comparison, places: Sequence[str]) -> sql.Composed:

@@ -128,3 +128,11 @@ FROM (
     UNION
     SELECT %(table)s::oid
 ) AS t
+
+-- name: captures
+-- a row is: the trigger function of a backfill, where it captures into this side table
+SELECT p.oid
+FROM pg_catalog.pg_proc AS p
+WHERE p.pronamespace = pg_catalog.to_regnamespace('pgrunbook')
+  AND p.proname = %(function)s
+  AND pg_catalog.strpos(p.prosrc, %(kept_as)s) > 0
