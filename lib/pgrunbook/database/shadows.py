@@ -108,7 +108,7 @@ def _is_there(conn: Connection, shadow: Shadow) -> bool:
 
 @dataclass(frozen=True)
 class ShadowObject:
-    """An object that is there only because of a shadow: named as a snapshot of the schema names it."""
+    """An object that a shadow has made, or made other: named as a snapshot of the schema names it."""
 
     name: str
     shadow: Shadow
@@ -120,6 +120,16 @@ def objects(conn: Connection, shadows: Iterable[Shadow]) -> list[ShadowObject]:
     for shadow in shadows:
         named = {"table": shadow.table_sql, "column": shadow.shadow_name}
         found += [ShadowObject(str(name), shadow) for (name,) in conn.execute(_sql("objects"), named).fetchall()]
+    return found
+
+
+def sequences(conn: Connection, shadows: Iterable[Shadow]) -> list[ShadowObject]:
+    """Return the sequences of the columns whose type has changed: they grow with the type, and shrink with it."""
+    found = []
+    for shadow in shadows:
+        named = {"table": shadow.table_sql, "column": shadow.column_name}
+        rows = conn.execute(_sql("sequences"), named).fetchall() if shadow.kind == "type change" else []
+        found += [ShadowObject(str(name), shadow) for (name,) in rows]
     return found
 
 

@@ -37,6 +37,14 @@ def until_contract(conn: Connection) -> list[Declared]:
     ]
 
 
+def grown(conn: Connection) -> list[Declared]:
+    """Return the sequences that have grown with their columns' type, as the registry tells now."""
+    return [
+        Declared("sequence type", one.name, f"it grows with {one.shadow.beside}")
+        for one in shadows.sequences(conn, shadows.read(conn))
+    ]
+
+
 @dataclass(frozen=True)
 class DeclaredOf:
     """A declared difference with the OID of its object, 0 where it has none: names may change after it."""

@@ -29,7 +29,7 @@ from pgrunbook.display.prose import counted
 from pgrunbook.draft import down
 from pgrunbook.draft.build import up
 from pgrunbook.draft.down import CaptureGap, DownDraft, DownStatement, NoWayError
-from pgrunbook.draft.expected_differences import DeclaredOf, followed, is_declared, named, until_contract
+from pgrunbook.draft.expected_differences import DeclaredOf, followed, grown, is_declared, named, until_contract
 from pgrunbook.errors import Refused, StatementFailed
 from pgrunbook.execute.events import ROWS_LEFT
 from pgrunbook.history import History, Migration
@@ -157,7 +157,7 @@ def rehearse(
     with copy_schema(target, ours=True) as schema:
         with schema.branch() as branch, connect(branch, purpose="rehearses") as there, journal() as log:
             copy_records.copy(conn, there, records)
-            before, beside = snapshot(there, leave_out=left), until_contract(there)
+            before, beside = snapshot(there, leave_out=left), [*until_contract(there), *grown(there)]
             after = [before]
             for one in wanted:
                 planned = _planned(there, target, one, conn)

@@ -32,6 +32,21 @@ WHERE a.attrelid = pg_catalog.to_regclass(%(table)s)::pg_catalog.oid
   AND a.attnum > 0
   AND NOT a.attisdropped
 
+-- name: sequences
+-- a row is: a sequence that a column owns
+SELECT pg_catalog.format('%%I.%%I', n.nspname, c.relname) AS name
+FROM pg_catalog.pg_attribute AS a
+JOIN pg_catalog.pg_depend AS d
+  ON d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+ AND d.refobjid = a.attrelid
+ AND d.refobjsubid = a.attnum
+ AND d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+JOIN pg_catalog.pg_class AS c ON c.oid = d.objid AND c.relkind = 'S'
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE a.attrelid = pg_catalog.to_regclass(%(table)s)::pg_catalog.oid
+  AND a.attname = %(column)s
+ORDER BY 1
+
 -- name: tables
 -- a row is: a table, or one of its partitions
 SELECT n.nspname::text AS schema,
