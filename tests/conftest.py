@@ -47,6 +47,7 @@ def pytest_configure() -> None:
     gc.disable()  # while all tests are collected
     settings.register_profile("tests", deadline=None)  # how long an example takes on a busy machine proves nothing
     settings.load_profile("tests")
+    os.environ["PGRUNBOOK_REPORTS"] = "no"  # a page costs a second; tests/test_report.py asks for it
 
 
 def pytest_collection_finish() -> None:

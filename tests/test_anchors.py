@@ -238,13 +238,16 @@ def test_a_database_that_was_restored_to_before_a_run_is_told_so(
     (tmp_path / "migrations-demo" / "0002_b.sql").write_text("CREATE TABLE b (id int);")
     second, code = run_procedure("migrate")
     assert code == 0
-    assert run_procedure("restore", to=f"before_{second.run_id}", name=restored)[1] == 0
+    by, code = run_procedure("restore", to=f"before_{second.run_id}", name=restored)
+    assert code == 0
     back = target.model_copy(update={"server": restored})
     with connect(back) as conn:
         found = verify(target, conn)
         told = {one.run: one.anchor for one in found.runs}
         assert (found.exit_code, found.problems) == (0, ())
-        assert (told[first.run_id], told[second.run_id]) == (IN, RESTORED)
+        assert (told[first.run_id], told[second.run_id], told[by.run_id]) == (IN, RESTORED, IN)
+        assert [row.kind for row in anchors.rows(conn) if row.run_id == by.run_id] == ["opened", "closed"]
+        assert {row.timeline for row in anchors.rows(conn) if row.run_id == by.run_id} == {2}
         assert f"the database was restored to before run {second.run_id}" in found.notes
     silently(back, "DELETE FROM pgrunbook.ledger WHERE seq = 1")
     with connect(back) as conn:

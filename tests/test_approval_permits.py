@@ -5,33 +5,40 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
 from acting import events
 from conftest import connect, do, rows
+from forks import ForkedProcess
 from front_end import opened, record, shown, states
 from pgrunbook.config.targets import Target
+from pgrunbook.database import anchors
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import Refused
 from pgrunbook.execute import permit
 from pgrunbook.execute.permit import Permit
 from pgrunbook.procedures import migrate
+from pgrunbook.record import run as runs
 from pgrunbook.runner import runbook
-from pgrunbook.seal import attempt, signers
+from pgrunbook.seal import attempt, signers, standing
+from pgrunbook.seal.anchor_check import Anchors
+from pgrunbook.seal.standing import VerificationReport
 from pgrunbook.session import change_request, checks, parameters
 from pgrunbook.session import session as heres
 from pgrunbook.session.session import Session
 from test_approval import People, expire, people
 
 Project = Callable[..., Target]
+Command = Callable[..., tuple[int, str, str]]
 Maker = Callable[[Session, Connection], Permit]
 __all__ = ["people"]
 # Of each way: the procedure, the cell, and how it asks.
 WAYS: dict[str, tuple[str, str, Maker]] = {
     "of_purge": ("purge", "purge-it", lambda here, conn: permit.of_purge(here, [], conn)),
     "of_salvage": ("restore", "salvage-rows", lambda here, conn: permit.of_salvage(here, "it", conn)),
-    "of_cutover": ("restore", "fence", lambda here, _: permit.of_cutover(here, "it", "fence")),
+    "of_cutover": ("restore", "fence", lambda here, conn: permit.of_cutover(here, "it", "fence", lambda: conn)),
     "of_backfill": ("backfill", "let-go", lambda here, conn: permit.of_backfill(here, "it", "let-go", conn)),
     "of_contract": ("contract", "drop-it", lambda here, conn: permit.of_contract(here, [], conn)),
     "of_rollout": ("rollout", "roll-out", lambda here, conn: permit.of_rollout(here, "it", "roll-out", conn)),
@@ -184,3 +191,47 @@ def test_by_hand_an_emergency_is_red(project: Project, people: People) -> None:
     for cell in ("take-restore-point", "execute-plan"):
         assert "EMERGENCY: This is changed without the approval of somebody else" in shown(copy, cell)
     assert rows(target, "SELECT count(*) FROM pg_attribute WHERE attname = 'm'") == [(1,)]
+
+
+PROCEDURE = """
+import os, signal, sys
+from test_approval_permits import WAYS, passed
+from conftest import connect
+from pgrunbook.session import checks, parameters
+from pgrunbook.session import session as heres
+way = sys.argv[1]
+procedure, cell, make = WAYS[way]
+here = heres.begin(procedure, parameters.OF[procedure], {"target": "demo"})
+for needed in checks.NEEDED[procedure][cell]:
+    passed(here, needed)
+with connect(here.target) as conn:
+    make(here, conn)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.first_case
+@pytest.mark.parametrize("way", WAYS)
+def test_a_run_that_is_killed_when_it_was_permitted_is_anchored(
+    way: str, project: Project, people: People, command: Command, tmp_path: Path
+) -> None:
+    """Before it has changed anything; it stays open, is true, and its end is anchored when it is sealed."""
+    people.are("ann")
+    target = project(folder={"0001_a.sql": "SELECT 1"})
+    with (tmp_path / "told").open("w") as told:
+        assert ForkedProcess(PROCEDURE, way, told=told.fileno()).wait() in (-9, 137)
+    found = verified(target)
+    assert (found.exit_code, found.runs[0].outcome, found.runs[0].anchor) == (0, "open", "in the database, by postgres")
+    assert command("seal", found.runs[0].run)[0] == 0
+    found = verified(target)
+    assert (found.exit_code, found.problems, found.notes, found.runs[0].anchor) == (
+        0, (), (), "in the database, by postgres"
+    )  # fmt: skip
+    assert rows(target, "SELECT kind FROM pgrunbook.ledger ORDER BY seq") == [("opened",), ("closed",)]
+
+
+def verified(target: Target) -> VerificationReport:
+    """What verify says of all runs, with the target's own database."""
+    with connect(target) as conn:
+        seen = Anchors(anchors.rows(conn), anchors.place(conn), anchors.is_guarded(conn))
+    return standing.report(runs.folders()[0].parent, files=True, target="demo", anchors=seen)

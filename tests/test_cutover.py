@@ -134,6 +134,9 @@ def test_nobody_loses_a_row_without_a_line_while_programs_are_led_over(shop: Tar
         made, code = run("restore", of_run=looked, compare="none", cut_over="true", carry="orders")
         assert (code, made.status, completed(made)) == (0, Status.DONE, True)
         new = Server(events(made, "cut-over")[0]["server"])
+        kinds = f"SELECT kind FROM pgrunbook.ledger WHERE run_id = '{made.run_id}' ORDER BY seq"
+        assert rows(at(new, shop), kinds) == [("opened",), ("closed",)]
+        assert [e["target"] for e in events(made, "anchored")] == ["demo"]  # in the database of before the fence
         moved_at = len(clients.acknowledged)
         wait_until(lambda: len(clients.acknowledged) > moved_at + 60)
     assert all(any(word in told for word in RETRYABLE) for told in clients.errors), clients.errors

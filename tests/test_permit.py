@@ -460,11 +460,11 @@ def test_nothing_is_salvaged_and_no_fence_raised_before_their_checks(target: Tar
             here.journal("check-passed", run=here.run.run_id, cell=cell, of=["salvage 1"])
         assert permit.of_salvage(here, "salvage 1", conn).of == {"salvage 1"}
         assert error_of(lambda: permit.of_salvage(here, "salvage 2", conn)).detail.startswith('Cell "what-to-salvage"')
-        told = error_of(lambda: permit.of_cutover(here, "cut-over 1", "fence"))
+        told = error_of(lambda: permit.of_cutover(here, "cut-over 1", "fence", lambda: None))
         assert told.detail.startswith('Cell "what-to-carry"')
     here = restore.begin(target="demo", cut_over=True)
     here.facts["restored"] = None
-    told = error_of(lambda: permit.of_cutover(here, "cut-over 1", "cut-over"))
+    told = error_of(lambda: permit.of_cutover(here, "cut-over 1", "cut-over", lambda: None))
     assert told.hint == 'Run cell "what-to-carry" first, then this cell again.'
     heres._end_earlier()
     assert is_untouched(target)

@@ -17,6 +17,7 @@ from typing import Any
 import nbformat
 import pytest
 
+from pgrunbook.app import terminal
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import Part, Run, Status
 from pgrunbook.seal import attempt, notebook_page, report, run_index, signing_key
@@ -234,6 +235,37 @@ def test_the_index_of_ten_thousand_runs_is_small_and_made_in_seconds(tmp_path: P
     size = run_index.write(tmp_path / "outputs").stat().st_size
     assert size < 4_000_000
     assert time.process_time() - began < 20
+
+
+def test_a_run_that_ends_has_its_page_without_asking(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Done or failed; it stays as it ended where no page can be made, and a setting says no."""
+    monkeypatch.setenv("PGRUNBOOK_REPORTS", "")
+    first, second = done(), done(status=Status.FAILED, says="it failed")
+    terminal.end(first, 0)
+    assert capsys.readouterr().err == f"done: {first.folder}\npage: {first.folder / 'report.html'}\n"
+    assert first.run_id in (tmp_path / "outputs" / "index.html").read_text()
+    second.journal.write("run-ended", status="failed", exit_code=1, next="Do this.")
+    with pytest.raises(SystemExit) as caught:
+        terminal.end(second, 1)
+    assert caught.value.code == 1
+    assert (second.folder / "report.html").is_file()
+    third = done(status=Status.FAILED, says="it failed")
+    third.journal.write("run-ended", status="failed", exit_code=1, next="Do this.")
+    (third.folder / "report.html").mkdir()  # somebody's
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        terminal.end(third, 1)
+    assert caught.value.code == 1
+    status, following, told = capsys.readouterr().err.splitlines()
+    assert (status, following) == (f"failed: {third.folder}", "Do this.")
+    assert told.startswith("no page was made of it (could not write")
+    assert told.endswith(f"; make it with: pgrunbook report {third.run_id}")
+    fourth = done()
+    monkeypatch.setenv("PGRUNBOOK_REPORTS", "no")
+    terminal.end(fourth, 0)
+    assert not (fourth.folder / "report.html").exists()
 
 
 def test_two_runs_are_compared(command: Command) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +14,11 @@ from pgrunbook.errors import RunbookError, WrongInput
 if TYPE_CHECKING:
     from pgrunbook.config.targets import Target
     from pgrunbook.record.run import Run
+
+
+MOST_RUNS = 1_000  # of so many the page of all takes half a second
+
+log = logging.getLogger(__name__)
 
 
 def chosen(target: str, command: str) -> Target:
@@ -86,5 +93,31 @@ def end(made: Run, code: int, *, quiet: bool = False, as_json: bool = False) -> 
         sys.stdout.write(ended.model_dump_json(indent=1) + "\n")
     elif code or not quiet:
         sys.stderr.write(f"{made.status}: {made.folder}\n" + (f"{following}\n" if following else ""))
+    told = pages(made)
+    if told and (code or not quiet) and not as_json:
+        sys.stderr.write(f"{told}\n")
     if code:
         sys.exit(code)
+
+
+def pages(made: Run) -> str:
+    """Write the page of a run that has ended, and that of all runs; return where it is, or why it could not be made.
+
+    All that matters is done by then: the ledger is closed, the lock is released. So nothing that happens here changes
+    how the run ended. The page of all runs verifies the whole ledger, and is left to ``pgrunbook report`` where that
+    would take more than a moment. Nothing is written, and "" returned, where PGRUNBOOK_REPORTS says no.
+    """
+    if os.environ.get("PGRUNBOOK_REPORTS", "").lower() in ("no", "0", "false", "off"):
+        return ""
+    from pgrunbook.record import run as runs
+    from pgrunbook.seal import report, run_index
+
+    try:
+        path = report.write(made)
+        if len(runs.folders()) <= MOST_RUNS:
+            run_index.write(made.folder.parent)
+    except (Exception, KeyboardInterrupt) as exc:  # a page is made from the record, and can be made again
+        log.debug("no page of run %s", made.run_id, exc_info=exc)
+        why = " ".join(str(exc).split()) or type(exc).__name__
+        return f"no page was made of it ({why}); make it with: pgrunbook report {made.run_id}"
+    return f"page: {path}"

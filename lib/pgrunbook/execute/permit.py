@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import InitVar, dataclass, field
 
 from pgrunbook import history as histories
@@ -179,9 +179,15 @@ def of_backfill(here: Session, choice: str, cell: str, conn: Connection) -> Perm
     return _of_choice(here, choice, cell, "plan-the-batches", conn)
 
 
-def of_cutover(here: Session, choice: str, cell: str) -> Permit:
-    """Permit a run the cell "fence" or "cut-over", for the choice that its check has shown. Raises Refused."""
-    return _of_choice(here, choice, cell, "what-to-carry", None)
+def of_cutover(here: Session, choice: str, cell: str, today: Callable[[], Connection | None]) -> Permit:
+    """Permit a run the cell "fence" or "cut-over", for the choice that its check has shown. Raises Refused.
+
+    It is anchored in the database of ``today`` before the fence is raised; that is none where programs are led over.
+    """
+    found = _of_choice(here, choice, cell, "what-to-carry", None)
+    if (conn := today()) is not None:
+        anchor.opening(conn, here.run)
+    return found
 
 
 def of_contract(here: Session, going: Collection[Shadow], conn: Connection) -> Permit:

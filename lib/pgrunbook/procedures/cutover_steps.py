@@ -76,7 +76,8 @@ def raise_fence(here: Session) -> Card:
     """Let nobody into the database of today, end its sessions, and prove it."""
     if not here.parameters.cut_over:
         return Card("Fence", [("raised", NOT_ASKED)])
-    permitted, today = permit.of_cutover(here, _subject(here), "fence"), None if _meant(here) else _today(here)
+    permitted = permit.of_cutover(here, _subject(here), "fence", lambda: _written(here))
+    today = _written(here)
     here.at_work()
     with cutover.administrator(here.target) as admin:
         if not _told(here, "fence-meant"):
@@ -101,7 +102,7 @@ def cut_over(here: Session) -> Table:
     """Carry over, list what is left behind, let the restored server take over, and lead programs there."""
     if not here.parameters.cut_over:
         return Table([], [], empty=NOT_ASKED)
-    permitted = permit.of_cutover(here, _subject(here), "cut-over")
+    permitted = permit.of_cutover(here, _subject(here), "cut-over", lambda: _written(here))
     here.at_work()
     server: Server = here.facts["restored"].server
     try:
@@ -239,6 +240,11 @@ def _today(here: Session) -> Connection:
                 return entered
     here.facts["today"] = found = here.conn
     return found
+
+
+def _written(here: Session) -> Connection | None:
+    """Return a session in the database of today, None where programs have been led away from it."""
+    return None if _meant(here) else _today(here)
 
 
 def _refuse_without_way(here: Session) -> None:

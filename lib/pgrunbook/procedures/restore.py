@@ -144,6 +144,7 @@ def restore_to_branch(here: Session) -> Card:
     done, took_s = restored_server.known(here, point) or _restore(here, point)
     here.facts.update(restored=done, restored_name=f"server {done.server.name}")
     here.facts["restored_target"] = restored_server.beside(here, done.server)
+    restored_server.anchored(here, done.server)
     m = done.measures
     return Card(
         f"Server {done.server.name}",

@@ -5,6 +5,7 @@ What they ask of a target that can be restored stands here, too.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
@@ -18,13 +19,16 @@ from pgrunbook.branches.server import Server
 from pgrunbook.branches.server_status import ServerState
 from pgrunbook.config.targets import Target
 from pgrunbook.database import address
+from pgrunbook.database.connection import connect
 from pgrunbook.display.show import BAD, GOOD, PLAIN, Card, Cell, Table
 from pgrunbook.errors import Refused, RunbookError, Unreachable, WrongInput
 from pgrunbook.record import journal
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import Run
+from pgrunbook.seal import anchor
 from pgrunbook.session.session import Session
 
+log = logging.getLogger(__name__)
 _HEADINGS = ["way", "what it does", "command"]
 
 
@@ -127,6 +131,18 @@ def beside(here: Session, server: Server) -> Target:
     there = {"server": server.name, "service": None, "url_from": None, "planetscale": None}
     there["database"] = database(here)
     return here.target.model_copy(update={"name": f"{here.target.name}, restored", **there})
+
+
+def anchored(here: Session, server: Server) -> None:
+    """Anchor the run in the database that it has restored, so that verify knows which runs came later.
+
+    A database that does not let us in is as restored as any other: the log says that it has no anchor.
+    """
+    try:
+        with connect(beside(here, server), purpose="anchors") as conn:
+            anchor.opening_beside(conn, here.run, server.name)
+    except Unreachable as exc:
+        log.warning("run %s is not anchored on server %s: %s", here.run.run_id, server.name, exc.message)
 
 
 @contextmanager

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from pgrunbook.config.targets import Target
     from pgrunbook.database.connection import Connection
 
+ANCHORED_BESIDE = "anchored-beside"
+
 log = logging.getLogger(__name__)
 
 
@@ -50,6 +52,31 @@ def opening(conn: Connection, run: Run, *, for_restore_point: bool = False) -> N
     )  # fmt: skip
 
 
+def opening_beside(conn: Connection, run: Run, server: str) -> None:
+    """Anchor the line that opened this attempt in a database that was restored beside the target, once for each server.
+
+    That database is needed, whatever becomes of its anchor: where it cannot be written the log says so.
+
+    Raises RecordFailed when the journal cannot be written.
+    """
+    import psycopg
+
+    from pgrunbook.database import anchors
+
+    line, events = attempt.standing(run), journal.read(run.journal.path)
+    if not line or any(one["server"] == server for one in _beside(events, int(line["seq"]))):
+        return
+    try:
+        at = anchors.write(conn, line["ledger"], line["seq"], line["kind"], run.run_id, line["sha256"])
+    except (RunbookError, psycopg.Error) as exc:
+        log.warning("the beginning of run %s could not be anchored on server %s: %s", run.run_id, server, _first(exc))
+        return
+    run.journal.write(
+        ANCHORED_BESIDE, server=server, database=conn.info.dbname, ledger=line["ledger"], line=line["seq"],
+        system_identifier=at.system_identifier, timeline=at.timeline, lsn=at.lsn,
+    )  # fmt: skip
+
+
 def seal(run: Run, target: Callable[[], Target]) -> Line:
     """Seal a run that has ended; where its beginning is anchored, ask the database and anchor the end as well.
 
@@ -59,9 +86,16 @@ def seal(run: Run, target: Callable[[], Target]) -> Line:
     Raises as attempt.end.
     """
     line = attempt.standing(run)
-    begun = _anchored(journal.read(run.journal.path), int(line["seq"])) if line else None
-    if begun is None:
-        return attempt.end(run)
+    events = journal.read(run.journal.path) if line else []
+    begun = _anchored(events, int(line["seq"])) if line else None
+    beside = _beside(events, int(line["seq"])) if line else []
+    sealed = attempt.end(run) if begun is None else _seal_begun(run, target, begun)
+    for one in beside:
+        _close_beside(run, target, one, sealed)
+    return sealed
+
+
+def _seal_begun(run: Run, target: Callable[[], Target], begun: Event) -> Line:
     with _connected(run, target) as conn:
         rows = _steps(conn, run) if conn is not None else None
         sealed = attempt.end(run, rows, anchored=_place(begun))
@@ -81,6 +115,14 @@ def close_late(run: Run, target: Callable[[], Target]) -> list[int]:
         return []
     with connect(target(), purpose=f"seals {run.run_id}") as conn:
         return _close_earlier(conn, run)
+
+
+def _close_beside(run: Run, target: Callable[[], Target], one: Event, line: Line) -> None:
+    """Anchor the end on a restored server as well; one that was destroyed meanwhile has nothing to tell."""
+    there = {"server": one["server"], "database": one["database"], "service": None, "url_from": None}
+    with _connected(run, lambda: target().model_copy(update=there)) as conn:
+        if conn is not None:
+            _close(conn, run, line)
 
 
 def seal_if_over(run: Run, target: Callable[[], Target]) -> Line | None:
@@ -149,6 +191,11 @@ def _is_anchored_here(line: Line, run: Run) -> bool:
 
 def _anchored(events: Sequence[Event], seq: int) -> Event | None:
     return next((e for e in reversed(events) if e["event"] == ANCHORED and e.get("line") == seq), None)
+
+
+def _beside(events: Sequence[Event], seq: int) -> list[Event]:
+    """Return where else an attempt is anchored: on servers that it has restored."""
+    return [e for e in events if e["event"] == ANCHORED_BESIDE and e.get("line") == seq]
 
 
 def _place(event: Event) -> dict[str, Any]:
