@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -86,6 +87,32 @@ def test_what_waits_for_contract_is_no_leftover(target: Target, command: Callabl
     code, out, _ = command("status", "--target", "demo")
     assert code == 0
     assert "1, 1 column waits for contract" in out
+
+
+@pytest.mark.usefixtures("target")
+@pytest.mark.parametrize(
+    ("statement", "is_refused"),
+    [
+        ("ALTER TABLE nodes RENAME COLUMN ip_address TO address", True),
+        ("ALTER TABLE public.nodes DROP COLUMN ip", True),
+        ("DROP TABLE nodes", True),
+        ("ALTER TABLE nodes ALTER COLUMN n TYPE bigint", False),
+    ],
+)
+def test_review_on_the_target_shows_what_comes_before_contract(
+    command: Callable[..., tuple[int, str, str]], tmp_path: Path, statement: str, is_refused: bool
+) -> None:
+    """As prepare would refuse it; behind the contract, and without a target, nobody says so."""
+    file = tmp_path / "0002_b.sql"
+    file.write_text(f"{statement};\n")
+    _, out, _ = command("review", str(file), "--target", "demo", "--no-squawk")
+    assert ("error: waits-for-contract" in out) is is_refused
+    if is_refused:
+        says = "prepare refuses it: public.nodes.ip lives beside public.nodes.ip_address"
+        assert says in out
+        assert "-- before it: pgrunbook run contract --target demo" in out
+    _, out, _ = command("review", str(file), "--no-squawk")
+    assert "waits-for-contract" not in out
 
 
 @pytest.mark.slow

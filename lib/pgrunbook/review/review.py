@@ -20,7 +20,7 @@ from pgrunbook.history import up_part, ways_back
 from pgrunbook.history.files import as_text as text_of
 from pgrunbook.history.files import migration_name
 from pgrunbook.record import door
-from pgrunbook.review import baseline, hazards, server_parser, squawk
+from pgrunbook.review import baseline, before_contract, hazards, server_parser, squawk
 from pgrunbook.review.hazards import Hazard, Severity, Timeouts, Transactions, design
 from pgrunbook.review.safe_mode import PARAMETER, Refusal, refusals, way_through
 from pgrunbook.review.sarif import sarif
@@ -101,9 +101,19 @@ def review(
     return sorted([*marks, *found], key=lambda finding: (order[finding.file], finding.place.line, finding.place.nth))
 
 
-def with_refusals(findings: Iterable[Finding], found: Sequence[Refusal], target: str) -> list[Finding]:
-    """Return the findings, with the refusals of safe-migrations mode as the first hazards of each."""
+def with_refusals(
+    findings: Iterable[Finding],
+    found: Sequence[Refusal],
+    target: str,
+    waiting: Iterable[tuple[Statement, Hazard]] = (),
+) -> list[Finding]:
+    """Return the findings, with the refusals of safe-migrations mode as the first hazards of each.
+
+    ``waiting`` are statements that prepare refuses, each with its hazard, because a column waits for contract.
+    """
     more: dict[tuple[str, Place], list[Hazard]] = {}
+    for statement, hazard in waiting:
+        more.setdefault((statement.file, statement.place), []).append(hazard)
     for one in found:
         hazard = Hazard(
             REFUSED,
@@ -179,6 +189,7 @@ def _on(target: Target, files: Sequence[Path], *, with_squawk: bool) -> tuple[li
         read = _script([path for path in files if path not in there])
         server_parser.refuse_unknown(conn, read.statements)
         catalog = catalog_reader.read(conn, read.statements)
+        waiting, untold = before_contract.find(conn, read.statements, target.name)
     timeouts = Timeouts(target.lock_timeout_ms, target.statement_timeout_ms)
     findings = review(
         read, catalog, transactions=Transactions.FILE, timeouts=timeouts, design_rules=rules, with_squawk=with_squawk
@@ -188,7 +199,7 @@ def _on(target: Target, files: Sequence[Path], *, with_squawk: bool) -> tuple[li
         are = "is" if len(there) == 1 else "are"
         names = _listed([migration_name(path) for path in there])
         note = f"{counted(len(there), 'file')} {are} applied on {target.name} already and left out: {names}"
-    return with_refusals(findings, found, target.name), [note]
+    return with_refusals(findings, found, target.name, waiting), [note, untold]
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -211,7 +222,9 @@ def _since(file: Path, findings: Sequence[Finding]) -> tuple[list[Finding], str]
     known = baseline.read(file)
     note = f"findings of baseline {file} are left out"
     if known is None:
-        found = [(f.statement, f.place, h) for f in findings for h in f.hazards if h.id != REFUSED]
+        found = [
+            (f.statement, f.place, h) for f in findings for h in f.hazards if h.id not in (REFUSED, before_contract.ID)
+        ]
         note = f"baseline {file} is written, with {counted(baseline.write(file, found), 'finding')}"
         known = baseline.read(file) or frozenset()
     is_new = baseline.is_new(known)

@@ -26,7 +26,7 @@ def refuse(case: Case) -> None:
     What it would do to the pair is not what it says, and what it leaves would break each write to the table.
     Raises Refused.
     """
-    found = next(_touched(case), None)
+    found = touched(case)
     if found is None:
         return
     statement = case.statement
@@ -40,6 +40,11 @@ def refuse(case: Case) -> None:
         else f"Release {found.migration} and its contract before it; or switch the safe form of the {found.kind} off"
         " (safe_forms_off).",
     )
+
+
+def touched(case: Case) -> Shadow | None:
+    """Return a column that waits for contract and that a statement would break, None where there is none."""
+    return next(_touched(case), None)
 
 
 def breaking(case: Case, later: Iterable[Statement]) -> Statement | None:
