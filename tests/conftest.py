@@ -28,7 +28,7 @@ from pgrunbook.database import connection
 from pgrunbook.database.connection import Connection
 from pgrunbook.runner import headless
 from planetscale_api import service
-from safe_forms_stage import stage
+from safe_forms_stage import none_is_small, stage
 from servers import DEBIAN, LEFT_OUT, PROGRAMS, VERSIONS, WHEEL, Server, Servers, own_folder, share, told_version
 
 ROOT = Path(__file__).parents[1]
@@ -341,4 +341,4 @@ def _toml(value: object) -> str:
     return str(value) if isinstance(value, int | float) else '"' + str(value) + '"'
 
 
-__all__ = ["Site", "do", "rare", "rows", "shop", "stage", "write_folder"]
+__all__ = ["Site", "do", "none_is_small", "rare", "rows", "shop", "stage", "write_folder"]

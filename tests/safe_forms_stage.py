@@ -17,7 +17,7 @@ from pgrunbook.database.facts import Facts
 from pgrunbook.database.schema import Snapshot
 from pgrunbook.online.batches import run_batches
 from pgrunbook.plan.step import Expansion, Gate, SafeStep
-from pgrunbook.safe_forms import expander, gates
+from pgrunbook.safe_forms import expander, gates, small_table
 from pgrunbook.safe_forms.expander import BATCH_ROWS, Expander
 from pgrunbook.safe_forms.form import Case, Form
 from pgrunbook.sql import statements
@@ -133,8 +133,15 @@ class Stage:
 
 
 @pytest.fixture
-def stage(server: Server) -> Iterator[Stage]:
-    """The stage as new: a copy of a database."""
+def none_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no table be so small that its rewrite is plain: the few rows of a test stand for many."""
+    monkeypatch.setattr(small_table, "MOST_ROWS", -1)
+
+
+@pytest.fixture
+def stage(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    """The stage as new: a copy of a database, in which no table is small."""
+    monkeypatch.setattr(small_table, "MOST_ROWS", -1)
     with server.copied("stage", server.database("stage_template", *BASE)), server.connect("stage") as conn:
         yield Stage(server, conn)
 

@@ -37,7 +37,6 @@ GATES = [
     ("type-change", "ALTER TABLE q ALTER b TYPE varchar(5)"),
     ("type-change", "ALTER TABLE t ALTER a TYPE integer USING a + c"),
     ("type-change", "ALTER TABLE t ALTER a TYPE bigint, ADD COLUMN z integer"),
-    ("type-change", "ALTER TABLE t ALTER a TYPE bigint, ALTER c TYPE numeric"),
     ("exclusion-constraint", "ALTER TABLE t ADD EXCLUDE (a WITH =)"),
     ("stored-generated", "ALTER TABLE t ADD COLUMN g integer GENERATED ALWAYS AS (a * 2) STORED"),
     ("constrained-domain", "ALTER TABLE t ADD COLUMN g app.positive"),

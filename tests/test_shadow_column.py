@@ -25,6 +25,8 @@ from pgrunbook.sql.classify import Policy
 from safe_forms_stage import perform, plan, undo
 from servers import Server
 
+pytestmark = pytest.mark.usefixtures("none_is_small")
+
 Conn = psycopg.Connection[tuple[object, ...]]
 
 TYPES = """
@@ -132,7 +134,9 @@ AGAIN = (
     "ALTER TABLE app.t DROP CONSTRAINT t_key, ALTER COLUMN a SET DATA TYPE BIGINT, ADD CONSTRAINT t_key PRIMARY KEY (a)"
 )
 NOT_REFERRED_TO = EVERYTHING.replace("COMMENT ON CONSTRAINT t_key", "COMMENT ON CONSTRAINT positive")
-NOT_REFERRED_TO += "SET CONSTRAINTS ALL IMMEDIATE; ALTER TABLE app.child DROP CONSTRAINT other, DROP CONSTRAINT child_of_fkey;"
+NOT_REFERRED_TO += (
+    "SET CONSTRAINTS ALL IMMEDIATE; ALTER TABLE app.child DROP CONSTRAINT other, DROP CONSTRAINT child_of_fkey;"
+)
 # Tables, and the changes of type of their columns.
 CASES = {
     "key with identity": (EVERYTHING, "ALTER TABLE app.t ALTER a TYPE bigint"),

@@ -31,6 +31,7 @@ from pgrunbook.safe_forms import (
     rename_column,
     row_security,
     shadow_column,
+    small_table,
     transaction_bond,
     unfinished,
     update_delete,
@@ -289,8 +290,12 @@ def _expansion(case: Case) -> Expansion:
     barrier = gates.find(case)
     if barrier is not None:
         return _as_written(case.statement, f"No safe form: {barrier.says}.", gate=barrier)
-    return _formed(case) or _as_written(
-        case.statement, "It reads no rows under a lock that blocks others, or PostgreSQL has no other form of it."
+    return (
+        small_table.as_written(case)
+        or _formed(case)
+        or _as_written(
+            case.statement, "It reads no rows under a lock that blocks others, or PostgreSQL has no other form of it."
+        )
     )
 
 
@@ -300,7 +305,7 @@ def _formed(case: Case) -> Expansion | None:
 
 def _has_form(case: Case) -> bool:
     try:
-        return _formed(case) is not None
+        return (small_table.as_written(case) or _formed(case)) is not None
     except WrongInput:  # it has one, which cannot be written down
         return True
 
@@ -326,7 +331,7 @@ def _apart(seen: Sequence[tuple[Expansion, str]]) -> list[Expansion]:
         if table and apart and tables[len(apart) - 1] == table:
             first = next(e for e in reversed(apart) if e.steps)
             place = apart.index(first)
-            joined = replace(first.steps[0], sql=f"{first.steps[0].sql};\n{expansion.statement.sql}")
+            joined = replace(first.steps[0], sql=f"{first.steps[0].sql};\n{expansion.steps[0].sql}")
             apart[place] = replace(first, steps=(joined,))
             says = f"Joined with {first.statement.place}, to acquire the same table's lock only once."
             apart.append(replace(expansion, explains=_also(expansion, says), steps=()))

@@ -27,7 +27,7 @@ from pgrunbook.database.shadows import Shadow
 from pgrunbook.display.prose import listed
 from pgrunbook.plan.declared import Declared
 from pgrunbook.plan.step import RANGE, Batches, Expansion, SafeStep
-from pgrunbook.safe_forms import probes, type_cost, type_parts
+from pgrunbook.safe_forms import probes, small_table, type_cost, type_parts
 from pgrunbook.safe_forms.column_move import ColumnMove
 from pgrunbook.safe_forms.form import Case
 from pgrunbook.safe_forms.moved_column import MovedColumn, grows
@@ -46,7 +46,9 @@ def change(case: Case) -> Expansion | None:
     The default of a column may be dropped and set in the same statement.
     """
     found = type_parts.parts(case)
-    if not isinstance(found, list) or not type_cost.of(case, found[0].table).rewrites:
+    if not isinstance(found, list) or small_table.is_small(case, found[0].table):
+        return None
+    if not type_cost.of(case, found[0].table).rewrites:
         return None
     form = _Form.of(case, found)
     one = len(found) == 1

@@ -6,7 +6,7 @@ from pglast import enums
 
 from pgrunbook.database.relations import Relation
 from pgrunbook.plan.step import Gate
-from pgrunbook.safe_forms import shadow_column, type_cost, type_parts
+from pgrunbook.safe_forms import shadow_column, small_table, type_cost, type_parts
 from pgrunbook.safe_forms.form import Case
 
 A = enums.AlterTableType
@@ -29,7 +29,9 @@ def find(case: Case, table: Relation) -> Gate | None:
         return _gate(f"code that reads {names} of type {table.sql} gets another type as soon as it commits", _BESIDE_IT)
     cost = type_cost.of(case, table)
     if cost.rewrites:
-        if shadow_column.taken_back(case):
+        if shadow_column.taken_back(case) or (
+            small_table.changed_table(case) is not None and small_table.is_small(case, table)
+        ):
             return None
         form = type_parts.parts(case)
         if isinstance(form, list):

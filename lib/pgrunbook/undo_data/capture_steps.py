@@ -227,7 +227,7 @@ def _capturing_columns(
 
 def _destroys(step: SafeStep, expansion: Expansion) -> bool:
     """Tell whether a step drops a column or changes a type: the column is captured around this step."""
-    if step.sql == expansion.statement.sql:
+    if step.batches is None and step.sql.endswith(expansion.statement.sql):
         return True
     cmds = getattr(tree(step.sql), "cmds", None) or () if step.batches is None else ()
     return any(cmd.subtype.name in ("AT_DropColumn", "AT_AlterColumnType") for cmd in cmds)

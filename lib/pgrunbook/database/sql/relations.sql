@@ -447,6 +447,18 @@ GROUP BY p.proname
 SELECT count(*) AS rows
 FROM (SELECT FROM {table} LIMIT {limit}) AS found
 
+-- name: table_bytes
+-- a row is: the size of a table, with those below it and without indexes; the name is put in
+WITH RECURSIVE family AS (
+    SELECT pg_catalog.to_regclass({table})::pg_catalog.oid AS oid
+    UNION
+    SELECT h.inhrelid
+    FROM family AS f
+    JOIN pg_catalog.pg_inherits AS h ON h.inhparent OPERATOR(pg_catalog.=) f.oid
+)
+SELECT coalesce(pg_catalog.sum(pg_catalog.pg_table_size(f.oid)), 0)
+FROM family AS f
+
 -- name: partitioning
 -- a row is: how a partitioned table is partitioned, and its default partition
 SELECT pg_catalog.pg_get_partkeydef(p.partrelid) AS key,
