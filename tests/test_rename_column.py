@@ -89,6 +89,8 @@ def test_old_and_new_code_write_side_by_side(stage: Stage) -> None:
     stage.conn.execute("ALTER TABLE n ADD UNIQUE (was); CREATE VIEW v AS SELECT id, was FROM n")
     renamed(stage)
     for name, (writes, expected) in WRITES.items():
+        if name.startswith("merge") and stage.conn.info.server_version < 150000:
+            continue  # there is no MERGE yet
         stage.conn.execute("TRUNCATE n")
         for write in writes:
             stage.conn.execute(write)

@@ -135,6 +135,8 @@ def test_all_that_hangs_on_a_table_comes_along_and_back(
     """Each kind of object, by the fingerprint of the schema: the same forth, back, and once the old table is gone."""
     reader, writer = (f"{role}_{server.version}_{time.monotonic_ns()}" for role in ("reader", "writer"))
     text = KINDS.replace("{reader}", reader).replace("{writer}", writer)
+    if server.version < 15:
+        text = text.replace(" (id, serial, customer) WHERE (customer > 2)", "")
     name = database(*text.strip().split(";\n"))
     monkeypatch.setenv(URL, url_of(server, name))
     stage = stage_of(server, name)

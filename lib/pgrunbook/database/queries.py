@@ -73,9 +73,10 @@ def parse(text: str) -> Mapping[str, str]:
 
 
 def rows(conn: Connection, module: str, query: str, **parameters: object) -> list[dict[str, Any]]:
-    """Return the rows of the named query of a module, each by the names of its columns."""
+    """Return the rows of the named query of a module for this server's version, each by the names of its columns."""
+    text = load(module, conn.info.server_version // 10_000)[query]
     with conn.cursor(row_factory=dict_row) as cursor:
-        return cursor.execute(load(module)[query].encode(), parameters or None).fetchall()
+        return cursor.execute(text.encode(), parameters or None).fetchall()
 
 
 @contextmanager

@@ -28,8 +28,9 @@ from pgrunbook.database import lock_wait
 from pgrunbook.database.connection import Connection, transaction
 from pgrunbook.database.lock_wait import LockRequest
 from pgrunbook.database.queries import rows
+from pgrunbook.display.prose import listed
 from pgrunbook.errors import Blocked, Broken, Refused
-from pgrunbook.online import carried, change_log, swap_build, swap_shape, swap_store, swap_sync
+from pgrunbook.online import carried, change_log, swap_build, swap_shape, swap_store, swap_sync, swap_trust
 from pgrunbook.online.change_log import of_live
 from pgrunbook.online.swap_store import SCHEMA, SwapSide, SwapState, TableSwap
 from pgrunbook.sql.lock_modes import CONFLICTS
@@ -39,6 +40,9 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 10.0
 MOST_NOTES = 5_000  # what is brought over behind the locks: some 50 ms
 OF_DEADLOCK_TIMEOUT = 0.6
 WORK_TIMEOUT_MS = 5_000
+
+# What is not to be lost by swapping back; how rows are stored is as the old table has it.
+_LOST_BACK = ("owner", "persistence", "check")
 
 log = logging.getLogger(__name__)
 
@@ -110,10 +114,23 @@ def refuse_changed(conn: Connection, swap: TableSwap) -> None:
     side = swap.plan.digests[1 if swap.is_new_live else 0]
     if swap_shape.digest(conn, oid) != side:
         raise _changed(swap, f"its columns are others now ({', '.join(now)})")
-    if not swap.is_new_live:
-        missing = swap_build.missing(conn, swap)
-        if missing:
-            raise _changed(swap, f"{', '.join(missing)} was added, and the new table lacks it")
+    if missing := swap_build.missing(conn, swap):
+        raise _changed(swap, f"{', '.join(missing)} was added, and the other table lacks it")
+    _refuse_other_traits(conn, swap, oid)
+    swap_trust.refuse_foreign_code(conn, swap)
+
+
+def _refuse_other_traits(conn: Connection, swap: TableSwap, oid: int) -> None:
+    """Raise Refused where the live table was given what the other one lacks: an owner, a check, an option."""
+    if not swap.plan.traits:  # it was begun before they were noted
+        return
+    lost = _LOST_BACK if swap.is_new_live else None
+    was, now = ({one for one in traits if lost is None or one[0] in lost}
+                for traits in (swap.plan.traits[swap.is_new_live], swap_shape.traits(conn, oid)))  # fmt: skip
+    came, went = (sorted(says for _, says in some) for some in (now - was, was - now))
+    if came or went:
+        told = [f"it has {listed(came)} now"] * bool(came) + [f"it had {listed(went)}"] * bool(went)
+        raise _changed(swap, ", ".join(told))
 
 
 def _refuse_switched_off(conn: Connection, swap: TableSwap) -> None:
@@ -133,7 +150,8 @@ def _changed(swap: TableSwap, why: str) -> Refused:
     return Refused(
         f"cannot cut over: table {swap.table.label} was changed since the swap was begun",
         detail=f"{why[0].upper()}{why[1:]}.",
-        hint="Take the change back; or take the swap away, and begin it again.",
+        hint="Take the change back; or "
+        + ("finish the swap: the new table stays." if swap.is_new_live else "take the swap away, and begin it again."),
     )
 
 

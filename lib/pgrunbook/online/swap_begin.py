@@ -10,13 +10,12 @@ from typing import Any
 import psycopg
 
 from pgrunbook.config.targets import Target
-from pgrunbook.database import foreign_code
 from pgrunbook.database.checksums import TableName
 from pgrunbook.database.connection import Connection, transaction
 from pgrunbook.database.queries import rows
 from pgrunbook.display.prose import listed
 from pgrunbook.errors import Blocked, Refused, WrongInput
-from pgrunbook.online import carried, swap_build, swap_copy, swap_shape, swap_store
+from pgrunbook.online import carried, swap_build, swap_copy, swap_shape, swap_store, swap_trust
 from pgrunbook.online.carried import NOT_CARRIED, Hanging
 from pgrunbook.online.change_log import ChangeLog
 from pgrunbook.online.swap_shape import ShapeColumn, SwapChoice
@@ -58,9 +57,7 @@ def look(conn: Connection, choice: SwapChoice) -> SwappedTable:
     _refuse_hanging(choice, found)
     _refuse_statistics(conn, choice, oid)
     swap_copy.refuse_order(conn, oid, choice.order)
-    hidden = foreign_code.tables(conn) & {choice.table}
-    written = foreign_code.written(conn, [oid], fires=False)
-    foreign_code.refuse(hidden | ({choice.table} if oid in written else set()), "swap", "leave it as it is")
+    swap_trust.refuse(conn, [oid], [oid], fires=False)
     return SwappedTable(
         choice.table, oid, facts["owner_name"], facts["bytes"], facts["rows_estimate"], facts["kind"] == "p", found
     )
@@ -143,8 +140,10 @@ def _made(conn: Connection, choice: SwapChoice, table: SwappedTable, new: TableN
         _drop_unchecked(conn, table, new)
     key, old_side, new_side = swap_shape.sides(conn, choice, table.oid, new)
     new_oid = conn.oid_of("regclass", str(new)) or 0
+    swap_trust.refuse(conn, [table.oid], [new_oid])
     digests = (swap_shape.digest(conn, table.oid), swap_shape.digest(conn, new_oid))
-    return SwapPlan(choice.shape, key, old_side, new_side, choice.order, choice.left, digests=digests)
+    traits = (swap_shape.traits(conn, table.oid), swap_shape.traits(conn, new_oid))
+    return SwapPlan(choice.shape, key, old_side, new_side, choice.order, choice.left, digests=digests, traits=traits)
 
 
 def _drop_unchecked(conn: Connection, table: SwappedTable, new: TableName) -> None:

@@ -81,6 +81,11 @@ def identities(conn: Connection, oid: int) -> list[dict[str, Any]]:
 
 def missing(conn: Connection, swap: TableSwap) -> list[str]:
     """Return the indexes and statistics of the live table that the other one lacks."""
+    if swap.is_new_live:  # what was there at the cut-over is of the shape, or came from the old table
+        oid = conn.oid_of("regclass", str(swap.table)) or 0
+        there = {public for _, _, public in swap.plan.new.parts} | {f"swap_{swap.name}_key"}
+        found = [row["name"] for query in ("indexes", "statistics") for row in rows(conn, "swap", query, oid=oid)]
+        return [name for name in found if name not in there]
     oid = conn.oid_of("regclass", str(swap.other)) or 0
     there = {public for _, _, public in swap.other_side.parts}
     return [public for _, _, public in _wanted(conn, swap, oid) if public not in there]

@@ -28,6 +28,7 @@ from pgrunbook.database.connection import Connection, connect, transaction
 from pgrunbook.database.queries import load, rows
 from pgrunbook.database.sqlstate import said
 from pgrunbook.errors import Broken, Refused
+from pgrunbook.online import swap_trust
 from pgrunbook.online.change_log import filled, whole
 from pgrunbook.online.latency import LatencyProbe
 from pgrunbook.online.swap_shape import columns
@@ -174,6 +175,7 @@ class _CopiedRange(NamedTuple):
 def _range(conn: Connection, swap: TableSwap) -> _CopiedRange | None:
     """Copy one range in a transaction, None where there is none left."""
     began = time.monotonic()
+    swap_trust.refuse_foreign_code(conn, swap)
     with transaction(conn, lock_timeout_ms=COPY_TIMEOUT_MS, statement_timeout_ms=COPY_TIMEOUT_MS):
         conn.execute("SET LOCAL jit = off; SET LOCAL synchronous_commit = off")
         found = rows(conn, "swap", "next_range", name=swap.name)
@@ -197,6 +199,7 @@ def refused_rows(conn: Connection, swap: TableSwap, most: int = MOST_REFUSED) ->
     The next range is halved until single pages stand alone, then their rows. Call it when the copy has failed.
     """
     found: list[tuple[str, str]] = []
+    swap_trust.refuse_foreign_code(conn, swap)
     with transaction(conn, lock_timeout_ms=COPY_TIMEOUT_MS, statement_timeout_ms=COPY_TIMEOUT_MS):
         ranges = rows(conn, "swap", "next_range", name=swap.name)
         if not ranges or swap.plan.order:

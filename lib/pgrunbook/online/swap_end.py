@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from psycopg import sql
@@ -13,12 +13,12 @@ from pgrunbook.errors import Refused
 from pgrunbook.inverse.reader import CLASSES, reading
 from pgrunbook.inverse.recreation import drop_and_recreate
 from pgrunbook.inverse.way import NoInverseError, Way
-from pgrunbook.online import swap_store
+from pgrunbook.online import swap_store, swap_trust
 from pgrunbook.online.change_log import ChangeLog
 from pgrunbook.online.swap_store import SwapState, TableSwap
 
 VALIDATE_TIMEOUT_MS = 24 * 3_600_000
-_MAKES = "CREATE MATERIALIZED VIEW "
+_MAKES, _WITH_DATA = "CREATE MATERIALIZED VIEW ", " WITH DATA"
 
 
 def settle(
@@ -26,12 +26,14 @@ def settle(
 ) -> TableSwap:
     """Validate what the cut-over has made NOT VALID, and make materialized views anew; return the swap without them.
 
-    Each is a transaction: the same call goes on where it stopped. Raises psycopg's errors unchanged.
+    Each is a transaction: the same call goes on where it stopped. Raises Refused where a check of rows would run code
+    of roles that are not trusted, psycopg's errors unchanged.
     Locks: ShareUpdateExclusiveLock on the table of a constraint, RowShareLock on the one that it refers to;
     AccessExclusiveLock on a materialized view, as long as its query runs.
     """
     for statement in swap.plan.validated:
         on_part(statement)
+        swap_trust.refuse_foreign_code(conn, swap)
         with transaction(conn, lock_timeout_ms=target.lock_patience_ms, statement_timeout_ms=VALIDATE_TIMEOUT_MS):
             conn.execute(statement.encode())
             left = tuple(one for one in swap.plan.validated if one != statement)
@@ -64,7 +66,23 @@ def _made_anew(conn: Connection, text: str, texts: Sequence[str]) -> list[str]:
             drop_and_recreate(reader, way, [(CLASSES["pg_class"], oid, 0)], f"DROP MATERIALIZED VIEW {name}")
         except NoInverseError as exc:
             raise Refused(f"cannot make materialized view {name} anew: it {exc}") from exc
-    return [known.get(_view_of(step.sql), step.sql) for step in way.steps]
+    return list(_filled_by_owners([known.get(_view_of(step.sql), step.sql) for step in way.steps]))
+
+
+def _filled_by_owners(statements: Sequence[str]) -> Iterator[str]:
+    """Yield the statements with materialized views made empty, and filled when they have their owners.
+
+    CREATE MATERIALIZED VIEW executes the query with our rights, REFRESH with those of the owner.
+    Source: https://www.postgresql.org/docs/current/sql-refreshmaterializedview.html
+    """
+    filled = []
+    for statement in statements:
+        if (view := _view_of(statement)) and statement.endswith(_WITH_DATA):
+            filled.append(f"REFRESH MATERIALIZED VIEW {view}")
+            yield f"{statement.removesuffix(_WITH_DATA)} WITH NO DATA"
+        else:
+            yield statement
+    yield from filled
 
 
 def _view_of(text: str) -> str:

@@ -125,6 +125,11 @@ def digest(conn: Connection, oid: int) -> str:
     return hashlib.sha256(repr(columns(conn, oid)).encode()).hexdigest()[:16]
 
 
+def traits(conn: Connection, oid: int) -> tuple[tuple[str, str], ...]:
+    """Return what a table is beside its columns, indexes and what hangs on it: the kind of it, and what it is."""
+    return tuple((row["kind"], row["says"]) for row in rows(conn, "swap", "traits", oid=oid))
+
+
 def ways(
     choice: SwapChoice, old: Sequence[ShapeColumn], new: Sequence[ShapeColumn]
 ) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]:

@@ -60,7 +60,8 @@ class SwapPlan:
 
     ``order`` are the columns by which rows are laid out. ``validated`` are the constraints that are to be validated,
     ``views`` the materialized views that are to be made anew, both behind a cut-over. ``has_own_index`` says that the
-    new table has an index of ours for the key; ``digests`` are those of the columns of both tables.
+    new table has an index of ours for the key; ``digests`` are those of the columns of both tables, ``traits`` what
+    each is beside them, by its kind.
     """
 
     shape: str
@@ -73,6 +74,7 @@ class SwapPlan:
     views: tuple[str, ...] = ()
     digests: tuple[str, ...] = ()
     has_own_index: bool = False
+    traits: tuple[tuple[tuple[str, str], ...], ...] = ()
 
 
 @dataclass(frozen=True)

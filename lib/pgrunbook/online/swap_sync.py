@@ -14,7 +14,7 @@ from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection, transaction
 from pgrunbook.database.control import Obedience
 from pgrunbook.errors import Broken
-from pgrunbook.online import change_log, swap_build, swap_copy, swap_store
+from pgrunbook.online import change_log, swap_build, swap_copy, swap_store, swap_trust
 from pgrunbook.online.change_log import of_live, value, whole
 from pgrunbook.online.swap_store import SwapState, TableSwap
 
@@ -67,6 +67,7 @@ def compare(conn: Connection, swap: TableSwap) -> SwapComparison:
 
     Locks: AccessShareLock on both.
     """
+    swap_trust.refuse_foreign_code(conn, swap)
     with _snapshot(conn):
         change_log.drain(conn, swap)
         with conn.as_target():
@@ -94,6 +95,7 @@ def refuse_difference(swap: TableSwap, found: SwapComparison) -> None:
 
 def _drained(conn: Connection, swap: TableSwap) -> int:
     """Drain once, in one snapshot; a conflict with somebody who writes the same rows is tried again."""
+    swap_trust.refuse_foreign_code(conn, swap)
     for attempt in range(1, MOST_ATTEMPTS + 1):
         try:
             with _snapshot(conn):

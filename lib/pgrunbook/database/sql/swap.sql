@@ -420,6 +420,15 @@ JOIN pg_catalog.pg_publication AS p ON p.oid = r.prpubid
 WHERE r.prrelid = %(oid)s
 ORDER BY p.pubname
 
+-- name: published_14
+-- a row is: as published; PostgreSQL 14 knows neither columns nor filters there
+SELECT pg_catalog.format('ALTER PUBLICATION %%I DROP TABLE ONLY %%s', p.pubname, r.prrelid::regclass) AS out,
+       pg_catalog.format('ALTER PUBLICATION %%I ADD TABLE ONLY %%s', p.pubname, r.prrelid::regclass) AS back
+FROM pg_catalog.pg_publication_rel AS r
+JOIN pg_catalog.pg_publication AS p ON p.oid = r.prpubid
+WHERE r.prrelid = %(oid)s
+ORDER BY p.pubname
+
 -- name: foreign_keys
 -- a row is: a foreign key of a table or to it: which tables it locks, and whether it can be made without a check of all rows
 SELECT k.oid::bigint AS oid,
@@ -427,6 +436,7 @@ SELECT k.oid::bigint AS oid,
        k.conrelid::bigint AS child_oid,
        k.conrelid::regclass::text AS child,
        k.confrelid::regclass::text AS parent,
+       k.confrelid::bigint AS parent_oid,
        k.convalidated AS is_valid,
        coalesce((pg_catalog.to_jsonb(k) ->> 'conenforced')::boolean, true) AS is_enforced,
        c.relkind = 'p' AS is_partitioned,
@@ -510,6 +520,55 @@ WHERE d.classid = 'pg_catalog.pg_class'::regclass
   AND d.refobjid = %(oid)s
   AND d.deptype IN ('a', 'i')
 ORDER BY a.attnum, c.relname
+
+-- name: names
+-- a row is: one of these tables, by its name
+SELECT n.nspname::text AS schema,
+       c.relname::text AS name
+FROM pg_catalog.pg_class AS c
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE c.oid = ANY (%(oids)s::oid[])
+ORDER BY 1, 2
+
+-- name: traits
+-- a row is: what a table is beside its columns, indexes and what hangs on it: the kind of it, and what it is
+SELECT 'owner' AS kind,
+       'owner ' || pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(c.relowner)) AS says
+FROM pg_catalog.pg_class AS c
+WHERE c.oid = %(oid)s
+UNION ALL
+SELECT 'persistence', CASE c.relpersistence WHEN 'u' THEN 'UNLOGGED' ELSE 'LOGGED' END
+FROM pg_catalog.pg_class AS c
+WHERE c.oid = %(oid)s
+UNION ALL
+SELECT 'check', pg_catalog.format('constraint %%I %%s', k.conname, pg_catalog.pg_get_constraintdef(k.oid))
+FROM pg_catalog.pg_constraint AS k
+WHERE k.conrelid = %(oid)s
+  AND k.contype = 'c'
+  AND k.convalidated
+UNION ALL
+SELECT 'storage', 'tablespace ' || pg_catalog.quote_ident(s.spcname)
+FROM pg_catalog.pg_class AS c
+JOIN pg_catalog.pg_tablespace AS s ON s.oid = c.reltablespace
+WHERE c.oid = %(oid)s
+UNION ALL
+SELECT 'storage', 'option ' || CASE WHEN c.oid = %(oid)s THEN '' ELSE 'toast.' END || o.option
+FROM pg_catalog.pg_class AS c
+CROSS JOIN LATERAL pg_catalog.unnest(c.reloptions) AS o (option)
+WHERE c.oid = %(oid)s
+   OR c.oid = (SELECT t.reltoastrelid FROM pg_catalog.pg_class AS t WHERE t.oid = %(oid)s)
+UNION ALL
+SELECT 'storage', pg_catalog.format('column %%I STORAGE %%s', a.attname,
+                                    CASE a.attstorage WHEN 'p' THEN 'PLAIN' WHEN 'e' THEN 'EXTERNAL'
+                                                      WHEN 'm' THEN 'MAIN' ELSE 'EXTENDED' END)
+                  || CASE a.attcompression WHEN 'p' THEN ' COMPRESSION pglz' WHEN 'l' THEN ' COMPRESSION lz4' ELSE '' END
+                  || CASE WHEN a.attstattarget >= 0 THEN ' STATISTICS ' || a.attstattarget ELSE '' END
+                  || CASE WHEN a.attoptions IS NULL THEN '' ELSE ' OPTIONS ' || a.attoptions::text END
+FROM pg_catalog.pg_attribute AS a
+WHERE a.attrelid = %(oid)s
+  AND a.attnum > 0
+  AND NOT a.attisdropped
+ORDER BY 1, 2
 
 -- name: unchecked
 -- a row is: a check of a table that is not validated
