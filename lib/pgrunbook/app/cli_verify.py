@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 
 def verify(
-    outputs: Annotated[Path | None, typer.Argument(help="The folder of the runs; without one, the project's.")] = None,
+    place: Annotated[
+        str,
+        typer.Argument(metavar="[PLACE]", help="A folder of runs, an archive, or a URL; without one, the project's."),
+    ] = "",
     target: Annotated[str, typer.Option(help="Compare with the anchors in this target's database as well.")] = "",
     files: Annotated[bool, typer.Option("--files", help="Compare every file with its seal.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -26,12 +29,10 @@ def verify(
 
     Exit codes: 0 true, 1 it could not be checked, 2 wrong use, 3 altered.
     """
-    from pgrunbook.config import paths
     from pgrunbook.seal import standing
 
     try:
-        anchors = _anchors(target) if target else None
-        found = standing.report((outputs or paths.outputs_dir()).resolve(), files=files, target=target, anchors=anchors)
+        found = _report(place, target, files=files)
     except RunbookError as exc:
         sys.stderr.write("\n".join(exc.shown()) + "\n")
         sys.exit(standing.NOT_CHECKED)
@@ -74,6 +75,22 @@ def seal(
     line = anchor.seal(made, partial(naming.target, made.target))
     by = line.predicate["signer"]
     sys.stdout.write(f"sealed: {made.run_id}, line {line.seq}, {by['fingerprint'] if by else 'unsigned'}\n")
+
+
+def _report(place: str, target: str, *, files: bool) -> VerificationReport:
+    from pgrunbook.config import paths
+    from pgrunbook.errors import WrongInput
+    from pgrunbook.seal import archive_check, remote_archive, standing
+
+    here = Path(place) if place else paths.outputs_dir()
+    if "://" not in place and not here.is_file():
+        anchors = _anchors(target) if target else None
+        return standing.report(here.resolve(), files=files, target=target, anchors=anchors)
+    if target:
+        raise WrongInput("--target is for a folder of runs", hint="Unpack the archive, or verify the runs' own folder.")
+    if "://" in place:
+        return remote_archive.report(place, files=files)
+    return archive_check.report(here, named=place)
 
 
 def _anchors(target: str) -> Anchors:
