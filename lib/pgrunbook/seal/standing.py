@@ -11,7 +11,7 @@ from pgrunbook.display.prose import counted
 from pgrunbook.display.show import BAD, GOOD, QUIET, WARN, Cell, Table
 from pgrunbook.errors import WrongInput
 from pgrunbook.record import run as runs
-from pgrunbook.seal import anchor_check, approval_check, archived, sealed_files, signers, verification
+from pgrunbook.seal import anchor_check, approval_check, archived, git_trailer, sealed_files, signers, verification
 from pgrunbook.seal.anchor_check import Anchors
 from pgrunbook.seal.signers import Signer
 from pgrunbook.seal.verification import Part, Problem, SealedLine, Verification
@@ -80,9 +80,11 @@ class VerificationReport(BaseModel):
 
 
 def report(
-    outputs: Path, *, files: bool = False, target: str = "", anchors: Anchors | None = None
+    outputs: Path, *, files: bool = False, target: str = "", anchors: Anchors | None = None, git: bool = False
 ) -> VerificationReport:
     """Verify the records of a folder; with ``files`` every file, with ``anchors`` what the target's database holds.
+
+    With ``git`` what commits of the project say.
 
     Raises WrongInput where there is no ledger, or ``signers`` cannot be read.
     """
@@ -92,6 +94,8 @@ def report(
     verification.folders(found, outputs)
     if files:
         sealed_files.check(found, outputs)
+    if git:
+        git_trailer.check(found, outputs)
     return told(found, outputs, team, files=files, target=target, anchors=anchors)
 
 
