@@ -10,6 +10,7 @@ import typer
 
 from pgrunbook.app import (
     cli_approval,
+    cli_archive,
     cli_backup,
     cli_branch,
     cli_doctor,
@@ -44,6 +45,7 @@ app.add_typer(cli_undo_data.app, name="undo-data")
 app.add_typer(cli_key.app, name="key")
 app.command("verify")(cli_verify.verify)
 app.command("seal")(cli_verify.seal)
+app.command("archive")(cli_archive.archive)
 app.command("report")(cli_report.report)
 app.command("diff")(cli_report.diff)
 app.command("evidence")(cli_report.evidence)

@@ -29,9 +29,12 @@ def doctor(
     from pgrunbook.database.connection import connect
     from pgrunbook.procedures import diagnosis, monitor_views
     from pgrunbook.record import door, executed_copy
+    from pgrunbook.record import run as records
+    from pgrunbook.seal import copies
 
     chosen = terminal.chosen(target, "doctor")
     sys.stderr.write("".join(f"{why}\n" for why in executed_copy.refresh_broken_off(chosen.name)))
+    sys.stderr.write(copies.told(records.folders()))
     with terminal.looking(chosen, code=NOT_LOOKED), connect(chosen, purpose="doctor") as conn:
         seen = vitals.look(conn)
         found = diagnosis.diagnose(chosen, conn, seen)

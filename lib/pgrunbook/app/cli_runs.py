@@ -25,6 +25,7 @@ def runs(
     """List the runs: when, what, on which target, and the status of each."""
     from pgrunbook.record import executed_copy
     from pgrunbook.record import run as records
+    from pgrunbook.seal import copies
 
     found, unreadable = [], []
     for folder in records.folders():
@@ -37,6 +38,7 @@ def runs(
             found.append(made)
     broken_off = [made for made in found[-most:] if made.actual_status() is records.Status.BROKEN_OFF]
     unreadable += filter(None, map(executed_copy.try_to_refresh, broken_off))
+    sys.stderr.write(copies.told(made.folder for made in found))
     if as_json:
         from pgrunbook.app import run_report
 

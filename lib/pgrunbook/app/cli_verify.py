@@ -17,21 +17,23 @@ if TYPE_CHECKING:
 
 
 def verify(
-    outputs: Annotated[Path | None, typer.Argument(help="The folder of the runs; without one, the project's.")] = None,
+    place: Annotated[
+        str,
+        typer.Argument(metavar="[PLACE]", help="A folder of runs, an archive, or a URL; without one, the project's."),
+    ] = "",
     target: Annotated[str, typer.Option(help="Compare with the anchors in this target's database as well.")] = "",
     files: Annotated[bool, typer.Option("--files", help="Compare every file with its seal.")] = False,
+    git: Annotated[bool, typer.Option("--git", help="Compare with the trailers of the project's commits.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Tell whether the records of all runs are as they were sealed; it needs no private key, and no network.
 
     Exit codes: 0 true, 1 it could not be checked, 2 wrong use, 3 altered.
     """
-    from pgrunbook.config import paths
     from pgrunbook.seal import standing
 
     try:
-        anchors = _anchors(target) if target else None
-        found = standing.report((outputs or paths.outputs_dir()).resolve(), files=files, target=target, anchors=anchors)
+        found = _report(place, target, files=files, git=git)
     except RunbookError as exc:
         sys.stderr.write("\n".join(exc.shown()) + "\n")
         sys.exit(standing.NOT_CHECKED)
@@ -42,6 +44,10 @@ def verify(
 def seal(
     run_id: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or its end.")],
     redact: Annotated[bool, typer.Option("--redact", help="Mask the secrets in its files first.")] = False,
+    trailer: Annotated[
+        bool,
+        typer.Option("--trailer", help="Print the trailer for a commit that anchors the sealed run; seal nothing."),
+    ] = False,
 ) -> None:
     """Seal a run that has ended and could not be sealed then: it was killed, the disk was full, a file held a secret.
 
@@ -53,10 +59,13 @@ def seal(
 
     from pgrunbook.record import executed_copy
     from pgrunbook.record import run as records
-    from pgrunbook.seal import anchor, attempt
+    from pgrunbook.seal import anchor, attempt, git_trailer
     from pgrunbook.session import naming
 
     made = records.find(run_id)
+    if trailer:
+        sys.stdout.write(git_trailer.text(made))
+        return
     made.hold()
     if not attempt.is_open(made):
         if late := anchor.close_late(made, partial(naming.target, made.target)):
@@ -74,6 +83,24 @@ def seal(
     line = anchor.seal(made, partial(naming.target, made.target))
     by = line.predicate["signer"]
     sys.stdout.write(f"sealed: {made.run_id}, line {line.seq}, {by['fingerprint'] if by else 'unsigned'}\n")
+
+
+def _report(place: str, target: str, *, files: bool, git: bool) -> VerificationReport:
+    from pgrunbook.config import paths
+    from pgrunbook.errors import WrongInput
+    from pgrunbook.seal import archive_check, remote_archive, standing
+
+    here = Path(place) if place else paths.outputs_dir()
+    if "://" not in place and not here.is_file():
+        anchors = _anchors(target) if target else None
+        return standing.report(here.resolve(), files=files, target=target, anchors=anchors, git=git)
+    if target or git:
+        raise WrongInput(
+            "--target and --git are for a folder of runs", hint="Unpack the archive, or verify the runs' own folder."
+        )
+    if "://" in place:
+        return remote_archive.report(place, files=files)
+    return archive_check.report(here, named=place)
 
 
 def _anchors(target: str) -> Anchors:

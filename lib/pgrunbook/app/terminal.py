@@ -92,7 +92,10 @@ def end(made: Run, code: int, *, quiet: bool = False, as_json: bool = False) -> 
         ended = run_report.ended(made, code, following, acceptance.open_gates(made))
         sys.stdout.write(ended.model_dump_json(indent=1) + "\n")
     elif code or not quiet:
+        from pgrunbook.seal import git_trailer
+
         sys.stderr.write(f"{made.status}: {made.folder}\n" + (f"{following}\n" if following else ""))
+        sys.stderr.write(git_trailer.asked_for(made))
     told = pages(made)
     if told and (code or not quiet) and not as_json:
         sys.stderr.write(f"{told}\n")

@@ -26,6 +26,7 @@ from pgrunbook.seal.verification import SealedLine, Verification, Word
 NOT_APPROVED: Final = "not approved"
 NOT_KNOWN: Final = "not checked"  # there is no file signers
 EMERGENCY, NOBODY_ASKED, NO_CHANGE = "EMERGENCY", "nobody was asked", "-"
+IN_ARCHIVE = "not looked at"  # the approvals lie in the archive, and are verified with it
 LOUD = (NOT_APPROVED, EMERGENCY)
 Team = Mapping[str, Signer] | None
 
@@ -51,7 +52,10 @@ class _Attempt:
 
 def check(found: Verification, outputs: Path, team: Team) -> dict[str, str]:
     """See that each change was approved; add the problems, and return how each run stands."""
-    return {run_id: _of_run(found, outputs, run_id, lines, team) for run_id, lines in found.attempts().items()}
+    return {
+        run_id: IN_ARCHIVE if found.is_archived(outputs, run_id) else _of_run(found, outputs, run_id, lines, team)
+        for run_id, lines in found.attempts().items()
+    }
 
 
 def of_runs(chosen: Sequence[Run]) -> dict[str, str]:

@@ -18,12 +18,22 @@ from pgrunbook.record import journal
 from pgrunbook.record import run as runs
 from pgrunbook.record.files import write_atomically
 from pgrunbook.record.run import Run, Status, operator
-from pgrunbook.seal import faithfulness, file_modes, ledger, predicate, secret_scan, signers, signing_key, subjects
+from pgrunbook.seal import (
+    copies,
+    faithfulness,
+    file_modes,
+    ledger,
+    predicate,
+    secret_scan,
+    signers,
+    signing_key,
+    subjects,
+)
 from pgrunbook.seal.changes import OPENING
+from pgrunbook.seal.copies import MARK_FILE
 from pgrunbook.seal.ledger import CLOSED, OPENED, Line
 from pgrunbook.seal.signing_key import SigningKey
 
-MARK_FILE = ".seal"  # how the run stands in the ledger, to be asked without reading that; {} while a line is written
 MOST_NAMED = 5
 
 log = logging.getLogger(__name__)
@@ -62,6 +72,7 @@ def begin(run: Run, *, protected: bool = False, needs_approval: bool = False) ->
     says, and as :func:`refuse_unsigned`.
     """
     refuse_unsigned(run.target, protected=protected)
+    copies.refuse_unusable()
     file = ledger.path(run.folder.parent)
     continues = standing(run).get("seq")
     if continues is not None:
@@ -82,7 +93,7 @@ def begin(run: Run, *, protected: bool = False, needs_approval: bool = False) ->
 def end(
     run: Run, rows: Sequence[Mapping[str, Any]] | None = None, *, anchored: Mapping[str, Any] | None = None
 ) -> Line:
-    """Seal an attempt that has ended: its files, what they say, and whether they agree.
+    """Seal an attempt that has ended: its files, what they say, and whether they agree; copy it where that is asked.
 
     ``rows`` are the steps that the target's database has of this run, None where it has none or was not asked;
     ``anchored`` is where the line that opened the attempt is anchored, None where it is nowhere.
@@ -107,6 +118,7 @@ def end(
     line = _closed(run, facts, key)
     _mark(run, _facts(line))
     file_modes.protect(run)
+    copies.try_to_copy(run)
     return line
 
 

@@ -31,6 +31,7 @@ LEDGER_FILE = "ledger.jsonl"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "urn:pgrunbook:run:v1"
 OPENED, CLOSED = "opened", "closed"
+ARCHIVED = "archived"  # a line of no run: the folders of those that it names were removed, and lie in an archive
 _BLOCK = 1 << 16
 
 

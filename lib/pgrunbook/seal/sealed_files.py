@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence, Set
+from collections.abc import Collection, Sequence, Set
 from pathlib import Path
 
 from pgrunbook.errors import WrongInput
@@ -15,11 +15,11 @@ from pgrunbook.seal import subjects
 from pgrunbook.seal.verification import SealedLine, Verification
 
 
-def check(found: Verification, outputs: Path) -> None:
-    """Compare the files of every run with what its lines say; problems are added."""
+def check(found: Verification, outputs: Path, only: Collection[str] | None = None) -> None:
+    """Compare the files of every run, or of some, with what its lines say; problems are added."""
     for run_id, lines in found.attempts().items():
         folder = outputs / run_id
-        if folder.is_dir():
+        if folder.is_dir() and (only is None or run_id in only):
             _check_run(found, folder, run_id, lines)
 
 

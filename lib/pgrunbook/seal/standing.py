@@ -11,8 +11,9 @@ from pgrunbook.display.prose import counted
 from pgrunbook.display.show import BAD, GOOD, QUIET, WARN, Cell, Table
 from pgrunbook.errors import WrongInput
 from pgrunbook.record import run as runs
-from pgrunbook.seal import anchor_check, approval_check, sealed_files, signers, verification
+from pgrunbook.seal import anchor_check, approval_check, archived, git_trailer, sealed_files, signers, verification
 from pgrunbook.seal.anchor_check import Anchors
+from pgrunbook.seal.signers import Signer
 from pgrunbook.seal.verification import Part, Problem, SealedLine, Verification
 
 NOT_CHECKED, TRUE, ALTERED = 1, 0, 3
@@ -79,23 +80,42 @@ class VerificationReport(BaseModel):
 
 
 def report(
-    outputs: Path, *, files: bool = False, target: str = "", anchors: Anchors | None = None
+    outputs: Path, *, files: bool = False, target: str = "", anchors: Anchors | None = None, git: bool = False
 ) -> VerificationReport:
     """Verify the records of a folder; with ``files`` every file, with ``anchors`` what the target's database holds.
+
+    With ``git`` what commits of the project say.
 
     Raises WrongInput where there is no ledger, or ``signers`` cannot be read.
     """
     team = signers.load()
     found = verification.chain(outputs, team)
+    archived.check(found, outputs, files=files)
     verification.folders(found, outputs)
     if files:
         sealed_files.check(found, outputs)
+    if git:
+        git_trailer.check(found, outputs)
+    return told(found, outputs, team, files=files, target=target, anchors=anchors)
+
+
+def told(
+    found: Verification,
+    outputs: Path,
+    team: Mapping[str, Signer] | None,
+    *,
+    files: bool,
+    target: str = "",
+    anchors: Anchors | None = None,
+    named: str = "",
+) -> VerificationReport:
+    """Return the report of what was verified; ``named`` is what it calls the folder, where that is a temporary one."""
     approved = approval_check.check(found, outputs, team)
     anchored = anchor_check.check(found, target, anchors) if anchors is not None else {}
     runs = tuple(_standings(found, outputs, approved, files=files, anchored=anchored, target=target if anchors else ""))
     code = _exit_code(found.problems)
     return VerificationReport(
-        outputs=str(outputs), lines=len(found.lines), files_looked_at=files,
+        outputs=named or str(outputs), lines=len(found.lines) + len(found.archives), files_looked_at=files,
         database_asked=target if anchors is not None else "", is_true=code == TRUE, exit_code=code, runs=runs,
         problems=tuple(map(_finding, found.problems)),
         notes=tuple(found.notes),
@@ -140,7 +160,9 @@ def _standings(
             last_line=lines[-1].seq,
             chain=wrong.get((run_id, "chain"), "holds"),
             signature=wrong.get((run_id, "signature")) or _signed_by(lines),
-            files=wrong.get((run_id, "files")) or ("as sealed" if files else "not looked at"),
+            files=wrong.get((run_id, "files"))
+            or (found.archived[run_id] if found.is_archived(outputs, run_id) else "")
+            or ("as sealed" if files else "not looked at"),
             anchor=wrong.get((run_id, "anchor")) or anchored.get(run_id, unasked),
             approval=approved[run_id],
             faithful=_faithful(lines[-1]),
@@ -168,7 +190,7 @@ def _faithful(line: SealedLine) -> str:
 
 
 def _tone(text: str) -> str:
-    if text in ("holds", "as sealed", "yes") or text.startswith(("in the database", "by ")):
+    if text in ("holds", "as sealed", "yes") or text.startswith(("in the database", "archived in", "by ")):
         return GOOD
     if text in ("-", "not looked at") or text.startswith("none"):
         return QUIET

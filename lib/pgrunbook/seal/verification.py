@@ -75,15 +75,24 @@ class SealedLine:
 
 @dataclass
 class Verification:
-    """What the ledger holds, and what is wrong with it and with the runs beside it."""
+    """What the ledger holds, and what is wrong with it and with the runs beside it.
+
+    ``archives`` are its lines of no run, ``archived`` says of runs in which archive they lie.
+    """
 
     lines: list[SealedLine] = field(default_factory=list)
+    archives: list[SealedLine] = field(default_factory=list)
+    archived: dict[str, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def note(self, part: Part, word: Word, says: str, run_id: str = "", seq: int = 0) -> None:
         """Add a problem."""
         self.problems.append(Problem(part, word, says, run_id, seq))
+
+    def is_archived(self, outputs: Path, run_id: str) -> bool:
+        """Tell whether the folder of a run was removed, and lies in an archive."""
+        return run_id in self.archived and not (outputs / run_id).is_dir()
 
     def attempts(self) -> dict[str, list[SealedLine]]:
         """The lines of each run, in the order of the ledger."""
@@ -98,8 +107,12 @@ def chain(outputs: Path, team: Mapping[str, Signer] | None) -> Verification:
 
     Raises WrongInput when there is no ledger, or it cannot be read.
     """
+    return of_lines(ledger.read(ledger.path(outputs)), team)
+
+
+def of_lines(raw: bytes, team: Mapping[str, Signer] | None, *, is_whole: bool = True) -> Verification:
+    """Return what lines of a ledger say; where they are not the whole ledger, lines between them may lack."""
     found = Verification()
-    raw = ledger.read(ledger.path(outputs))
     pieces: list[bytes] = []
     for number, text in enumerate(raw.split(b"\n"), 1):
         line = sealed_line(number, text) if text else None
@@ -110,8 +123,10 @@ def chain(outputs: Path, team: Mapping[str, Signer] | None) -> Verification:
     if pieces:
         says = f"the last line is cut off ({sum(map(len, pieces))} bytes): a crash did that, or somebody"
         found.note("chain", "truncated", says)
-    _check_places(found)
+    _check_places(found, is_whole=is_whole)
     _check_signatures(found, team)
+    found.archives = [line for line in found.lines if line.predicate["kind"] == ledger.ARCHIVED]
+    found.lines = [line for line in found.lines if line.predicate["kind"] != ledger.ARCHIVED]
     _check_attempts(found)
     return found
 
@@ -120,7 +135,7 @@ def folders(found: Verification, outputs: Path) -> None:
     """Look whether each run of the ledger has its folder, and each folder its run."""
     known = {line.run_id for line in found.lines}
     there = {entry.name for entry in os.scandir(outputs) if entry.is_dir() and RUN_ID.fullmatch(entry.name)}
-    for run_id in sorted(known - there):
+    for run_id in sorted(known - there - found.archived.keys()):
         found.note("files", "missing", f"the folder of run {run_id} is not there", run_id)
     for run_id in sorted(there - known):
         if not (outputs / run_id / RUN_FILE).is_file():
@@ -172,7 +187,7 @@ def _check_pieces(found: Verification, line: SealedLine, pieces: Sequence[bytes]
         found.notes.append(f"line {line.number} follows a line that was cut off by a crash ({len(left)} bytes)")
 
 
-def _check_places(found: Verification) -> None:
+def _check_places(found: Verification, *, is_whole: bool) -> None:
     """See that each line has the number that is its turn, and follows the line that it names."""
     by_seq = {line.seq: line for line in reversed(found.lines)}
     seen: set[str] = set()
@@ -184,10 +199,10 @@ def _check_places(found: Verification) -> None:
         elif line.seq != expected and (line.seq < expected or expected in by_seq):
             says = f"line {line.number} has number {line.seq}, and it is the turn of {expected}"
             found.note("chain", "reordered", says, line.run_id, line.seq)
-        elif line.seq > expected:
+        elif line.seq > expected and is_whole:
             lost = f"line {expected} is" if line.seq == expected + 1 else f"lines {expected} to {line.seq - 1} are"
             found.note("chain", "missing", f"{lost} not there: {line.seq} comes next", line.run_id, line.seq)
-        elif line.predicate["prev"] != (before.sha256 if before else ""):
+        elif line.predicate["prev"] != (before.sha256 if before else "") and (before or is_whole):
             of = before or line
             says = f"line {of.seq} is not the one that line {line.seq} was written after"
             found.note("chain", "altered", says, of.run_id, of.seq)
