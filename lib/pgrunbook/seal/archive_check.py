@@ -86,6 +86,12 @@ def _unpacked(found: Verification, file: Path, room: Path) -> dict[str, Path]:
         found.note("files", "truncated", f"the archive is cut off behind {last}")
     except DAMAGED as exc:
         found.note("files", "altered", f"the archive cannot be read behind {last}: {exc}")
+    except OSError as exc:
+        raise WrongInput(
+            f"could not unpack {file.name} to verify it",
+            detail=f"{exc.filename or room}: {exc.strerror or exc}; it needs as much room as its runs.",
+            hint="Name a folder with room in TMPDIR, then verify it again.",
+        ) from exc
     return members
 
 

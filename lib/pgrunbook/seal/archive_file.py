@@ -26,7 +26,7 @@ OUTPUTS = "outputs"
 SUFFIX = ".tar.gz"
 PREDICATE_TYPE = "urn:pgrunbook:archive:v1"
 _PART = 1 << 20
-DAMAGED = (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError)
+DAMAGED = (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pgrunbook.config import regular_file
+from pgrunbook.config import paths, regular_file
 from pgrunbook.errors import RunbookError, WrongInput
 from pgrunbook.record import run as runs
 from pgrunbook.record.files import write_atomically
@@ -63,7 +63,7 @@ def try_to_copy(run: Run) -> str:
 def catch_up() -> tuple[list[str], dict[str, str]]:
     """Make the copies that lack; return the runs that were copied, and why others were not.
 
-    Raises WrongInput where nobody asks for copies, or the URL is none.
+    Raises WrongInput where nobody asks for copies, or the URL is none, Unreachable for the end of the ledger.
     """
     if not url():
         raise WrongInput("nobody asks for copies", hint=f"Name a place: {NAMED}=s3://bucket/prefix")
@@ -78,6 +78,8 @@ def catch_up() -> tuple[list[str], dict[str, str]]:
             failed[folder.name] = why
         else:
             done.append(folder.name)
+    if not failed and ledger.path(paths.outputs_dir()).is_file():  # what was archived is a line of no run
+        _copy_ledger(paths.outputs_dir(), Remote(url()))
     return done, failed
 
 
