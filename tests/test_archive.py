@@ -22,7 +22,7 @@ from pgrunbook.record import run as runs
 from pgrunbook.record.run import WORK
 from pgrunbook.seal import archive, archive_check, archived, attempt, envelope, ledger, standing
 from pgrunbook.seal.archive import Archive
-from test_verification import Records, begun, ended, kept, led_to, records
+from test_verification import Records, begun, ended, kept, led_to, mallory, records
 
 __all__ = ["kept", "records"]
 Command = Callable[..., tuple[int, str, str]]
@@ -308,6 +308,11 @@ def test_nobody_hides_a_removed_folder_behind_a_line_without_a_good_signature(
         with pytest.raises(Refused, match="nobody would sign") as refused:
             archive.remove(fit, made, records.outputs)
         assert "no folder was removed" in str(refused.value)
+        monkeypatch.setenv("PGRUNBOOK_KEY", str(mallory(records).path))
+        with pytest.raises(Refused, match="nobody would sign") as refused:
+            archive.remove(fit, made, records.outputs)
+        assert "does not name SHA256:" in str(refused.value)
+        monkeypatch.delenv("PGRUNBOOK_KEY")
         assert records.folder("one").is_dir()
         archived.write(records.outputs, made.place, made.sha256, made.bytes, made.runs)
         archived.remove(fit[0])

@@ -127,15 +127,21 @@ def write(chosen_runs: Sequence[Run], file: Path) -> Archive:
 def remove(chosen_runs: Sequence[Run], made: Archive, outputs: Path) -> None:
     """Write into the ledger that runs lie in an archive, and remove their folders.
 
-    Raises Refused where runs are signed and no key can sign that line, RecordFailed where it cannot be written.
+    Raises Refused where runs are signed and nobody whom ``signers`` names would sign that line, RecordFailed where it
+    cannot be written.
     """
-    found = verification.chain(outputs, signers.load())
+    team = signers.load()
+    found = verification.chain(outputs, team)
     signed = next((line.run_id for line in found.lines if line.run_id in made.runs and line.envelope.signatures), "")
-    if signed and signing_key.load() is None:
+    key = signing_key.load()
+    if signed and (key is None or key.public.fingerprint not in (team or {})):
         raise Refused(
             f"run {signed} is signed, and nobody would sign that it was removed",
+            detail=f"{signers.path()} does not name {key.public.fingerprint}."
+            if key
+            else "There is no key to sign it.",
             state=f"They are archived in {made.place}; no folder was removed; nothing changed in the database.",
-            hint="Make a key (pgrunbook key new), or name yours in PGRUNBOOK_KEY; then run this again.",
+            hint="Name a key in PGRUNBOOK_KEY that signers names (pgrunbook key list), then run this again.",
         )
     archived.check(found, outputs, files=False)
     is_said = any(
