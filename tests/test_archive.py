@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import tarfile
-import time
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -20,7 +19,7 @@ import pytest
 from pgrunbook.errors import RecordFailed, Refused, WrongInput
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import WORK
-from pgrunbook.seal import archive, archive_check, archived, attempt, envelope, ledger, standing
+from pgrunbook.seal import archive, archive_check, archived, attempt, envelope, standing
 from pgrunbook.seal.archive import Archive
 from test_verification import Records, begun, ended, kept, led_to, mallory, records
 
@@ -414,17 +413,3 @@ def test_what_a_crash_left_of_a_line_is_in_the_archive_too(records: Records) -> 
         file = Path(archive.write(fit, records.outputs.parent / "t.tar.gz").place)
     found = archive_check.report(file)
     assert (found.exit_code, found.lines) == (0, 2)
-
-
-@pytest.mark.slow
-def test_a_thousand_runs_are_archived_in_a_minute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And verified in another; so much as a team has in some years."""
-    led_to(tmp_path, monkeypatch)
-    for _ in range(1000):
-        ended(begun("one"))
-    began = time.monotonic()
-    with archive.chosen([]) as (fit, _):
-        made = archive.write(fit, tmp_path / "a.tar.gz")
-    assert len(made.runs) == 1000
-    assert time.monotonic() - began < 60
-    assert ledger.path(tmp_path / "outputs").is_file()
