@@ -203,6 +203,28 @@ def test_a_database_that_cannot_be_reached_at_the_end_keeps_nothing_from_being_s
     assert verify(target).exit_code == 3
 
 
+@pytest.mark.parametrize("how", ["sealed again", "resumed"])
+def test_an_end_whose_runner_was_killed_before_it_was_anchored_is_anchored_late(
+    target: Target, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """By the command that seals, or by the run's next attempt; until then verify says what to do."""
+    with monkeypatch.context() as patch:
+        patch.setattr(anchor, "_close", lambda *_: None)
+        made = done(target)
+    (problem,) = verify(target).problems
+    assert (problem.part, problem.word, problem.line) == ("anchor", "missing", 2)
+    assert problem.says.endswith(f"where its runner or the server was killed then: pgrunbook seal {made.run_id}")
+    if how == "resumed":
+        attempt.begin(made)
+        with connect(target) as conn:
+            anchor.opening(conn, made)
+        anchor.seal(made, lambda: target)
+    else:
+        assert anchor.close_late(made, lambda: target) == [2]
+    assert anchor.close_late(made, lambda: target) == []
+    assert verify(target).problems == ()
+
+
 def test_another_server_that_has_only_the_oldest_rows_is_a_restored_one(
     target: Target, server: Server, database: Callable[..., str]
 ) -> None:

@@ -1,4 +1,7 @@
-"""Runs that are killed at random moments, with the server or without, under writers of a twin, and go on."""
+"""Procedures and their loops that are killed at random moments, alone or with the server, under writers of a twin.
+
+PGRUNBOOK_TEST_SEEDS=1:20 tries the seeds from 1 to 19.
+"""
 
 from __future__ import annotations
 
@@ -12,31 +15,41 @@ from typing import Any
 import pytest
 import yaml
 
-from acting import anchored, cells, completed, events, pgrunbook, run
-from conftest import do, rows
-from kill_stage import VICTIMS, KillScene, TwinWriters, Written, differing, record_is_true
+from acting import anchored, cells, completed, error, events, run
+from conftest import connect, do, rows
+from kill_stage import Course, KillScene, TwinWriters, differing, record_is_true, survive
 from pgrunbook.branches.server import Server
 from pgrunbook.config.targets import Target
+from pgrunbook.database import shadows
+from pgrunbook.online import swap_end, swap_store, swap_sync
 from pgrunbook.record.run import Run, Status
+from scenes import safe_plan_of
+from test_rollout import share
 
-Project = Callable[..., Target]
+Place = Callable[..., Target]
 SEEDS = range(*map(int, os.environ.get("PGRUNBOOK_TEST_SEEDS", "1:2").split(":")))
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1_200)]
 ORDERS = """
+DROP SCHEMA IF EXISTS pgrunbook CASCADE;
+DROP SCHEMA public CASCADE;
+CREATE SCHEMA public;
 CREATE TABLE orders (id int PRIMARY KEY, amount int DEFAULT 1 CHECK (amount >= 0), note text, cents bigint);
 INSERT INTO orders SELECT i, i % 1000, 'n' || i FROM generate_series(1, 30000) AS i;
 CREATE INDEX orders_amount ON orders (amount);
 CREATE TABLE twin AS SELECT id, amount, note FROM orders;
 ALTER TABLE twin ADD PRIMARY KEY (id);
-CREATE TABLE log (n int);
+CREATE TABLE log (n int PRIMARY KEY);
 """
-OURS = """
-SELECT c.relname::text FROM pg_class AS c WHERE c.relname ~ '^(swap|changes)_[0-9a-f]'
+# What is ours and may not be left, and sessions of ours.
+OURS = r"""
+SELECT relname::text FROM pg_class WHERE relname ~ '^(swap|changes)_[0-9a-f]'
 UNION ALL SELECT conname::text FROM pg_constraint WHERE conname LIKE 'pgrunbook%' AND conrelid <> 0
 UNION ALL SELECT indexrelid::regclass::text FROM pg_index WHERE NOT indisvalid
-UNION ALL SELECT tgname::text FROM pg_trigger AS t WHERE NOT tgisinternal AND tgrelid = 'orders'::regclass
-UNION ALL SELECT proname::text FROM pg_proc WHERE pronamespace = to_regnamespace('pgrunbook') AND proname ~ '(fill|sync|swap|changes|note)_'
-UNION ALL SELECT pid::text FROM pg_stat_activity WHERE application_name LIKE 'pgrunbook %' AND application_name !~ 'test|writer' AND datname = current_database()
+UNION ALL SELECT tgname::text FROM pg_trigger WHERE NOT tgisinternal AND tgrelid = 'orders'::regclass
+UNION ALL SELECT proname::text FROM pg_proc
+WHERE pronamespace = to_regnamespace('pgrunbook') AND proname ~ '(fill|sync|swap|changes|note)_'
+UNION ALL SELECT pid::text FROM pg_stat_activity
+WHERE application_name LIKE 'pgrunbook %' AND application_name !~ 'test|writer' AND datname = current_database()
 """
 STEPS = """
 SELECT step, count(*) FILTER (WHERE state = 'done'), count(*) FILTER (WHERE state = 'intended')
@@ -44,6 +57,8 @@ FROM pgrunbook.step WHERE kind <> 'history row'
 GROUP BY step
 ORDER BY step
 """
+TYPE = "SELECT format_type(atttypid, NULL) FROM pg_attribute WHERE attrelid = 'orders'::regclass AND attname = 'amount'"
+PLAIN = "id, amount, note"
 
 
 @pytest.fixture
@@ -62,192 +77,235 @@ def crash() -> Iterator[Server]:
 
 
 @pytest.fixture
-def place(project: Project, crash: Server, tmp_path: Path) -> Callable[..., Target]:
-    """A target on it, with table orders and its twin."""
+def place(project: Callable[..., Target], crash: Server, tmp_path: Path) -> Place:
+    """A target on it, with table orders and its twin as they are at the beginning."""
 
-    def make(**options: Any) -> Target:
+    def make(migration: str = "", **options: Any) -> Target:
         (tmp_path / "targets.toml").unlink(missing_ok=True)
         shutil.rmtree(tmp_path / "migrations-demo", ignore_errors=True)
-        made = project(
-            name="demo", server=crash.name, database="postgres", restore_points=False, folder=options.pop("folder", {}),
-            **options,
-        )  # fmt: skip
-        do(made, "DROP SCHEMA IF EXISTS pgrunbook CASCADE; DROP SCHEMA public CASCADE; CREATE SCHEMA public;" + ORDERS)
+        folder = {"0001_a.sql": migration} if migration else {}
+        made = project(server=crash.name, database="postgres", restore_points=False, folder=folder, **options)
+        do(made, ORDERS)
         return made
 
     return make
 
 
-def tell(name: str, seed: int, scene: KillScene, writers: TwinWriters) -> None:
-    """Write down what was survived."""
-    file = os.environ.get("PGRUNBOOK_TEST_TOLD")
-    if file:
-        with Path(file).open("a") as told:
-            for kill in scene.kills:
-                told.write(f"{name}\t{seed}\t{kill}\n")
-            told.write(f"{name}\t{seed}\tSURVIVED {len(scene.kills)} writes {writers.done} crashes {writers.crashes}\n")
+# -- the procedures, headless: what their record says after each kill
+
+COURSES: dict[str, Course] = {}
+FILL = ["run", "backfill", "--target", "demo", "-p", "table=orders", "-p", 'fill={"cents": "amount * 100"}']
+WIDER = "ALTER TABLE {table} ALTER COLUMN amount TYPE bigint"
+SWAP = ["run", "swap", "--target", "demo", "-p", "table=public.orders", "-p", f"shape={WIDER}"]
+RELEASE = ["run", "release", "--target", "demo", "-p", "with_data=false"]
+CHANGES = {
+    "type": "ALTER TABLE orders ALTER COLUMN amount TYPE bigint;",
+    "rename": "ALTER TABLE orders RENAME COLUMN note TO remark;",
+}
 
 
-def ended_well(made: Run, target: Target, writers: TwinWriters) -> None:
-    """See that the run is done, that its record is true, and that no writer has seen but the server's own crash."""
+def survived(
+    name: str, seed: int, place: Place, crash: Server, command: list[str], is_so: Callable[[Target, Run | None], None],
+    migration: str = "",
+) -> tuple[Run, Target]:  # fmt: skip
+    """Run a procedure that is killed three times; return its run, once its record and its clients were looked at.
+
+    ``is_so`` compares after each kill what the record says with what the database holds.
+    """
+    if name not in COURSES:
+        COURSES[name] = KillScene(place(migration), command).undisturbed()
+    target = place(migration)
+    scene = KillScene(target, command, crash, random.Random(f"{name} {seed}"), lambda made: is_so(target, made))  # noqa: S311 - it keeps no secret
+    with TwinWriters(target, seed) as writers:
+        made = scene.survive(COURSES[name], 3)
     assert made.status is Status.DONE
     assert writers.errors == []
-    if anchored(target, made)[-1] != "closed":  # the server was killed before that, or the runner
-        assert runbook_seal(made) == 0
     assert anchored(target, made)[-1] == "closed"
     record_is_true(made, target)
     for part, _ in enumerate(made.parts):
         assert completed(made, part), cells(made, part)
-
-
-def runbook_seal(made: Run) -> int:
-    """Seal a run by the command."""
-    with pgrunbook("seal", made.run_id) as process:
-        told = process.communicate(timeout=60)
-    assert process.returncode == 0, told
-    return process.returncode
-
-
-def survived(name: str, seed: int, target: Target, crash: Server, written: Written, command: list[str],
-             most: int = 3, **options: Any) -> tuple[Run, KillScene, TwinWriters]:  # fmt: skip
-    chance = random.Random(f"{name} {seed}")  # noqa: S311 - it keeps no secret
-    scene = KillScene(target, command, chance, crash, **options)
-    with TwinWriters(target, written, seed) as writers:
-        try:
-            made = scene.survive(COURSES[name.partition(" ")[0]], most, VICTIMS)
-        except BaseException:
-            print("KILLS", *scene.kills, "WRITERS", writers.errors[:3], sep="\n")
-            raise
-    tell(name, seed, scene, writers)
-    return made, scene, writers
-
-
-COURSES: dict[str, list[tuple[str, float]]] = {}
-
-
-def course(name: str, target: Target, command: list[str]) -> None:
-    """Run the procedure once, undisturbed, where that was not done yet."""
-    if name not in COURSES:
-        COURSES[name] = KillScene(target, command, random.Random()).undisturbed()  # noqa: S311
-        print(name, len(COURSES[name]), sum(t for _, t in COURSES[name]))
-
-
-FILL = ["run", "backfill", "--target", "demo", "-p", "table=orders", "-p", 'fill={"cents": "amount * 100"}']
+    return made, target
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("order", ["key", "pages"])
-def test_backfill(place: Callable[..., Target], crash: Server, order: str, seed: int) -> None:
-    """Zero rows differ from the twin, and nothing of the backfill is left."""
-    command = [*FILL, "-p", f"order={order}"]
-    if f"backfill-{order}" not in COURSES:
-        course(f"backfill-{order}", place(), command)
-    target = place()
-    # The trigger goes at the end of the run: what is written then is not filled, and counted before it.
-    made, scene, writers = survived(f"backfill-{order}", seed, target, crash, Written("orders", "amount", "g % 1000"),
-                             [*command, "-p", "leave_in_sync=true"])
-    ended_well(made, target, writers)
-    assert differing(target, "orders", "id, amount, note", "id, amount, note") == []
-    assert rows(target, "SELECT count(*) FROM orders WHERE cents IS DISTINCT FROM amount * 100") == [(0,)]
-    filled = events(made, "rows-filled")[-1]
-    assert rows(target, "SELECT count(*) FROM pgrunbook.batch WHERE NOT is_done") == [(0,)], filled
+def test_backfill_that_is_killed(place: Place, crash: Server, order: str, seed: int) -> None:
+    """No row differs from the twin; what is told as filled is."""
+    command = [*FILL, "-p", f"order={order}", "-p", "leave_in_sync=true"]
 
+    def is_so(target: Target, made: Run | None) -> None:
+        if made is not None and events(made, "rows-filled"):
+            assert left(target) == 0
 
-WIDER = "ALTER TABLE {table} ALTER COLUMN amount TYPE bigint"
-SWAP = ["run", "swap", "--target", "demo", "-p", "table=public.orders", "-p", f"shape={WIDER}"]
-TYPE = "SELECT format_type(atttypid, NULL) FROM pg_attribute WHERE attrelid = 'orders'::regclass AND attname = 'amount'"
+    def left(target: Target) -> int:
+        return int(str(rows(target, "SELECT count(*) FROM orders WHERE cents IS DISTINCT FROM amount * 100")[0][0]))
+
+    _, target = survived(f"backfill-{order}", seed, place, crash, command, is_so)
+    assert left(target) == 0
+    assert differing(target, PLAIN, PLAIN) == []
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_swap(place: Callable[..., Target], crash: Server, seed: int) -> None:
-    """Zero rows differ; back again, and away, nothing is left."""
-    if "swap" not in COURSES:
-        course("swap", place(), SWAP)
-    target = place()
+def test_swap_that_is_killed(place: Place, crash: Server, seed: int) -> None:
+    """No row differs, forth and back; a cut-over that is told is there, and nothing is left when it is taken away."""
 
-    def as_told(made: Run | None) -> None:
-        if made is None:
-            return
-        cut = [e for e in events(made) if e["event"] == "cut-over"]
-        (type_,) = rows(target, TYPE)[0]
-        if cut:
-            assert type_ == "bigint"
-        if made.status is Status.DONE:
-            assert type_ == "bigint"
+    def is_so(target: Target, made: Run | None) -> None:
+        if made is not None and (made.status is Status.DONE or events(made, "cut-over")):
+            assert rows(target, TYPE) == [("bigint",)]
 
-    made, _, writers = survived(
-        "swap", seed, target, crash, Written("orders", "amount", "g % 1000"), SWAP, after_kill=as_told
-    )
-    ended_well(made, target, writers)
-    assert rows(target, TYPE) == [("bigint",)]
-    assert differing(target, "orders", "id, amount, note", "id, amount, note") == []
-    back, code = run("swap", table="public.orders", do="back")
-    assert code == 0
-    assert differing(target, "orders", "id, amount, note", "id, amount, note") == []
-    assert rows(target, TYPE) == [("integer",)]
-    gone, code = run("swap", table="public.orders", do="abandon")
-    assert code == 0
+    made, target = survived("swap", seed, place, crash, SWAP, is_so)
+    assert len(events(made, "cut-over")) + len(events(made, "cut-over-found")) > 0
+    assert differing(target, PLAIN, PLAIN) == []
+    for do_, type_ in (("back", "integer"), ("abandon", "integer")):
+        _, code = run("swap", table="public.orders", do=do_)
+        assert code == 0
+        assert rows(target, TYPE) == [(type_,)]
+        assert differing(target, PLAIN, PLAIN) == []
     assert rows(target, OURS) == []
 
 
-RELEASE = ["run", "release", "--target", "demo", "-p", "with_data=false"]
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("kind", CHANGES)
+def test_release_that_is_killed(place: Place, crash: Server, kind: str, seed: int) -> None:
+    """Each step is done once; no step is told as committed that is not, and none that is there is left out."""
+
+    def is_so(target: Target, made: Run | None) -> None:
+        told = {int(s) for e in events(made, "committed") for s in e["steps"]} if made is not None else set()
+        is_there = rows(target, "SELECT to_regclass('pgrunbook.step') IS NOT NULL") == [(True,)]
+        query = "SELECT step FROM pgrunbook.step WHERE state = 'done' AND kind <> 'history row'"
+        there = {int(str(number)) for (number,) in rows(target, query)} if is_there else set()
+        assert told <= there
+        assert made is None or made.status is not Status.DONE or told == there
+
+    _, target = survived(f"release-{kind}", seed, place, crash, RELEASE, is_so, migration(kind))
+    is_released(target, kind)
 
 
-def released(made: Run, target: Target, writers: TwinWriters) -> None:
-    ended_well(made, target, writers)
+# -- their loops and steps, in a process of their own: many kills
+
+FILLS = """
+import sys
+from pgrunbook.config import targets
+from test_online_backfill import filled, resolve, working, installed
+from pgrunbook.online import backfill
+with working(targets.load("demo")) as conn:
+    made = resolve(conn, "orders", {"cents": "amount * 100"})
+    if not backfill.is_in_sync(conn, made):
+        installed(conn, made)
+    filled(conn, made, order=sys.argv[1], in_sync=True)
+"""
+SWAPS = """
+from pgrunbook.config import targets
+from pgrunbook.database.connection import connect
+from pgrunbook.online import cutover, swap_begin, swap_copy, swap_end, swap_store, swap_sync
+from pgrunbook.online.swap_shape import SwapChoice
+from swap_stage import ORDERS
+swap_copy.RANGE_PAGES = 8
+choice = SwapChoice(ORDERS, "ALTER TABLE {table} ALTER COLUMN amount TYPE bigint")
+target = targets.load("demo")
+with connect(target) as conn:
+    swap = swap_store.of_table(conn, ORDERS)
+    if swap is None:
+        table = swap_begin.look(conn, choice)
+        swap_begin.trial(conn, choice, table)
+        swap = swap_begin.begin(conn, target, choice, table, "run")
+    if not swap.is_new_live:
+        swap = swap_sync.fill(conn, target, swap)
+        swap = cutover.cut_over(conn, target, swap, keep_hours=1).swap
+    swap_end.settle(conn, target, swap)
+"""
+EXECUTES = """
+import sys
+from pathlib import Path
+import scenes
+from pgrunbook.config import targets
+from pgrunbook.plan import plan
+scenes.execute(targets.load("demo"), plan.read(Path(sys.argv[1])))
+"""
+ROLLS = """
+from test_rollout import lead
+lead("half", watch_s=0.0)
+"""
+
+
+def migration(kind: str) -> str:
+    """Return a migration of that change, between two statements that can be done once only."""
+    return f"INSERT INTO log VALUES (1);\n{CHANGES[kind]}\nINSERT INTO log VALUES (2);"
+
+
+def is_released(target: Target, kind: str) -> None:
+    """See that each step was done once, both columns hold the same, and contract leaves nothing."""
     assert rows(target, "SELECT n FROM log ORDER BY n") == [(1,), (2,)]
     assert {row[1:] for row in rows(target, STEPS)} == {(1, 0)}
     assert rows(target, "SELECT count(*) FROM schema_migrations") == [(1,)]
-
-
-def half_released(target: Target) -> Callable[[Run | None], None]:
-    """What the journal calls committed is so in the database, and what is there, is in the journal once it is done."""
-
-    def as_told(made: Run | None) -> None:
-        if made is None:
-            return
-        told = {int(s) for e in events(made, "committed") if e.get("direction") == "up" for s in e["steps"]}
-        if rows(target, "SELECT to_regclass('pgrunbook.step')::text") == [(None,)]:
-            assert not told
-            return
-        there = {n for (n,) in rows(target, "SELECT step FROM pgrunbook.step WHERE state = 'done' AND kind <> 'history row'")}
-        assert not told - there, (told, there)
-        log = [n for (n,) in rows(target, "SELECT n FROM log ORDER BY n")]
-        assert log in ([], [1], [1, 2])
-
-    return as_told
+    assert rows(target, "SELECT FROM pgrunbook.batch WHERE NOT is_done") == []
+    if kind == "type":
+        assert rows(target, TYPE) == [("bigint",)]
+        assert differing(target, "id, amount, pgrunbook_old_amount, note", "id, amount, amount, note") == []
+    else:
+        assert differing(target, "id, amount, note, remark", "id, amount, note, note") == []
+    with connect(target) as conn:
+        assert len(shadows.read(conn)) == 1
+    made, code = run("contract", accept="all")
+    assert code == 0, error(made)
+    assert rows(target, OURS) == []
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_type(place: Callable[..., Target], crash: Server, seed: int) -> None:
-    """A change of type as a release: each step once, both columns hold the same until contract, and nothing after."""
-    text = "INSERT INTO log VALUES (1);\nALTER TABLE orders ALTER COLUMN amount TYPE bigint;\nINSERT INTO log VALUES (2);"
-    if "type" not in COURSES:
-        course("type", place(folder={"0001_a.sql": text}), RELEASE)
-    target = place(folder={"0001_a.sql": text})
-    made, _, writers = survived("type", seed, target, crash, Written("orders", "amount", "g % 1000"), RELEASE,
-                                after_kill=half_released(target))  # fmt: skip
-    released(made, target, writers)
+@pytest.mark.parametrize("order", ["key", "pages"])
+def test_loop_of_a_backfill_that_is_killed(place: Place, crash: Server, order: str, seed: int) -> None:
+    """Each row is filled, and no row differs from the twin."""
+    target = place()
+    with TwinWriters(target, seed) as writers:
+        survive(target, crash, FILLS, f"{order} {seed}", order, span_s=1.0)
+    assert writers.errors == []
+    assert differing(target, f"{PLAIN}, cents", f"{PLAIN}, amount * 100") == []
+    assert rows(target, "SELECT FROM pgrunbook.batch WHERE NOT is_done") == []
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_parts_of_a_swap_that_is_killed(place: Place, crash: Server, seed: int) -> None:
+    """No row differs, also in the old table; finished, nothing is left."""
+    target = place()
+    with TwinWriters(target, seed) as writers:
+        survive(target, crash, SWAPS, f"swap {seed}")
+    assert writers.errors == []
     assert rows(target, TYPE) == [("bigint",)]
-    assert differing(target, "orders", "id, amount, note", "id, amount, note") == []
-    assert differing(target, "orders", "id, pgrunbook_old_amount, note", "id, amount, note") == []
-    done, code = run("contract", accept="all")
-    assert code == 0
+    assert differing(target, PLAIN, PLAIN) == []
+    with connect(target) as conn:
+        (swap,) = swap_store.swaps(conn)
+        assert swap_sync.compare(conn, swap).is_equal
+        swap_end.finish(conn, target, swap)
     assert rows(target, OURS) == []
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_rename(place: Callable[..., Target], crash: Server, seed: int) -> None:
-    """A rename as a release: both names hold the same until contract, and nothing is left after."""
-    text = "INSERT INTO log VALUES (1);\nALTER TABLE orders RENAME COLUMN note TO remark;\nINSERT INTO log VALUES (2);"
-    if "rename" not in COURSES:
-        course("rename", place(folder={"0001_a.sql": text}), RELEASE)
-    target = place(folder={"0001_a.sql": text})
-    made, _, writers = survived("rename", seed, target, crash, Written("orders", "amount", "g % 1000"), RELEASE,
-                                after_kill=half_released(target))  # fmt: skip
-    released(made, target, writers)
-    assert differing(target, "orders", "id, amount, note, remark", "id, amount, note, note") == []
-    done, code = run("contract", accept="all")
-    assert code == 0
-    assert differing(target, "orders", "id, amount, remark", "id, amount, note") == []
-    assert rows(target, OURS) == []
+@pytest.mark.parametrize("kind", CHANGES)
+def test_steps_of_a_plan_that_is_killed(place: Place, crash: Server, tmp_path: Path, kind: str, seed: int) -> None:
+    """Each is done once; both columns hold the same until contract, and nothing is left behind it."""
+    target, file = place(migration(kind), batch_rows=1000), tmp_path / "plan.json"
+    file.write_text(safe_plan_of(target).text())
+    with TwinWriters(target, seed) as writers:
+        survive(target, crash, EXECUTES, f"{kind} {seed}", str(file))
+    assert writers.errors == []
+    is_released(target, kind)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_stage_of_a_rollout_that_is_killed(
+    place: Place, crash: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """Behind the last run each row of the share has the flag, and all else is as its twin."""
+    target, home = place(batch_rows=500), tmp_path / "home"
+    (home / "rollouts").mkdir(parents=True)
+    declared = {"table": "orders", "column": "beta", "stages": [{"name": "half", "share": 50}]}
+    (home / "rollouts" / "beta.yaml").write_text(yaml.safe_dump(declared))
+    monkeypatch.setenv("PGRUNBOOK_HOME", str(home))
+    with TwinWriters(target, seed) as writers:
+        survive(target, crash, ROLLS, f"rollout {seed}", span_s=4.0)
+    survive(target, crash, ROLLS, "", most=0)  # rows that came since get the flag
+    assert writers.errors == []
+    assert differing(target, PLAIN, PLAIN) == []
+    ids = {int(str(key)) for (key,) in rows(target, "SELECT id FROM orders")}
+    flagged = {int(str(key)) for (key,) in rows(target, "SELECT id FROM orders WHERE beta")}
+    assert share(50, ids) - flagged == set()

@@ -58,6 +58,17 @@ def test_a_run_comes_back_as_it_was_saved(run: Run) -> None:
     assert (again.parts[0].status, again.started_at[-1], bool(again.operator)) == (Status.RUNNING, "Z", True)
 
 
+def test_a_run_has_all_that_it_is_to_do_from_the_first_moment_on(outputs: Path) -> None:
+    """Killed right behind it, it does not go on with nothing, and call that done."""
+    runs.create("release", "demo", {}, how="headless", procedures=["prepare", "migrate"], about={"reason": "x"})
+    (folder,) = outputs.iterdir()
+    made = runs.load(folder)
+    assert [(part.notebook, part.status) for part in made.parts] == [
+        ("01-prepare.ipynb", Status.WAITING), ("02-migrate.ipynb", Status.WAITING)
+    ]  # fmt: skip
+    assert (made.status, made.about) == (Status.RUNNING, {"reason": "x"})
+
+
 def test_a_target_with_an_odd_name_gives_a_plain_folder(outputs: Path) -> None:
     """No name leaves the folder of runs."""
     made = runs.create("migrate", "../Prod (EU) ✓", {}, how="headless")

@@ -7,6 +7,7 @@ import resource
 import shutil
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -133,6 +134,42 @@ def test_records_that_are_true(records: Records) -> None:
         ("holds", "ann@example.org", "as sealed", "not looked at")
     }
     assert [one.faithful for one in found.runs] == ["yes", "yes", "yes", "-"]
+
+
+class KilledError(BaseException):
+    """Stands for a process that is killed: nothing that follows is done."""
+
+
+@pytest.mark.parametrize("call", range(1, 7))
+def test_records_of_a_run_that_was_killed_behind_a_line_of_the_ledger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    """Of any of its lines, opened or closed: it goes on, or is sealed by the command, and its lines fit together."""
+    led_to(tmp_path, monkeypatch)
+    append, calls = ledger.append, 0
+
+    def killed(*arguments: Any) -> Any:
+        nonlocal calls
+        calls, line = calls + 1, append(*arguments)
+        if calls == call:
+            raise KilledError
+        return line
+
+    monkeypatch.setattr(ledger, "append", killed)
+    made = runs.create("killed", "demo", {}, how="headless")
+    made.journal.write("run-started", run_id=made.run_id)
+    for _ in range(3):
+        with suppress(KilledError):
+            attempt.begin(made)
+            if (made.folder / "01-prepare.ipynb").exists():
+                runs.keep_attempt(made.folder / "01-prepare.ipynb")
+            ended(made)
+        told = {one.outcome for one in standing.report(tmp_path / "outputs", files=True).runs}
+        assert told == {"open" if attempt.is_open(made) else "done"}
+        if attempt.is_open(made) and call % 2:
+            attempt.end(made)
+    assert standing.report(tmp_path / "outputs", files=True).problems == ()
+    assert not attempt.is_open(made)
 
 
 def edited(file: str, run: str = "one") -> Callable[[Records], None]:

@@ -11,6 +11,8 @@ from psycopg.rows import dict_row
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.queries import load
 
+OF_DEADLOCK_TIMEOUT = 0.4
+
 
 @dataclass(frozen=True)
 class BatchProgress:
@@ -24,6 +26,17 @@ class BatchProgress:
     rows: int
     is_done: bool
     started_at: str
+
+
+def wait_ms(conn: Connection, lock_timeout_ms: int) -> int:
+    """Return how long a batch waits for a lock while it holds others: the server looks for no deadlock meanwhile.
+
+    Who waits for a row of ours while we wait for one of theirs would be the victim: each waits deadlock_timeout first.
+    A batch that takes less than the rest of it is over before that, or is given back.
+    Source: https://www.postgresql.org/docs/current/runtime-config-locks.html
+    """
+    row = conn.execute("SELECT s.setting::int FROM pg_catalog.pg_settings AS s WHERE s.name = 'deadlock_timeout'")
+    return min(lock_timeout_ms, max(1, round(int(str((row.fetchone() or (1_000,))[0])) * OF_DEADLOCK_TIMEOUT)))
 
 
 def limit(conn: Connection, lock_timeout_ms: int, statement_timeout_ms: int) -> None:

@@ -8,7 +8,8 @@
    (``database.row_tracker``). Batches leave the new ones out, and behind the last range come those that were moved:
    each row that was there at the start is changed once, and no other.
 4. A row that moved to another partition while a batch waited for it makes the batch fail (SQLSTATE 40001): it is
-   aborted and executed again. With a throttle, a batch whose lock or statement times out is halved.
+   aborted and executed again. With a throttle, a batch whose lock or statement times out is halved. A lock is waited
+   for in short parts, and what the batch holds is given back after each: no client is the victim of a deadlock with it.
 5. A batch that the server refuses for a row stops the loop, and a note names the row; or it is halved until that row
    stands alone, is recorded and passed over (``online.bad_rows``).
 6. Between two batches the loop obeys the control row (``database.control``), or its throttle (``online.throttle``).
@@ -97,17 +98,9 @@ def run_batches(
     if bad_rows.policy == "skip":
         refusals.create(conn)
     loop = _Loop(
-        conn,
-        batches,
-        resume_from,
-        lock_timeout_ms,
-        statement_timeout_ms,
-        haste,
-        bad_rows,
-        throttle,
-        one_pass,
-        first_page,
-    )
+        conn, batches, resume_from, lock_timeout_ms, statement_timeout_ms, haste, bad_rows, throttle, one_pass,
+        first_page, batch_progress.wait_ms(conn, lock_timeout_ms),
+    )  # fmt: skip
     obedience, made = Obedience(conn, on_pause), 0
     while True:
         if throttle is not None:
@@ -128,7 +121,8 @@ def run_batches(
 class _Loop:
     """A loop at work. ``most`` bounds the next batch while rows are isolated, None where nothing was refused.
 
-    ``reached`` is where the last attempt ended, ``refused`` the single row that it was refused for, and why.
+    ``reached`` is where the last attempt ended, ``refused`` the single row that it was refused for, and why. A lock is
+    waited for ``wait_ms`` at a time, and by this batch for ``waited_ms`` until now.
     """
 
     conn: Connection
@@ -141,6 +135,8 @@ class _Loop:
     throttle: Throttle | None
     one_pass: bool
     first_page: int
+    wait_ms: int
+    waited_ms: int = 0
     asked: int = 0
     full: int = 0
     most: int | None = None
@@ -153,12 +149,15 @@ class _Loop:
     def batch(self) -> tuple[BatchProgress | None, BatchProgress]:
         """Execute the next batch, in as many attempts as that takes; return the progress before and after it."""
         self.attempts.clear()
+        self.waited_ms = 0
         while True:
             try:
                 return self._attempt()
             except pg.SerializationFailure as exc:
                 self._again(exc, _MOVED_ATTEMPTS)
             except _TIMEOUTS as exc:
+                if self._waits_on(exc):
+                    continue
                 if self.throttle is None or not self.throttle.can_halve:
                     raise
                 self._again(exc, _TIMEOUT_ATTEMPTS)
@@ -178,6 +177,15 @@ class _Loop:
         if attempt >= most or self.conn.closed:
             raise exc
         log.info("attempt %s of %s at a batch: %s", attempt, most, exc.diag.message_primary)
+
+    def _waits_on(self, exc: psycopg.Error) -> bool:
+        """Tell whether the lock is waited for again, now that all that this batch had locked is given back."""
+        if not isinstance(exc, pg.LockNotAvailable) or self.conn.closed:
+            return False
+        self.waited_ms += self.wait_ms
+        is_over = self.waited_ms >= self.lock_timeout_ms
+        self.waited_ms = 0 if is_over else self.waited_ms
+        return not is_over
 
     def _attempt(self) -> tuple[BatchProgress | None, BatchProgress]:
         began = time.monotonic()
@@ -201,7 +209,7 @@ class _Loop:
         return before, after
 
     def _open(self) -> BatchProgress | None:
-        batch_progress.limit(self.conn, self.lock_timeout_ms, self.statement_timeout_ms)
+        batch_progress.limit(self.conn, self.wait_ms, self.statement_timeout_ms)
         return batch_progress.read(self.conn, self.name)
 
     def _rows(self, before: BatchProgress) -> int:

@@ -151,6 +151,8 @@ def cut_over(here: Session) -> Card:
     with _at_work(here, work) as conn:
         swap = _swap(conn, work)
         if swap.is_new_live == (given.do == "swap"):
+            # It may be this run's own, killed between the commit and the next line of its journal.
+            here.journal("cut-over-found", subject=work.subject, do=given.do, cut_over_at=swap.cut_over_at)
             return Card("Cut-over", [("done", "before, by this run or another one")])
         if given.cutover == POSTPONED:
             here.journal("cut-over-postponed", subject=work.subject)
@@ -198,6 +200,7 @@ def end_it(here: Session) -> Card:
     with _at_work(here, work) as conn:
         swap = _swap(conn, work)
         if swap.state.is_over:
+            here.journal("swap-ended", subject=work.subject, state=swap.state.value)
             return Card("End", [("state", STATES[swap.state].format(swap.table.label))])
         if given.do == "finish" and swap.keep_until and swap.keep_until > datetime.now(UTC) and not given.force:
             raise Refused(

@@ -176,7 +176,12 @@ def _close_earlier(conn: Connection, run: Run) -> list[int]:
 
     said = [line for line in attempt.closings(run) if _is_anchored_here(line, run)]
     there = {(row.ledger, row.seq) for row in anchors.rows(conn)} if said else set()
-    missing = [line for line in reversed(said) if (line.ledger, line.seq) not in there]
+    missing = [
+        line
+        for line in reversed(said)
+        # Where its beginning is not there either, the database was restored to before it.
+        if (line.ledger, line.seq) not in there and (line.ledger, line.predicate["anchor"].get("line")) in there
+    ]
     for line in missing:
         anchors.write(conn, line.ledger, line.seq, str(line.predicate["kind"]), run.run_id, line.sha256)
         log.info("line %s of the ledger, which ended an attempt of run %s, is anchored late", line.seq, run.run_id)

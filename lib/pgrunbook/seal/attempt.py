@@ -136,7 +136,7 @@ def standing(run: Run) -> dict[str, Any]:
     try:
         marked: dict[str, Any] = regular_file.read_json(run.folder / MARK_FILE, dict)
     except WrongInput:
-        if not any(e["event"] == "ledger-opened" for e in journal.read(run.journal.path)):
+        if not any(e["event"] == OPENING for e in journal.read(run.journal.path)):
             return {}
     else:
         if marked:
@@ -224,11 +224,6 @@ def _closed(run: Run, facts: Mapping[str, Any], key: SigningKey | None) -> Line:
             hint=f"Repair the folder, then: pgrunbook seal {run.run_id}",
         ) from exc
     return ledger.append(ledger.path(run.folder.parent), CLOSED, run.run_id, found, facts, key)
-
-
-def _opened(events: Sequence[journal.Event]) -> int | None:
-    found = [int(e["seq_of_line"]) for e in events if e["event"] == OPENING]
-    return found[-1] if found else None
 
 
 def _mark(run: Run, facts: Mapping[str, Any]) -> None:

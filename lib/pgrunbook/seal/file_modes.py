@@ -11,6 +11,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from pgrunbook.config.regular_file import is_there
 from pgrunbook.record.cell_log import SUFFIX
 from pgrunbook.record.run import JOURNAL_FILE, Run
 from pgrunbook.seal import subjects
@@ -43,7 +44,8 @@ def release(run: Run) -> None:
 
 
 def _growing(folder: Path) -> Iterator[Path]:
-    yield folder / JOURNAL_FILE
+    if is_there(folder / JOURNAL_FILE):  # a run that is about to begin has none yet
+        yield folder / JOURNAL_FILE
     yield from sorted(folder.glob(f"*{SUFFIX}"))
 
 
