@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -95,6 +97,21 @@ def test_a_kernel_that_is_killed_leaves_a_cell_that_is_broken_off(project: Proje
     assert "still here" in shown(found, "execute-plan")
     assert "KernelDied" in shown(found, "execute-plan")
     assert runs.load(made.folder).actual_status() is Status.BROKEN_OFF
+
+
+def test_what_a_killed_kernel_began_is_not_at_work_when_the_next_one_is(tmp_path: Path) -> None:
+    """Whoever looks from outside sees that some kernel lives, and tells which by its process."""
+    path = tmp_path / "x.cells.jsonl"
+    dead, alive = (f"{pid}-2026-11-30T05:39:27.665Z-c4b9" for pid in (2**22 + 1, os.getpid()))
+    lines = [
+        line
+        for kernel in (dead, alive)
+        for line in ({"is": "kernel", "kernel": kernel},
+                     {"is": "cell", "kernel": kernel, "n": 1, "cell": "a", "at": "2026-11-30T05:39:27Z", "source": ""})
+    ]  # fmt: skip
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    ended = [one.ended for one in attempts(cell_log.read(path), ["a"], living="")]
+    assert ended == [Ended.BROKEN_OFF, Ended.AT_WORK]
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import nbformat
 import pytest
 
+from browser import CHROMIUM, chromium
 from pgrunbook.app import lab_pages
 from pgrunbook.display.lock_chart import Lane, Lanes, LockBar
 from pgrunbook.display.show import Banner, Bar, Card, Cell, Table, Timeline
@@ -18,7 +18,6 @@ from pgrunbook.record import run as runs
 from pgrunbook.record.run import Part, Run
 from pgrunbook.seal import report, run_index
 
-CHROMIUM = shutil.which("chromium")
 PHONE_PX, PAPER_PX = 390, 718  # A4 between margins of 10 mm, at 96 pixels an inch
 LONG = "public.a_table_with_a_long_name_of_sixty_three_characters_as_the_most"
 NUMBERS = [f"number {n}" for n in range(8)]
@@ -50,15 +49,8 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """A browser for all pages."""
-    from playwright.sync_api import sync_playwright
-
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=flags)
-        try:
-            yield chromium
-        finally:
-            chromium.close()
+    with chromium() as found:
+        yield found
 
 
 @pytest.fixture(autouse=True)

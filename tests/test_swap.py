@@ -18,6 +18,8 @@ from acting import anchored, cells, completed, error, events, newest_run, output
 from conftest import ROOT, connect, do, rows
 from pgrunbook.branches.server import Server
 from pgrunbook.config.targets import Target
+from pgrunbook.database.checksums import TableName
+from pgrunbook.procedures import swap_views
 from pgrunbook.record.run import Status
 from pgrunbook.session import session as heres
 
@@ -314,3 +316,13 @@ def test_another_shape_while_a_swap_is_at_work_is_refused() -> None:
     assert code == 2
     assert f"Its shape: {WIDER}" in error(made)
     assert "pgrunbook run swap --target demo -p table=public.orders -p do=abandon" in error(made)
+
+
+def test_a_copy_that_somebody_stops_tells_where_the_swap_stands() -> None:
+    """What is in use, what stays, how it goes on, and how it is taken away."""
+    assert str(swap_views.stopped("demo", TableName("public", "orders"), "run this cell again")) == (
+        "stopped while the new table was filled\n"
+        "State: public.orders is whole and in use; what is made of the new table, its log and its trigger stays.\n"
+        "Hint: To go on: run this cell again. "
+        "To take it away: pgrunbook run swap --target demo -p table=public.orders -p do=abandon"
+    )

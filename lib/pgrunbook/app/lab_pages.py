@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from pgrunbook.config import targets
-from pgrunbook.display.show import BAD, COLOURS, GOOD, QUIET, WARN
+from pgrunbook.display.show import BAD, COLOURS, GOOD, QUIET, WARN, visible
 from pgrunbook.errors import WrongInput
 from pgrunbook.record import run as runs
 from pgrunbook.record import steps
@@ -19,7 +19,7 @@ from pgrunbook.session import parameters
 AGAIN_S = 5  # the page of a run loads itself again
 SHOWN = 50
 TONES = {"done": GOOD, "failed": BAD, "at work": WARN, TO_DO: QUIET}
-_STYLE = f"{STYLE} table {{ width: 100%; }} code {{ background: #f6f8fa; padding: 1px 4px; }}"
+_STYLE = f"{STYLE} table {{ width: 100%; }} code {{ background: #f6f8fa; padding: 1px 4px; white-space: nowrap; }}"
 
 
 def is_procedure(name: str) -> bool:
@@ -91,11 +91,12 @@ def _section(made: Run, part: Part, found: list[CellStanding], base: str, root: 
         told = f"{_toned(last.state)} {escape(last.says)}" if last else ""
         mark = " <small>changes the database</small>" if one.changes_state else ""
         state = f"{_toned(one.state)} {escape(one.ended_at[11:])}"
-        rows.append([f"<code>{escape(one.cell)}</code>{mark}", state, escape(one.says), told])
-    title = f"in run {before[0].run_id}" if before else "in the last run: none"
+        more = f"<pre class='error'>{escape(visible(one.more))}</pre>" if one.more and one.state != "done" else ""
+        rows.append([f"<code>{escape(one.cell)}</code>{mark}", state, f"{escape(one.says)}{more}", told])
+    headings = ["step", "now (UTC)", "it says", *([f"in run {before[0].run_id}"] if before else [])]
     status = part.status if part.status is not Status.RUNNING or made.is_held() else Status.BROKEN_OFF
     heading = f"<h2>{_link(made, part, base, root)} {_toned(status)}</h2><p>{escape(part.says)}</p>"
-    return heading + _table(["step", "now", "it says", title], rows)
+    return heading + _table(headings, [row[: len(headings)] for row in rows])
 
 
 def _link(made: Run, part: Part, base: str, root: Path) -> str:

@@ -144,8 +144,10 @@ def _helpers(conn: Connection) -> Iterator[Remnant]:
                 f"{half.migration} is half done and may need it: pgrunbook run --resume {half.run_id}, or roll it back"
             )
         elif FILL in row["name"]:
-            why = "a backfill has left it, or lets it stay (leave_in_sync): it fills columns of whatever is written"
-            why += "; backfill takes it away too, with do=abandon and of_run, its run"
+            why = (
+                "a backfill has left it, or lets it stay (leave_in_sync): it fills columns of whatever is written; its"
+                " run goes on with pgrunbook run --resume, or takes it away too with do=abandon and of_run, its run"
+            )
         elif not statement:
             why = "a safe form has left it, with values of rows: compare it with the column it stands for, then drop it"
         yield Remnant(

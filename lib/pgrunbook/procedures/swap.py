@@ -132,10 +132,13 @@ def make_and_fill(here: Session) -> Card:
             def on_part(what: str, number: int) -> None:
                 stage.how_far(f"{what} {number:,}" if number else what)
 
-            swap = execution.fill(
-                conn, here.target, permitted, work.subject, work.choice, work.table,
-                latency_ms=given.latency_ms, workers=given.workers, on_part=on_part,
-            )  # fmt: skip
+            try:
+                swap = execution.fill(
+                    conn, here.target, permitted, work.subject, work.choice, work.table,
+                    latency_ms=given.latency_ms, workers=given.workers, on_part=on_part,
+                )  # fmt: skip
+            except KeyboardInterrupt as exc:
+                raise swap_views.stopped(here.target.name, work.choice.table, runs.again()) from exc
         done = swap_copy.progress(conn, swap)
         here.journal("swap-filled", subject=work.subject, rows=done.rows, took_s=round(time.monotonic() - began, 3))
     return swap_views.made(swap, done, time.monotonic() - began)

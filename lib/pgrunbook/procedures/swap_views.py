@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pgrunbook.database.checksums import TableName
 from pgrunbook.display.prose import counted, listed
 from pgrunbook.display.show import GOOD, PLAIN, QUIET, WARN, Card, Cell, Table
+from pgrunbook.errors import Interrupted
 from pgrunbook.online.carried import CARRIED, Hanging
 from pgrunbook.online.cutover import TableCutover
 from pgrunbook.online.swap_begin import SwapTrial
@@ -44,6 +45,16 @@ def columns(found: SwapTrial) -> Table:
 def filled(plan: SwapPlan) -> str:
     """Return how the columns of the new table are filled, as one phrase."""
     return f"{counted(len(plan.new.filled), 'column')} filled, rows are matched by {listed(plan.key)}"
+
+
+def stopped(target: str, table: TableName, again: str) -> Interrupted:
+    """Return the error for a copy that somebody stopped."""
+    return Interrupted(
+        "stopped while the new table was filled",
+        state=f"{table.label} is whole and in use; what is made of the new table, its log and its trigger stays.",
+        hint=f"To go on: {again}. To take it away: pgrunbook run swap --target {target} -p table={table.label} "
+        "-p do=abandon",
+    )
 
 
 def made(swap: TableSwap, done: SwapProgress, took_s: float) -> Card:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from pgrunbook.record import cell_log
 from pgrunbook.record.cell_log import Line
 
 SET_UP = "set-up"
@@ -55,8 +56,14 @@ class Attempt:
 def attempts(lines: Sequence[Line], ids: Sequence[str], *, living: str | None) -> list[Attempt]:
     """Return the runs of cells, oldest first; ``ids`` are the cells of the notebook, in order.
 
-    What a kernel began and did not end is at work in the ``living`` kernel ("" is any), and broken off in another.
+    What a kernel began and did not end is at work in the ``living`` kernel, and broken off in another; "" is any whose
+    process has not ended.
     """
+    ended = cell_log.ended_kernels(lines) if living == "" else set[str]()
+
+    def is_living(kernel: str) -> bool:
+        return kernel == living or (living == "" and kernel not in ended)
+
     places = {cell: place for place, cell in enumerate(ids)}
     kernels: dict[str, str] = {}
     found: dict[tuple[str, int], Attempt] = {}
@@ -71,7 +78,7 @@ def attempts(lines: Sequence[Line], ids: Sequence[str], *, living: str | None) -
             found[kernel, int(line["n"])] = Attempt(
                 cell, str(line["source"]), kernel, kernels.get(kernel, ""), str(line["at"]), places.get(cell),
                 line.get("count"), bool(line.get("edited")),
-                Ended.UNSEEN if line.get("unseen") else Ended.AT_WORK if living in ("", kernel) else Ended.BROKEN_OFF,
+                Ended.UNSEEN if line.get("unseen") else Ended.AT_WORK if is_living(kernel) else Ended.BROKEN_OFF,
             )  # fmt: skip
             continue
         run = found.get((kernel, number)) if isinstance(number, int) else None

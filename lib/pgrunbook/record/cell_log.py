@@ -12,7 +12,7 @@ import json
 import os
 import secrets
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -168,6 +168,22 @@ def read(path: Path) -> list[Line]:
         if isinstance(line, dict) and "is" in line:
             found.append(line)
     return found
+
+
+def ended_kernels(lines: Sequence[Line]) -> set[str]:
+    """Return the kernels before the last one whose process has ended: its id begins their name."""
+    kernels = [str(line["kernel"]) for line in lines if line["is"] == "kernel"]
+    return {kernel for kernel in kernels[:-1] if not _is_alive(kernel.partition("-")[0])}
+
+
+def _is_alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, ValueError):
+        return True
+    return True
 
 
 def is_open(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,18 +15,21 @@ from pgrunbook.record.cell_attempts import SET_UP
 from pgrunbook.record.run import Part, Run
 
 TO_DO = "to do"
+MOST_SAID, MOST_OF_AN_ERROR = 160, 2_000  # characters
+UNTITLED = "<div style='max-height:"  # how a table without a title begins
 WORDS = {"completed": "done", "failed": "failed", "running": "at work"}
 
 
 @dataclass(frozen=True)
 class CellStanding:
-    """How one cell of an executed notebook stands, and the first line of what it shows."""
+    """How one cell of an executed notebook stands, the first line of what it shows, and the others of an error."""
 
     cell: str
     changes_state: bool
     state: str = TO_DO
     ended_at: str = ""
     says: str = ""
+    more: str = ""
 
 
 def standing(run: Run, part: Part) -> list[CellStanding]:
@@ -62,7 +66,7 @@ def _standing(cell: Mapping[str, Any]) -> CellStanding:
     facts = cell["metadata"].get("papermill", {})
     return CellStanding(
         str(cell.get("id")), "changes-state" in _tags(cell), WORDS.get(facts.get("status"), TO_DO),
-        str(facts.get("end_time") or "")[:19].replace("T", " "), _says(cell),
+        str(facts.get("end_time") or "")[:19].replace("T", " "), _says(cell), _more(cell),
     )  # fmt: skip
 
 
@@ -70,12 +74,22 @@ def _tags(cell: Mapping[str, Any]) -> list[str]:
     return list(cell["metadata"].get("tags", []))
 
 
+def _more(cell: Mapping[str, Any]) -> str:
+    """Return what follows the first line of the error of a cell: the state of the database, and what to do next."""
+    found = ["".join(output["evalue"]) for output in cell.get("outputs", []) if output.get("evalue")]
+    return found[-1].strip().partition("\n")[2][:MOST_OF_AN_ERROR] if found else ""
+
+
 def _says(cell: Mapping[str, Any]) -> str:
     """Return the first line of the error of a cell, or of the last thing that it shows."""
     for output in reversed(cell.get("outputs", [])):
         if output.get("metadata", {}).get("pgrunbook"):
             continue  # what the record says of the cell
-        text = output.get("evalue") or output.get("data", {}).get("text/plain") or output.get("text") or ""
+        data = output.get("data", {})
+        text = output.get("evalue") or data.get("text/plain") or output.get("text") or ""
         line = next((line for line in "".join(text).splitlines() if line.strip()), "")
-        return line[:120]
+        html = "".join(data.get("text/html", ""))
+        if html.startswith(UNTITLED):
+            return f"{html.partition('<tbody>')[2].partition('</tbody>')[0].count('<tr>')} rows"  # no title to tell
+        return textwrap.shorten(line, MOST_SAID, placeholder=" …")
     return ""

@@ -20,6 +20,7 @@ INDEX_FILE = "index.html"
 # What a row of the page holds, in this order; its script knows them by their place.
 FIELDS = ("run", "began", "runbook", "target", "who", "outcome", "took", "seal", "link", "approval")
 
+EVERYBODY = {"who": "everybody"}
 HEADINGS = ("run", "began (UTC)", "runbook", "target", "who", "outcome", "took, s", "seal", "approval")
 
 
@@ -92,9 +93,11 @@ def _body(rows: list[list[Any]], said: str, unreadable: int) -> str:
     loud = sum(row[9] in approval_check.LOUD for row in rows)
     tone = "good" if said.startswith("true") else "warn" if said.startswith("not") else "bad"
     lost = f"<p>{unreadable} folders could not be read: pgrunbook runs names them.</p>" if unreadable else ""
+    fields = ("runbook", "target", "who", "outcome", "seal", "approval")
     filters = "".join(
-        f"<select data-field='{FIELDS.index(name)}'><option value=''>every {name}</option></select>"
-        for name in ("runbook", "target", "who", "outcome", "seal", "approval")
+        f"<select data-field='{FIELDS.index(name)}'><option value=''>{EVERYBODY.get(name, f'every {name}')}</option>"
+        "</select>"
+        for name in fields
     )
     return (
         f"<header class='{tone}'><h1>{len(rows):,} runs</h1>"

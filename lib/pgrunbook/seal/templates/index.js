@@ -68,21 +68,26 @@ function draw() {
   if (!found.length) return;
   const times = found.map((row) => Date.parse(row[BEGAN] + "Z"));
   const first = times.reduce((a, b) => Math.min(a, b)), last = times.reduce((a, b) => Math.max(a, b));
-  const bars = 60, step = Math.max(1, (last - first) / bars), counts = Array.from({length: bars + 1}, () => [0, 0]);
-  found.forEach((row, at) => { counts[Math.floor((times[at] - first) / step)][row[OUTCOME] === "done" ? 0 : 1] += 1; });
-  const most = counts.reduce((a, [good, bad]) => Math.max(a, good + bad), 1), width = 100 / (bars + 1);
+  const bars = 60, step = Math.max(1, (last - first) / bars), counts = Array.from({length: bars + 1}, () => [0, 0, 0]);
+  const kind = (row) => ["good", "warn"].indexOf(tones[row[OUTCOME]]) + 1 || 3;
+  found.forEach((row, at) => { counts[Math.floor((times[at] - first) / step)][kind(row) - 1] += 1; });
+  const most = counts.reduce((a, each) => Math.max(a, each[0] + each[1] + each[2]), 1), width = 100 / (bars + 1);
   const put = (name, facts, text) => {
     const made = document.createElementNS("http://www.w3.org/2000/svg", name);
     for (const [key, value] of Object.entries(facts)) made.setAttribute(key, value);
     if (text) made.textContent = text;
     line.append(made);
   };
-  counts.forEach(([good, bad], at) => {
-    const tall = (n) => 48 * n / most;
-    put("rect", {x: `${at * width}%`, width: `${width * 0.8}%`, y: 50 - tall(good), height: tall(good), fill: "#1a7f37"});
-    put("rect", {x: `${at * width}%`, width: `${width * 0.8}%`, y: 50 - tall(good + bad), height: tall(bad), fill: "#cf222e"});
+  const fills = ["#1a7f37", "#9a6700", "#cf222e"];
+  counts.forEach((each, at) => {
+    let below = 0;
+    each.forEach((n, of) => {
+      const tall = 48 * n / most;
+      below += tall;
+      put("rect", {x: `${at * width}%`, width: `${width * 0.8}%`, y: 50 - below, height: tall, fill: fills[of]});
+    });
   });
-  const day = (time) => new Date(time).toISOString().slice(0, 10);
+  const day = (time) => new Date(time).toISOString().slice(0, last - first < 2 * 86400e3 ? 16 : 10).replace("T", " ");
   put("text", {x: 0, y: 66, "font-size": 11, fill: "#59636e"}, day(first));
   put("text", {x: "100%", y: 66, "font-size": 11, fill: "#59636e", "text-anchor": "end"}, day(last));
 }
