@@ -37,7 +37,7 @@ def test_it_is_the_plain_change(server: Server, what: str) -> None:
     """Without a gate, whatever hangs on the column; nothing differs from the plain change, and nothing waits."""
     if server.version < 15 and what == "a publication of a schema":
         pytest.skip("it is new in PostgreSQL 15")
-    with stage(server, f"small {what.replace(chr(39), '')}", f"{TABLE}{CARRIED[what]}") as both:
+    with stage(server, f"small {what.lower().replace(chr(39), '')}", f"{TABLE}{CARRIED[what]}") as both:
         expansions = plan(both.conn, CHANGE)  # type: ignore[arg-type]
         assert [(one.form, one.gate, one.differs) for one in expansions] == [("", None, ())]
         perform(both.conn, expansions)  # type: ignore[arg-type]
@@ -51,8 +51,8 @@ def test_all_changes_of_small_tables_are_plain(server: Server, case: str) -> Non
     made, change = CASES[case]
     with stage(server, case, made) as both:
         for statement in change.split("; "):
-            assert forms(both.conn, statement) == [("", None)]
-            perform(both.conn, plan(both.conn, statement))  # type: ignore[arg-type]
+            assert forms(both.conn, statement, batch_rows=2_000) == [("", None)]
+            perform(both.conn, plan(both.conn, statement, batch_rows=2_000))  # type: ignore[arg-type]
             both.conn.execute("DROP SCHEMA performed CASCADE")
         both.plain.execute(change)
         assert diff(looks(both.plain), looks(both.conn)) == []

@@ -50,8 +50,8 @@ def as_written(case: Case) -> Expansion | None:
     if table is None or not is_small(case, table) or not type_cost.of(case, table).rewrites:
         return None
     columns = ", ".join(dict.fromkeys(cmd.name for cmd in _changes(case)))
-    says = f"The new type of {columns} rewrites {table.label}, which has at most {_most(case):,} rows and 10 MB: that takes"
-    says += " moments. Before it, the size is looked at again, and a table that has grown is not rewritten."
+    says = f"The new type of {columns} rewrites {table.label}, which has at most {_most(case):,} rows and 10 MB: that"
+    says += " takes moments. Before it, the size is looked at again, and a table that has grown is not rewritten."
     lock = f"LOCK TABLE {table.sql} IN ACCESS EXCLUSIVE MODE"
     steps = SafeStep(
         f"{lock};\n{_guard([table, *_tied(case, table)])};\n{case.statement.sql}",
