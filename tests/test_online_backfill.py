@@ -26,7 +26,7 @@ from pgrunbook.database import leftovers, step_log
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.connection import connect as connected
 from pgrunbook.errors import Broken, Refused, RunbookError, WrongInput
-from pgrunbook.online import backfill, backfill_check, batch_order
+from pgrunbook.online import backfill, backfill_check, backfill_trust, batch_order
 from pgrunbook.online.backfill import ColumnBackfill, resolve
 from pgrunbook.online.backfill_run import BackfillRun, Filled
 from pgrunbook.online.bad_rows import STOP, BadRows
@@ -302,6 +302,63 @@ def test_what_somebody_planted_is_not_called(target: Target) -> None:
     with connect(target) as conn:
         query = "SELECT pg_catalog.count(*) FROM orders WHERE cents IS DISTINCT FROM round(total * 100)"
         assert conn.execute(query).fetchone() == (0,)
+
+
+OWNERS = {
+    "a trigger": "CREATE TRIGGER t BEFORE UPDATE ON things FOR EACH ROW EXECUTE FUNCTION rings()",
+    "a check": "ALTER TABLE things ADD CHECK (sings(n) > 0)",
+    "an index": "CREATE INDEX ON things ((n + sings(1)))",
+    "a rule": "CREATE RULE r AS ON UPDATE TO things DO ALSO SELECT sings(1)",
+}
+HIDDEN = {
+    "a function": "sings(n)",
+    "an operator": "n <+> 1",
+    "a domain": "n::counted",
+}
+
+
+@pytest.fixture
+def owned(target: Target) -> Iterator[str]:
+    """The name of a role that owns table things, and has no right beyond it."""
+    do(target, "CREATE ROLE owns_things; GRANT CREATE ON SCHEMA public TO owns_things; SET ROLE owns_things;"
+               "CREATE TABLE things (id int PRIMARY KEY, n int, m int); INSERT INTO things VALUES (1, 2);"
+               "CREATE FUNCTION sings(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT 1';"
+               "CREATE FUNCTION adds(int, int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT 1';"
+               "CREATE OPERATOR <+> (LEFTARG = int, RIGHTARG = int, FUNCTION = adds); CREATE DOMAIN counted AS int;"
+               "CREATE FUNCTION rings() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'")  # fmt: skip
+    yield "owns_things"
+    do(target, "DROP OWNED BY owns_things CASCADE; DROP ROLE owns_things")
+
+
+@pytest.mark.slow
+def test_table_whose_rows_run_code_of_somebody_else_is_not_filled(target: Target, owned: str) -> None:
+    """Each way to have a row call something: told at the plan, and again before the loop."""
+    with working(target) as conn:
+        for how, planted in OWNERS.items():
+            made = resolve(conn, "things", {"m": "n"})
+            with conn.transaction(force_rollback=True):
+                conn.execute(f"SET LOCAL ROLE {owned}; SET LOCAL search_path = public; {planted}".encode())
+                conn.execute("RESET ROLE; SET LOCAL search_path = pg_catalog, pg_temp")
+                for ask in (lambda: resolve(conn, "things", {"m": "n"}),
+                            lambda: backfill_trust.refuse_foreign_code(conn, made.table)):  # noqa: B023 # fmt: skip
+                    with pytest.raises(Refused, match=r"refused to change rows of public\.things"):
+                        ask()
+            assert resolve(conn, "things", {"m": "n"}).table == made.table, how
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hidden", HIDDEN)
+def test_trigger_calls_no_code_of_somebody_else(target: Target, owned: str, hidden: str) -> None:
+    """It has our rights in every session: what another role may change at any time would have them too."""
+    with working(target) as conn:
+        made = resolve(conn, "things", {"m": HIDDEN[hidden]})
+        installed(conn, made)
+        with pytest.raises(Refused, match="its expressions call code of another role"):
+            backfill_trust.refuse_foreign_text(conn, made.table, made.fill)
+        own = resolve(conn, "things", {"m": "n + 1"})
+        installed(conn, own)
+        backfill_trust.refuse_foreign_text(conn, own.table, own.fill)
+    assert owned
 
 
 def test_expression_is_told_to_be_immutable_or_not(target: Target) -> None:

@@ -255,7 +255,8 @@ def test_what_does_not_read_the_column_is_no_obstacle(stage: Stage) -> None:
     stage.conn.execute(
         "CREATE TRIGGER a AFTER UPDATE ON n FOR EACH ROW WHEN (OLD.was IS DISTINCT FROM NEW.was) EXECUTE FUNCTION app.touch()"
     )
-    stage.conn.execute("CREATE PUBLICATION part FOR TABLE n (id, other)")
+    if stage.conn.info.server_version >= 150000:  # before, a publication has all columns of a table
+        stage.conn.execute("CREATE PUBLICATION part FOR TABLE n (id, other)")
     renamed(stage)
     stage.conn.execute(
         "CREATE TABLE p2 (id integer PRIMARY KEY, was text) PARTITION BY RANGE (id); CREATE TABLE p2a PARTITION OF p2 FOR VALUES FROM (1) TO (99)"

@@ -12,7 +12,7 @@ import pytest
 from pgrunbook.database.checksums import TableName
 from pgrunbook.database.connection import connect
 from pgrunbook.errors import Refused
-from pgrunbook.online import swap_sync
+from pgrunbook.online import backfill, swap_sync
 from pgrunbook.online.swap_shape import SwapChoice
 from servers import Server
 from swap_stage import URL, SwapStage, differences, stage_of, url_of
@@ -173,6 +173,21 @@ def test_change_that_a_cut_over_would_lose_is_refused_by_its_name(scene: OwnersS
     with pytest.raises(Refused, match={**CHANGED, **TUNED}[change]):
         scene.stage.cut_over()
     assert differences(after, scene.stage.schema()) == []
+
+
+@pytest.mark.slow
+def test_trigger_of_a_backfill_that_came_meanwhile_keeps_its_table(scene: OwnersScene) -> None:
+    """Its functions take a row of the table, which is another one afterwards: the swap waits until it is gone."""
+    scene.stage.do("CREATE TABLE public.mine (LIKE t INCLUDING ALL)", "INSERT INTO mine SELECT * FROM t")
+    scene.stage.ready(SwapChoice(TableName("public", "mine")))
+    with connect(scene.stage.target) as conn:
+        made = backfill.resolve(conn, "mine", {"note": "n::text"})
+        with conn.transaction(), conn.as_target():
+            conn.execute(made.fill.installation().encode())
+        with pytest.raises(Refused, match=r"Function pgrunbook\.fill_\w+\(\S*mine\): it uses the row type"):
+            scene.stage.cut_over()
+        conn.execute(made.fill.removal().encode())
+    scene.stage.cut_over()
 
 
 @pytest.mark.slow

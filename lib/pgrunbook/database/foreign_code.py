@@ -44,7 +44,7 @@ def written(conn: Connection, oids: Collection[int], *, fires: bool) -> frozense
     :func:`tables`. Locks: none.
     """
     with queries.snapshot_cursor(conn):
-        roles = [row["oid"] for row in queries.rows(conn, "foreign_code", "roles")]
+        roles = [row["oid"] for row in queries.rows(conn, "foreign_code", "roles", any=False)]
         if not roles:
             return frozenset()
         reached_ = [row["oid"] for row in queries.rows(conn, "foreign_code", "reached", roles=roles)]
@@ -52,6 +52,17 @@ def written(conn: Connection, oids: Collection[int], *, fires: bool) -> frozense
             conn, "foreign_code", "written", roles=roles, oids=list(oids), reached=reached_, fires=fires
         )
     return frozenset(int(row["oid"]) for row in found)
+
+
+def called(conn: Connection, names: Collection[str]) -> list[str]:
+    """Return which of these functions of schema pgrunbook have such code in their text.
+
+    Whoever executes one with our rights (SECURITY DEFINER) would run it: a function, an operator, or a domain, which
+    its owner may give a check at any time. Locks: none.
+    """
+    roles = [row["oid"] for row in queries.rows(conn, "foreign_code", "roles", any=True)]
+    found = queries.rows(conn, "foreign_code", "called", roles=roles, names=list(names)) if roles else []
+    return [row["name"] for row in found]
 
 
 def refuse(tables_: Collection[tuple[str, str]], doing: str, instead: str) -> None:
@@ -83,5 +94,5 @@ def hinders(conn: Connection, query: str) -> str:
 
 def _found(conn: Connection) -> list[dict[str, Any]]:
     with queries.snapshot_cursor(conn):  # without JIT: the server expects far too many rows, and compiled for 4 s
-        roles = [row["oid"] for row in queries.rows(conn, "foreign_code", "roles")]
+        roles = [row["oid"] for row in queries.rows(conn, "foreign_code", "roles", any=False)]
         return queries.rows(conn, "foreign_code", "reached", roles=roles) if roles else []

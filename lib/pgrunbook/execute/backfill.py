@@ -18,7 +18,7 @@ from pgrunbook.display.prose import counted
 from pgrunbook.errors import Blocked, Broken, Refused
 from pgrunbook.execute.lock_requests import SHORTEST_LOCK_TIMEOUT_MS
 from pgrunbook.execute.permit import Permit
-from pgrunbook.online import backfill
+from pgrunbook.online import backfill, backfill_trust
 from pgrunbook.online.backfill import ColumnBackfill
 from pgrunbook.online.backfill_run import BackfillRun, Filled
 from pgrunbook.online.batch_order import Asked, BatchOrder
@@ -64,6 +64,7 @@ def install(
         with conn.as_target():
             conn.execute(fill.installation().encode())
         own_schema.hide(conn, *made.fill.function_names)
+        backfill_trust.refuse_foreign_text(conn, made.table, made.fill)
 
     _locked(conn, target, made, "ShareRowExclusiveLock", installed, on_wait, "install its trigger on")
     return True
@@ -84,8 +85,13 @@ def remove(
 
 
 def fill(run: BackfillRun, asked: Asked, permit: Permit, *, chosen: BatchOrder | None) -> Filled:
-    """Fill the rows. Raises Refused without a permit for it, and what ``online.backfill_run`` raises."""
+    """Fill the rows.
+
+    Raises Refused without a permit for it, and where the table runs code of roles that are not trusted; and what
+    ``online.backfill_run`` raises.
+    """
     permit.check(run.made.subject, run.conn)
+    backfill_trust.refuse_foreign_code(run.conn, run.made.table)
     return run.run(asked, chosen=chosen)
 
 

@@ -27,6 +27,7 @@ from pgrunbook.database.relations import Relation
 from pgrunbook.database.sqlstate import said
 from pgrunbook.display.prose import listed
 from pgrunbook.errors import Broken, Refused, WrongInput
+from pgrunbook.online import backfill_trust
 from pgrunbook.plan.step import GUARD, RANGE, Batches
 from pgrunbook.sql.tree import functions_in
 
@@ -125,7 +126,7 @@ def resolve(
     """Return the backfill that these words mean on this server.
 
     Raises WrongInput where a table, column or expression is none, or cannot be filled; Refused for an expression that
-    gives another value each time. Locks: AccessShareLock on the table.
+    gives another value each time, and as ``backfill_trust``. Locks: AccessShareLock on the table.
     """
     if not values:
         raise WrongInput(
@@ -135,6 +136,7 @@ def resolve(
         )
     facts = Facts(conn)
     found = _relation(conn, facts, table)
+    backfill_trust.refuse_foreign_code(conn, found)
     types, plain = _types(conn, found, [*values, *back])
     texts = {**values, **({f"the way back of {c}": text for c, text in back.items()})}
     for name, text in [*texts.items(), *([("where", where)] if where else [])]:

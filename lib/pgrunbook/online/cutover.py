@@ -31,6 +31,7 @@ from pgrunbook.database.queries import rows
 from pgrunbook.display.prose import listed
 from pgrunbook.errors import Blocked, Broken, Refused
 from pgrunbook.online import carried, change_log, swap_build, swap_shape, swap_store, swap_sync, swap_trust
+from pgrunbook.online.carried import NOT_CARRIED
 from pgrunbook.online.change_log import of_live
 from pgrunbook.online.swap_store import SCHEMA, SwapSide, SwapState, TableSwap
 from pgrunbook.sql.lock_modes import CONFLICTS
@@ -116,6 +117,8 @@ def refuse_changed(conn: Connection, swap: TableSwap) -> None:
         raise _changed(swap, f"its columns are others now ({', '.join(now)})")
     if missing := swap_build.missing(conn, swap):
         raise _changed(swap, f"{', '.join(missing)} was added, and the other table lacks it")
+    if left := [one for one in carried.hanging(conn, oid) if one.kind in NOT_CARRIED]:
+        raise _changed(swap, "; ".join(f"{one.says}: {NOT_CARRIED[one.kind]}" for one in left))
     _refuse_other_traits(conn, swap, oid)
     swap_trust.refuse_foreign_code(conn, swap)
 

@@ -1,5 +1,5 @@
 -- name: roles
--- a row is: a role that we do not trust and that owns a function
+-- a row is: a role that we do not trust and that owns a function, or any role that we do not trust
 WITH RECURSIVE us AS (
     SELECT r.oid,
            r.rolsuper
@@ -21,7 +21,7 @@ FROM pg_catalog.pg_roles AS r
 WHERE NOT r.rolsuper
   AND r.rolname <> session_user
   AND r.oid NOT IN (SELECT members.oid FROM members)
-  AND EXISTS (SELECT FROM pg_catalog.pg_proc AS p WHERE p.proowner = r.oid)
+  AND (%(any)s OR EXISTS (SELECT FROM pg_catalog.pg_proc AS p WHERE p.proowner = r.oid))
 
 -- name: reached
 -- a row is: an index, a constraint or a table, whose use by a query of ours may run code of these roles, of a table also its name; or a table with a column of a type that does
@@ -168,6 +168,22 @@ WHERE f.oid = ANY (%(reached)s::oid[])
                 AND d.objid = x.objid
                 AND d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass
                 AND c.proowner = ANY (%(roles)s::oid[]))
+
+-- name: called
+-- a row is: one of these functions of schema pgrunbook, whose text calls code of these roles: a function, an operator, or what a domain of theirs asks now or later
+SELECT DISTINCT p.proname::text AS name
+FROM pg_catalog.pg_proc AS p
+JOIN pg_catalog.pg_depend AS d ON d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = p.oid
+LEFT JOIN pg_catalog.pg_operator AS o
+  ON d.refclassid = 'pg_catalog.pg_operator'::pg_catalog.regclass AND o.oid = d.refobjid
+LEFT JOIN pg_catalog.pg_proc AS c
+  ON c.oid = CASE d.refclassid WHEN 'pg_catalog.pg_proc'::pg_catalog.regclass THEN d.refobjid ELSE o.oprcode::oid END
+LEFT JOIN pg_catalog.pg_type AS t
+  ON d.refclassid = 'pg_catalog.pg_type'::pg_catalog.regclass AND t.oid = d.refobjid AND t.typtype = 'd'
+WHERE p.pronamespace = pg_catalog.to_regnamespace('pgrunbook')::oid
+  AND p.proname = ANY (%(names)s::text[])
+  AND (c.proowner = ANY (%(roles)s::oid[]) OR t.typowner = ANY (%(roles)s::oid[]))
+ORDER BY 1
 
 -- name: read_by
 -- a row is: a relation that a query of these reads, also as a partition or child table, or, of a view, not known
