@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -20,7 +21,7 @@ import pytest
 from pgrunbook.app import terminal
 from pgrunbook.record import run as runs
 from pgrunbook.record.run import Part, Run, Status
-from pgrunbook.seal import attempt, notebook_page, report, run_index, signing_key
+from pgrunbook.seal import attempt, notebook_page, output_cuts, report, run_index, signing_key
 from pgrunbook.seal.evidence import FIELDS
 
 Command = Callable[..., tuple[int, str, str]]
@@ -177,6 +178,52 @@ def test_what_is_evil_is_shown_and_not_executed(what: str) -> None:
     assert "position:" not in "".join(str(facts.get("style")) for _, facts in seen.tags)
     assert "script-src 'none'" in page
     assert not set(page) & {"\x1b", "\x07", "\u202e"}
+
+
+def test_what_is_evil_reaches_no_terminal(command: Command) -> None:
+    """In runs, show, requests and verify: names, verdicts and events that somebody has written into a record."""
+    evil = " ".join(EVIL.values())
+    made = done(says=evil)
+    facts = json.loads((made.folder / "run.json").read_text())
+    facts |= {"operator": evil, "target": evil, "runbook": evil}
+    (made.folder / "run.json").chmod(0o600)
+    (made.folder / "run.json").write_text(json.dumps(facts))
+    for words in (("runs",), ("show", made.run_id), ("requests",), ("verify", "--files")):
+        _, out, err = command(*words)
+        assert not set(out + err) & {"\x1b", "\x07", "\u202e"}, words
+
+
+def test_outputs_that_are_too_large_are_cut_and_the_page_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture, a text, a table and an error; what is behind what fits is cut, too. Here a page holds little."""
+    monkeypatch.setattr(output_cuts, "MOST_BYTES", 20_000)
+    monkeypatch.setattr(output_cuts, "WHOLE_BYTES", 200_000)
+    large = "x" * (output_cuts.MOST_BYTES + 1)
+    outputs = [
+        shown(image_png="iVBORw0KGgo" * 4_000), nbformat.v4.new_output("stream", name="stdout", text=large),
+        shown(text_html=f"<b>{large}</b>"), nbformat.v4.new_output("error", ename="X", evalue="x", traceback=[large]),
+    ]  # fmt: skip
+    small = [shown(text_plain="y" * 19_000) for _ in range(12)]
+    page = report.write(done(cell("verdict", *outputs), cell("more", *small))).read_text()
+    cuts = page.count("and is cut here: it is whole in 01-migrate.ipynb.")
+    assert cuts > 4
+    assert f"{cuts} outputs too large for this page: cut" in page
+    assert len(page) < 300_000
+
+
+@pytest.mark.slow
+def test_a_notebook_of_fifty_megabytes_has_a_page_in_seconds() -> None:
+    """In a process of its own: time and memory are bounded."""
+    made = done(cell("verdict", shown(image_png="iVBORw0KGgo" * 4_600_000)))
+    code = (
+        "import resource, sys, time; from pgrunbook.record import run as runs; from pgrunbook.seal import report; "
+        "made = runs.find(sys.argv[1]); began = time.process_time(); path = report.write(made); "
+        "print(path.stat().st_size, time.process_time() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    told = subprocess.run([sys.executable, "-c", code, made.run_id], capture_output=True, text=True, check=True)
+    size, took_s, peak_kb = map(float, told.stdout.split())
+    assert size < 1_000_000
+    assert took_s < 30
+    assert peak_kb < 800_000
 
 
 @pytest.mark.slow

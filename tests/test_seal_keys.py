@@ -203,6 +203,17 @@ def test_a_revoked_key_signs_nothing_more() -> None:
     assert signers.path().read_text().count("valid-before") == 1
 
 
+def test_an_expired_key_signs_nothing() -> None:
+    """Its time stands in signers, as ssh has it; one whose time has not come is as bad."""
+    made = signing_key.make("ann")
+    for option, says in (
+        ('valid-before="20200101Z"', "The key of ann was revoked or expired at 2020-01-01 00:00Z"),
+        ('valid-after="29990101Z"', "The key of ann is good from 2999-01-01 00:00Z on"),
+    ):
+        signers.path().write_text(f'ann namespaces="pgrunbook",{option} {made.public.text}\n')
+        assert says in refusal(Refused)
+
+
 def test_ssh_reads_our_signers_as_we_do(tmp_path: Path) -> None:
     """ssh-keygen finds whose key it is, also after a revocation."""
     made = signing_key.make("ann@example.org")

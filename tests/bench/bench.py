@@ -23,6 +23,7 @@ import inverses
 import keeping
 import peers as all_peers
 import planning
+import records
 import restoring
 import rounds
 import schema_500
@@ -111,6 +112,7 @@ def on_one_server(site: Ground, plain: Path, asked: argparse.Namespace) -> list[
         "traffic": lambda: traffic.traffic(site),
         "a backfill": lambda: backfills.backfills(site, min(asked.rounds, BACKFILL_ROUNDS)),
         "a backfill beside traffic": lambda: backfills.beside_traffic(site, asked.keeps),
+        "records": records.records,
     }
     if unknown := set(asked.only) - set(sections):
         raise SystemExit(f"there is no section {sorted(unknown)}; there are: {', '.join(sections)}")

@@ -64,7 +64,7 @@ def requests(
     """List what waits for whom: approvals, gates, contracts, postponed cut-overs, rollouts that are paused."""
     from pgrunbook.app import requests_report
     from pgrunbook.app.cli_runs import PLAIN, RED
-    from pgrunbook.display.show import Table
+    from pgrunbook.display.show import Table, visible
 
     found = requests_report.report(target)
     if as_json:
@@ -76,12 +76,12 @@ def requests(
     ]
     headings = ["waits for", "of whom", "target", "run", "what", "since"]
     sys.stdout.write(f"{Table(headings, rows, empty='Nothing waits for anybody.')!r}\n")
-    sys.stdout.write("".join(f"{one.run_id}: {one.next}\n" for one in found.requests))
+    sys.stdout.write("".join(f"{visible(f'{one.run_id}: {one.next}')}\n" for one in found.requests))
     red, plain = (RED, PLAIN) if sys.stdout.isatty() else ("", "")
     for change in found.loud:
         where = f"{change.runbook} on {change.target}, run {change.run_id} of {change.started_at[:16]}Z"
-        sys.stdout.write(f"{red}{change.approval.upper()}: {where}{plain}\n")
-    sys.stderr.write("".join(f"{text}\n" for text in found.unreadable))
+        sys.stdout.write(f"{red}{change.approval.upper()}: {visible(where)}{plain}\n")
+    sys.stderr.write("".join(f"{visible(text)}\n" for text in found.unreadable))
 
 
 def duration(text: str, option: str) -> timedelta:

@@ -55,7 +55,7 @@ def show(
     run_id: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or its end.")], as_json: AsJson = False
 ) -> None:
     """Show one run: its procedures, and the last events of its journal; with --json all of them."""
-    from pgrunbook.display.show import Table
+    from pgrunbook.display.show import Table, visible
     from pgrunbook.record import executed_copy, journal
     from pgrunbook.record import run as records
 
@@ -66,7 +66,8 @@ def show(
 
         sys.stdout.write(run_report.shown(made).model_dump_json(indent=1) + "\n")
         return
-    sys.stdout.write(f"{made.run_id}: {made.actual_status()}, {made.runbook} on {made.target} by {made.operator}\n")
+    said = f"{made.run_id}: {made.actual_status()}, {made.runbook} on {made.target} by {made.operator}"
+    sys.stdout.write(f"{visible(said)}\n")
     sys.stdout.write(f"{made.folder}\n\n")
     parts = [(p.procedure, status, p.started_at, p.ended_at, p.says) for p, status in made.standing()]
     sys.stdout.write(f"{Table(['procedure', 'status', 'started', 'ended', 'says'], parts)!r}\n\n")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pgrunbook.record.run import Run
 
 
-MOST_RUNS = 1_000  # of so many the page of all takes half a second
+MOST_RUNS = 500  # the page of so many costs half a second of processor time
 
 log = logging.getLogger(__name__)
 

@@ -39,6 +39,8 @@ def release(run: Run) -> None:
     for path in _growing(run.folder):
         try:
             _change(path, give=stat.S_IWUSR)
+        except FileNotFoundError:
+            continue  # a run that begins has no journal yet
         except OSError as exc:
             log.warning("%s stays read-only: %s", path, exc.strerror or exc)
 

@@ -18,7 +18,7 @@ from pgrunbook.record import executed_copy, journal
 from pgrunbook.record.files import write_atomically
 from pgrunbook.record.journal import Event
 from pgrunbook.record.run import Run, Status
-from pgrunbook.seal import approval_check, ledger, notebook_page, page
+from pgrunbook.seal import approval_check, ledger, notebook_page, output_cuts, page
 from pgrunbook.seal.ledger import Line
 from pgrunbook.seal.page import table
 
@@ -37,6 +37,7 @@ def write(run: Run) -> Path:
     events = journal.read(run.journal.path)
     line = ledger.last_of(ledger.path(run.folder.parent), run.run_id)
     notebooks = [(part.procedure, part.notebook, _notebook(run.folder / part.notebook)) for part in run.parts]
+    cuts = {name: output_cuts.cut(one, name) if one is not None else 0 for _, name, one in notebooks}
     parts = [
         _verdict(run, line),
         _unapproved(run),
@@ -46,7 +47,7 @@ def write(run: Run) -> Path:
         _steps(events),
         *(_sql(run.folder / name) for name in SQL_FILES),
         _pictures([one for _, _, one in notebooks if one is not None]),
-        *(_cells(*one) for one in notebooks),
+        *(_cells(*one, output_cuts.told(cuts[name])) for one in notebooks for name in one[1:2]),
     ]
     path = run.folder / REPORT_FILE
     write_atomically(path, page.whole(f"{run.runbook} on {run.target}: {run.actual_status()}", "\n".join(parts)))
@@ -216,11 +217,12 @@ def _notebook(path: Path) -> Any:
         return None
 
 
-def _cells(procedure: str, name: str, notebook: Any) -> str:
+def _cells(procedure: str, name: str, notebook: Any, cuts: str) -> str:
     if notebook is None:
         return f"<section><h2>{escape(procedure)}</h2><p class='quiet'>There is no notebook of it.</p></section>"
     body = notebook_page.rendered(notebook, f"{procedure}-")
-    return f"<section class='notebook'><h2>{escape(procedure)} <small>{escape(name)}</small></h2>{body}</section>"
+    cut = f"<p class='warn'>{escape(cuts)}</p>" if cuts else ""
+    return f"<section class='notebook'><h2>{escape(procedure)} <small>{escape(name)}</small></h2>{cut}{body}</section>"
 
 
 def _took(run: Run) -> str:

@@ -6,6 +6,7 @@ the hash of the line before come from the file, the key from ``signers``.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -113,6 +114,27 @@ def chain(outputs: Path, team: Mapping[str, Signer] | None) -> Verification:
 def of_lines(raw: bytes, team: Mapping[str, Signer] | None, *, is_whole: bool = True) -> Verification:
     """Return what lines of a ledger say; where they are not the whole ledger, lines between them may lack."""
     found = Verification()
+    _read(found, raw)
+    _check_places(found, is_whole=is_whole)
+    _check_signatures(found, team)
+    found.archives = [line for line in found.lines if line.predicate["kind"] == ledger.ARCHIVED]
+    found.lines = [line for line in found.lines if line.predicate["kind"] != ledger.ARCHIVED]
+    _check_attempts(found)
+    return found
+
+
+def _read(found: Verification, raw: bytes) -> None:
+    """Add the lines; what they hold stays to the end, and is no garbage, so that nobody looks for any meanwhile."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        _read_lines(found, raw)
+    finally:
+        if collects:
+            gc.enable()
+
+
+def _read_lines(found: Verification, raw: bytes) -> None:
     pieces: list[bytes] = []
     for number, text in enumerate(raw.split(b"\n"), 1):
         line = sealed_line(number, text) if text else None
@@ -123,12 +145,6 @@ def of_lines(raw: bytes, team: Mapping[str, Signer] | None, *, is_whole: bool = 
     if pieces:
         says = f"the last line is cut off ({sum(map(len, pieces))} bytes): a crash did that, or somebody"
         found.note("chain", "truncated", says)
-    _check_places(found, is_whole=is_whole)
-    _check_signatures(found, team)
-    found.archives = [line for line in found.lines if line.predicate["kind"] == ledger.ARCHIVED]
-    found.lines = [line for line in found.lines if line.predicate["kind"] != ledger.ARCHIVED]
-    _check_attempts(found)
-    return found
 
 
 def folders(found: Verification, outputs: Path) -> None:
