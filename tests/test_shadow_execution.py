@@ -288,6 +288,28 @@ def test_contract_drops_the_old_column(project: Project) -> None:
 
 
 @pytest.mark.slow
+def test_contract_of_one_of_two_columns_ends_the_way_back_of_both(project: Project) -> None:
+    """They were changed by one statement; the other one goes when a person accepts that, too."""
+    change = "ALTER TABLE orders ALTER amount TYPE bigint, ALTER code TYPE integer USING code::integer;"
+    target = project(folder={"0001_a.sql": change}, batch_rows=100)
+    do(target, TABLES)
+    made, code = run("release")
+    assert (code, made.status) == (0, Status.DONE), error(made)
+    assert rows(target, f"{OURS} ORDER BY 1") == [("pgrunbook_old_amount",), ("pgrunbook_old_code",)]
+    made, code = run("contract", accept="public.orders.pgrunbook_old_amount")
+    assert rows(target, OURS) == [("pgrunbook_old_code",)], error(made)
+    made, code = run("rollback")
+    assert (code, made.status) == (3, Status.REFUSED)
+    assert "has dropped public.orders.pgrunbook_old_amount, from which it would come back" in error(made)
+    made, code = run("contract", accept="all")
+    assert (code, made.status) == (0, Status.DONE), error(made)
+    assert rows(target, OURS) == []
+    assert rows(target, "SELECT pg_typeof(amount)::text, pg_typeof(code)::text FROM orders LIMIT 1") == [
+        ("bigint", "integer"),
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
 def test_what_follows_in_the_release_is_proven_as_well(project: Project) -> None:
     """Rows that are changed and deleted behind it, and the last column of the table, which is another one by then."""
     found = trials(
