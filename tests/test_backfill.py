@@ -166,7 +166,8 @@ def test_commands_of_the_guide_do_what_it_says(project: Project, command: Callab
     for line in lines:
         if "undo_data" in line:
             do(target, "UPDATE instances SET millicpu = 1")
-        code, _, err = command(*shlex.split(line.replace("RUN", runs.folders()[-1].name), comments=True)[1:])
+        named = line.replace("RUN", runs.folders()[-1].name) if "RUN" in line else line
+        code, _, err = command(*shlex.split(named, comments=True)[1:])
         assert code == 0, err
         wanted = "1" if "do=back" in line else "cpu * 1000"
         assert rows(target, f"SELECT count(*) FROM instances WHERE millicpu IS DISTINCT FROM {wanted}") == [(0,)]
