@@ -535,6 +535,7 @@ class Writers:
                     conn = connect(self.target, purpose="writer")
                     conn.execute("SET lock_timeout = '20s'")
                 with conn.transaction():
+                    conn.execute("SELECT pg_catalog.pg_advisory_xact_lock(1)")  # in one order on both tables
                     for text in self._texts(chance):
                         for table in ("orders", "twin"):
                             conn.execute(text.replace("TABLE", table).encode())
