@@ -210,7 +210,7 @@ with connect(here.target) as conn:
 """
 
 
-@pytest.mark.first_case
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_a_run_that_is_killed_when_it_was_permitted_is_anchored(
     way: str, project: Project, people: People, command: Command, tmp_path: Path

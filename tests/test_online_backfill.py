@@ -102,6 +102,7 @@ def test_every_row_is_filled_and_those_that_are_are_not_written_again(target: Ta
     assert left(target) == 0
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(
     ("type_", "was", "becomes"),
     [

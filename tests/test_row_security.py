@@ -43,6 +43,9 @@ ALTER TABLE app.closed ENABLE ROW LEVEL SECURITY;
 CREATE FUNCTION app.change() RETURNS void LANGUAGE sql AS 'UPDATE app.t SET a = 0 WHERE id > 0';
 GRANT USAGE, CREATE ON SCHEMA app TO PUBLIC; GRANT ALL ON ALL TABLES IN SCHEMA app TO PUBLIC;
 RESET ROLE;
+ALTER TABLE app.t SET (autovacuum_enabled = false);
+ALTER TABLE app.closed SET (autovacuum_enabled = false);
+ALTER TABLE app.free SET (autovacuum_enabled = false);
 ANALYZE app.t, app.closed, app.free
 """
 ROLES = {

@@ -83,6 +83,8 @@ def test_only_the_secret_is_masked(text: str, masked: str) -> None:
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=20))
+@example("*0")
+@example("***0123456789a")
 def test_a_password_of_any_characters_is_masked_in_every_spelling(password: str) -> None:
     """Quotes doubled, E'' with escapes, U&'' with code points, dollar quotes: what is masked is what is meant."""
     tag = "$q_u_o_t_e$"

@@ -45,6 +45,7 @@ def test_it_is_the_plain_change(server: Server, what: str) -> None:
         assert diff(looks(both.plain), looks(both.conn)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", sample([*CASES], 9))
 def test_all_changes_of_small_tables_are_plain(server: Server, case: str) -> None:
     """Of one and of several columns, with all that hangs on them."""

@@ -103,7 +103,7 @@ _WORDS_ALONE = (
 )  # fmt: skip
 # A long text is looked through for long words first: as bytes, in which each character is one of two.
 _AS_WORD = bytes(32 if chr(code).isspace() or chr(code) in "'\"" else 97 for code in range(256))
-_MASKED = re.compile(r"\*+[0-9a-f]{0,12}")
+_MASKED = re.compile(r"\*+|\*{3}[0-9a-f]{12}")
 # E'pa\\x73sword=x': what it says is not to be seen in how it is spelled
 _ESCAPED = re.compile(r"(?i)\b(?:e|u&)['\"][^']*\\")
 _CODE = re.compile(
@@ -113,7 +113,7 @@ _CODE = re.compile(
     re.I,
 )
 _NOTHING = re.compile(
-    r"\*+[0-9a-f]{0,12}|\$\d+|\$\{\w+\}|%(?:\d+\$)?[sLI]?|\?|:\w+|null|none|true|false|yes|no|required|text|string|NEW\..*|OLD\..*"
+    r"\*+|\*{3}[0-9a-f]{12}|\$\d+|\$\{\w+\}|%(?:\d+\$)?[sLI]?|\?|:\w+|null|none|true|false|yes|no|required|text|string|NEW\..*|OLD\..*"
     r"|varchar|bytea|jsonb?|uuid|boolean|integer|bigint|not",
     re.I,
 )
