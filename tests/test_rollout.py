@@ -16,8 +16,8 @@ import yaml
 from acting import anchored, completed, error, events, newest_run, outputs, pgrunbook, run, wait_until
 from conftest import do, rows
 from pgrunbook.config.targets import Target
-from pgrunbook.errors import Broken, Refused, RunbookError, StatementFailed, TargetBusy, WrongInput
-from pgrunbook.procedures import rollout
+from pgrunbook.errors import Broken, Interrupted, Refused, RunbookError, StatementFailed, TargetBusy, WrongInput
+from pgrunbook.procedures import rollout, rollout_steps
 from pgrunbook.record import journal
 from pgrunbook.record.run import Run
 from pgrunbook.session import session as heres
@@ -282,6 +282,22 @@ def test_a_hold_goes_on_over_many_runs(target: Target, declare: Callable[..., Pa
     lead(watch_s=30.0)
     assert states(target) == {"half": "done"}
     assert flagged(target) == share(50, range(1, 501))
+
+
+def test_somebody_who_stops_it_reads_what_it_is_at(
+    target: Target, declare: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interrupted kernel, while a hold is watched: the state of each stage, and both ways on."""
+    declare([{"name": "half", "share": 50, "hold_s": 60.0}, {"name": "everyone", "all": True, "rows": [0, 999]}])
+
+    def stop(*_: object) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(rollout_steps, "_watch", stop)
+    found = refused(lambda: lead("half", watch_s=30.0), Interrupted)
+    assert found.state == 'rollout beta is open: stage "half" is held. Batches that were committed stay.'
+    assert "do=step-back" in found.hint
+    assert len(flagged(target)) == len(share(50, range(1, 401)))
 
 
 @pytest.mark.slow

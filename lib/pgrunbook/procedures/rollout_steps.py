@@ -7,12 +7,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import psycopg
+
 from pgrunbook.config import paths
 from pgrunbook.database import locks
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.display import progress
 from pgrunbook.display.prose import counted
-from pgrunbook.errors import Refused, WrongInput
+from pgrunbook.errors import Interrupted, Refused, RunbookError, WrongInput
 from pgrunbook.execute import permit
 from pgrunbook.execute import rollout as execution
 from pgrunbook.execute.permit import Permit
@@ -23,6 +25,7 @@ from pgrunbook.online.rollout_state import BegunStage, RolloutStanding, RolloutS
 from pgrunbook.online.rollout_table import RolloutTable
 from pgrunbook.plan import rollout as plan
 from pgrunbook.plan.rollout import DeclaredRollout, RolloutMetric
+from pgrunbook.record import run as runs
 from pgrunbook.session import checks
 from pgrunbook.session.session import Session
 
@@ -76,7 +79,28 @@ def alone(here: Session) -> Iterator[None]:
         connect(here.target, purpose=f"leads rollout {name}") as conn,
         locks.held(conn, [key], of=f'rollout "{name}"', wait_s=1.0),
     ):
-        yield
+        try:
+            yield
+        except KeyboardInterrupt as exc:
+            raise _stopped(here) from exc
+
+
+def _stopped(here: Session) -> Interrupted:
+    """Return the error for a rollout that somebody stopped, with what the database holds of it now."""
+    name = here.facts["table"].rollout.name
+    try:
+        with connect(here.target, purpose=f"asks how far rollout {name} is") as conn:
+            now = state(here, here.facts["table"], conn)
+        stages = [f'stage "{one.name}" is {one.state}' for one in now.stages] or ["no stage has begun"]
+        told = f"rollout {name} is {now.standing}: {', '.join(stages)}. Batches that were committed stay."
+    except (psycopg.Error, RunbookError):
+        told = f"Not known, the server does not answer: pgrunbook run rollout -p name={name} says it."
+    return Interrupted(
+        "stopped while a rollout was led on",
+        state=told,
+        hint=f"To go on: {runs.again()}. To take the stage back: pgrunbook run rollout --target {here.target.name}"
+        f" -p name={name} -p do=step-back",
+    )
 
 
 def lead(here: Session) -> None:
