@@ -273,7 +273,8 @@ def _retyped(change: Change) -> set[str]:
 
 
 def _nodes(change: Change) -> list[Any]:
-    return [pglast.parse_sql(written.sql)[0].stmt for written in change.statements if written.sql[:2] != "--"]
+    texts = [written.sql for written in change.statements if written.sql[:2] != "--"]
+    return [raw.stmt for text in texts for raw in pglast.parse_sql(text)]
 
 
 def _has_own_types(conn: Connection, one: UndoEntry) -> bool:
