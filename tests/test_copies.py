@@ -148,6 +148,33 @@ def test_a_copy_says_what_was_done_to_it(
     assert "there is no copy of a ledger" in command("verify", place)[2]
 
 
+@pytest.mark.parametrize("name", ["ledger/../../planted", "/planted", "ledger//planted", "./planted", "..", "ledger/"])
+def test_a_name_that_leads_out_of_the_place_is_refused(tmp_path: Path, name: str) -> None:
+    """Whoever may write into a bucket names its objects: nothing is read or written by such a name."""
+    there, room = remote.Remote(f"file://{tmp_path}/place"), tmp_path / "room"
+    for asks in (lambda: there.get(name, room / name), lambda: there.put(name, b"x"), lambda: there.is_there(name)):
+        with pytest.raises(Refused, match="a name that leads out of it"):
+            asks()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_an_object_that_leads_out_of_the_bucket_writes_nothing_here(
+    s3: str, command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A stranger's object beside the copies: verify says so, and leaves this machine as it is."""
+    lead_to_s3(s3, monkeypatch)
+    place = f"s3://{BUCKET}/{tmp_path.name}"
+    monkeypatch.setenv("PGRUNBOOK_COPIES", place)
+    sealed("one")
+    there = remote.Remote(place)
+    there._files.pipe_file(f"{there._root}/ledger/../../../../../..{tmp_path}/planted", b"x")
+    code, _, err = command("verify", place)
+    assert code != 0
+    assert "holds a name that leads out of it" in err
+    assert not (tmp_path / "planted").exists()
+
+
 def test_an_archive_at_a_url_is_read_back_before_folders_go(place: str, command: Command) -> None:
     """It is verified where it lies; another one never takes its place."""
     one, two = sealed("one"), sealed("two")

@@ -96,6 +96,28 @@ def test_the_ledger_of_somebody_else_is_no_accusation(
     assert records.runs
 
 
+def test_no_program_of_the_work_tree_is_executed(records: Records, work_tree: Path, command: Command) -> None:
+    """A folder may come with a configuration: git would call its programs for each commit that has a signature."""
+    planted = work_tree / "planted.sh"
+    planted.write_text("#!/bin/sh\ntouch called\nexit 1\n")
+    planted.chmod(0o755)
+    commit(work_tree, "first")
+    raw = git(work_tree, "cat-file", "commit", "HEAD")
+    head, _, message = raw.partition("\n\n")
+    signature = "-----BEGIN PGP SIGNATURE-----\n \n AAAA\n -----END PGP SIGNATURE-----"
+    (work_tree / "signed").write_text(f"{head}\ngpgsig {signature}\n\n{message}")
+    made = git(work_tree, "hash-object", "-t", "commit", "-w", "signed").strip()
+    git(work_tree, "update-ref", "HEAD", made)
+    git(work_tree, "config", "log.showSignature", "true")
+    git(work_tree, "config", "gpg.program", str(planted))
+    git(work_tree, "config", "core.fsmonitor", str(planted))
+    git(work_tree, "log", "-1")
+    assert (work_tree / "called").exists(), "else this proves nothing"
+    (work_tree / "called").unlink()
+    command("verify", "--git")
+    assert not (work_tree / "called").exists()
+
+
 def test_where_git_cannot_be_asked_verify_says_so(
     records: Records, work_tree: Path, command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

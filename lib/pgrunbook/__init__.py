@@ -1,3 +1,3 @@
 """Runbooks as Jupyter notebooks, for changing a PostgreSQL database safely."""
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"

@@ -106,11 +106,15 @@ def _trailers() -> Iterator[CommitTrailer]:
             yield CommitTrailer(commit, match["run"], match["sha256"], match["ledger"] or "")
 
 
+# What the configuration of a work tree may have git execute: a program that checks signatures, one that watches files.
+_OWN = ("--no-pager", "-c", "log.showSignature=false", "-c", "core.fsmonitor=false")
+
+
 def _git(*arguments: str) -> str:
     folder = paths.project_dir()
     try:
         done = subprocess.run(
-            ["git", *arguments], cwd=folder, capture_output=True, text=True, errors="replace", timeout=_GIT_S,
+            ["git", *_OWN, *arguments], cwd=folder, capture_output=True, text=True, errors="replace", timeout=_GIT_S,
             check=False,
         )  # fmt: skip
         why = done.stderr.strip().partition("\n")[0]

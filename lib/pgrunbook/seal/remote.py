@@ -56,26 +56,36 @@ class Remote:
                 Path(half).replace(place)
 
     def get(self, name: str, file: Path) -> None:
-        """Read a file into one here. Raises Unreachable."""
+        """Read a file into one here. Raises Unreachable, Refused for a name that leads out of the place."""
+        place = self._place(name)
         with told(self.url):
             file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._files.get_file(self._place(name), str(file))
+            self._files.get_file(place, str(file))
 
     def is_there(self, name: str) -> bool:
         """Tell whether a file is there. Raises Unreachable."""
+        place = self._place(name)
         with told(self.url):
-            return bool(self._files.isfile(self._place(name)))
+            return bool(self._files.isfile(place))
 
     def names(self, below: str = "") -> list[str]:
         """Return the names of all files below a name, [] where there is none. Raises Unreachable."""
+        root = self._place(below)
         with told(self.url):
-            root = self._place(below) if below else self._root
             if not self._files.exists(root):
                 return []
             skip = len(self._root) + 1
             return sorted(str(one)[skip:] for one in self._files.find(root))
 
     def _place(self, name: str) -> str:
+        """Return where a file lies. A bucket takes any key: whoever writes there may have named one ``../x``."""
+        if name and any(part in ("", ".", "..") or "\0" in part for part in name.split("/")):
+            raise Refused(
+                f"{self.url} holds a name that leads out of it",
+                detail=f"It is {name[:200]!r}: nobody but a stranger has put it there.",
+                state="Nothing was read there or written here by that name; nothing changed in the database.",
+                hint="See who may write there, and remove it.",
+            )
         return f"{self._root}/{name}" if name else self._root
 
 
