@@ -96,7 +96,7 @@ def test_the_ledger_of_somebody_else_is_no_accusation(
     assert records.runs
 
 
-def test_no_program_of_the_work_tree_is_executed(records: Records, work_tree: Path, command: Command) -> None:
+def test_no_program_of_the_work_tree_is_executed(work_tree: Path, command: Command) -> None:
     """A folder may come with a configuration: git would call its programs for each commit that has a signature."""
     planted = work_tree / "planted.sh"
     planted.write_text("#!/bin/sh\ntouch called\nexit 1\n")
