@@ -120,6 +120,31 @@ def test_row_that_stays_as_it_is_does_not_hold_the_loop_up(stage: Stage) -> None
     assert run_batches(stage.conn, still, resume_from="one").rows == 200
 
 
+@pytest.mark.parametrize(("role", "may"), [("postgres", True), ("common", False), ("granted", True)])
+def test_images_of_pages_are_compressed_where_the_role_may(stage: Stage, role: str, may: bool) -> None:
+    """With LZ4, where the server has it: in the batches, and not behind them."""
+    if role != "postgres":
+        step_log.create(stage.conn)
+        rights = [f"GRANT ALL ON ALL TABLES IN SCHEMA pgrunbook TO {role}", f"GRANT ALL ON t TO {role}"]
+        rights.append(f"GRANT ALL ON SCHEMA pgrunbook, public TO {role}")
+        if role == "granted" and stage.version >= 15:
+            rights.append(f"GRANT SET ON PARAMETER wal_compression TO {role}")
+        stage.conn.execute(";".join([f"CREATE ROLE {role}", *rights]).encode())
+    try:
+        stage.conn.execute(f"SET ROLE {role}".encode())
+        tells = replace(PLUS_ONE, statement="UPDATE t SET b = current_setting('wal_compression') WHERE pgrunbook_range")
+        before = _values(stage.conn, "SELECT current_setting('wal_compression')")
+        has_lz4 = "SELECT coalesce('lz4' = ANY (enumvals), false) FROM pg_settings WHERE name = 'wal_compression'"
+        expected = ["lz4"] if may and _values(stage.conn, has_lz4) == [True] else before
+        run_batches(stage.conn, tells, resume_from="one")
+        assert _values(stage.conn, "SELECT DISTINCT b FROM t") == expected
+        assert _values(stage.conn, "SELECT current_setting('wal_compression')") == before
+    finally:
+        stage.conn.execute("RESET ROLE")
+        if role != "postgres":
+            stage.conn.execute(f"DROP OWNED BY {role}; DROP ROLE {role}".encode())
+
+
 def test_each_batch_holds_its_own_rows_only(stage: Stage) -> None:
     """Between two batches nothing is locked, and inside one the table's lock lets others write."""
     stage.conn.execute(

@@ -12,6 +12,7 @@ from pgrunbook.database.connection import Connection
 from pgrunbook.database.queries import load
 
 OF_DEADLOCK_TIMEOUT = 0.4
+_LZ4_SINCE = 150_000
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,28 @@ def wait_ms(conn: Connection, lock_timeout_ms: int) -> int:
     return min(lock_timeout_ms, max(1, round(int(str((row.fetchone() or (1_000,))[0])) * OF_DEADLOCK_TIMEOUT)))
 
 
-def limit(conn: Connection, lock_timeout_ms: int, statement_timeout_ms: int) -> None:
+def compresses(conn: Connection) -> bool:
+    """Tell whether batches compress their images of pages, most of what they log, with LZ4: it costs next to nothing.
+
+    Where the server was built with it, does not do so itself, and this role may say so.
+    Source: https://www.postgresql.org/docs/current/runtime-config-wal.html
+    """
+    if conn.info.server_version < _LZ4_SINCE:
+        return False
+    row = conn.execute(load("relations")["may_compress_wal"].encode()).fetchone()
+    return bool(row and row[0])
+
+
+def limit(conn: Connection, lock_timeout_ms: int, statement_timeout_ms: int, *, compress: bool = False) -> None:
     """Set the timeouts, ISO dates, which every session reads alike, and the isolation level of the tracker.
 
     A batch is too short to be compiled.
     """
+    also = "; SET LOCAL wal_compression = lz4" if compress else ""
     conn.execute(
         sql.SQL(
             "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = {};"
-            " SET LOCAL statement_timeout = {}; SET LOCAL DateStyle = ISO; SET LOCAL jit = off"
+            " SET LOCAL statement_timeout = {}; SET LOCAL DateStyle = ISO; SET LOCAL jit = off" + also
         ).format(sql.Literal(lock_timeout_ms), sql.Literal(statement_timeout_ms))
     )
 

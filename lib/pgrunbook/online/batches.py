@@ -99,7 +99,7 @@ def run_batches(
         refusals.create(conn)
     loop = _Loop(
         conn, batches, resume_from, lock_timeout_ms, statement_timeout_ms, haste, bad_rows, throttle, one_pass,
-        first_page, batch_progress.wait_ms(conn, lock_timeout_ms),
+        first_page, batch_progress.wait_ms(conn, lock_timeout_ms), batch_progress.compresses(conn),
     )  # fmt: skip
     obedience, made = Obedience(conn, on_pause), 0
     while True:
@@ -136,6 +136,7 @@ class _Loop:
     one_pass: bool
     first_page: int
     wait_ms: int
+    compress: bool
     waited_ms: int = 0
     asked: int = 0
     full: int = 0
@@ -209,7 +210,7 @@ class _Loop:
         return before, after
 
     def _open(self) -> BatchProgress | None:
-        batch_progress.limit(self.conn, self.wait_ms, self.statement_timeout_ms)
+        batch_progress.limit(self.conn, self.wait_ms, self.statement_timeout_ms, compress=self.compress)
         return batch_progress.read(self.conn, self.name)
 
     def _rows(self, before: BatchProgress) -> int:

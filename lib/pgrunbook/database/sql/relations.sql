@@ -540,6 +540,14 @@ SELECT r.rolsuper AS may
 FROM pg_catalog.pg_roles AS r
 WHERE r.rolname = current_user
 
+-- name: may_compress_wal
+-- a row is: whether this session may let what it logs be compressed with LZ4, and the server does not already
+SELECT s.setting IN ('off', 'pglz')
+       AND 'lz4' = ANY (s.enumvals)
+       AND pg_catalog.has_parameter_privilege('wal_compression', 'SET')
+FROM pg_catalog.pg_settings AS s
+WHERE s.name = 'wal_compression'
+
 -- name: read_batch
 -- a row is: the progress of a loop of batches
 SELECT b.pass, b.last_key, b.end_key, b.batches, b.rows, b.is_done, b.started_at::text AS started_at
