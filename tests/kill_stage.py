@@ -182,7 +182,8 @@ def sessions(target: Target) -> list[tuple[object, ...]]:
 class KillScene:
     """A run that is killed again and again, and goes on; after each kill its record is looked at.
 
-    ``after_kill`` is called with the run as it stands then, None where there is none yet.
+    ``after_kill`` is called with the run as it stands then, None where there is none yet. ``told`` is what the last
+    process wrote.
     """
 
     target: Target
@@ -191,6 +192,7 @@ class KillScene:
     chance: random.Random = field(default_factory=random.Random)
     after_kill: Callable[[Run | None], None] = lambda _: None
     kills: list[str] = field(default_factory=list)
+    told: tuple[str, str] = ("", "")
     known: set[Path] = field(default_factory=lambda: set(runs.folders()))
 
     def undisturbed(self) -> Course:
@@ -214,7 +216,7 @@ class KillScene:
             with pgrunbook(*words) as process:
                 if victim:
                     self._kill(process, victim, before, course)
-                told = process.communicate(timeout=ENDS_S)
+                self.told = told = process.communicate(timeout=ENDS_S)
             if self.server is not None:
                 wait_until(lambda: self.server is None or self.server.start().pid)
             made = self._run()

@@ -178,9 +178,13 @@ def test_rows_that_cannot_be_converted_are_named_before_anything_is_written(plac
 
 
 @pytest.mark.slow
-def test_a_cutover_that_gets_no_lock_is_given_up(place: Place) -> None:
-    """Bounded; what is done stays, clients write on, and the same plan ends it when the lock is free."""
-    target = place(OWN, lock_timeout_ms=100, lock_patience_ms=100, attempts=2)
+@pytest.mark.parametrize(
+    ("change", "both"),
+    [(OWN, "pgrunbook_old_amount"), ("ALTER TABLE orders RENAME COLUMN amount TO total;", "total")],
+)
+def test_a_cutover_that_gets_no_lock_is_given_up(place: Place, change: str, both: str) -> None:
+    """Bounded, and named with who holds it; what is done stays, clients write on, and the same plan ends it later."""
+    target = place(change, lock_timeout_ms=100, lock_patience_ms=100, attempts=2)
     plan = safe_plan_of(target)
     with session(target) as other:
         held = plan.changes[0].steps[-2].number
@@ -192,11 +196,15 @@ def test_a_cutover_that_gets_no_lock_is_given_up(place: Place) -> None:
         blocked = error_of(lambda: execute(target, plan, observer=Before(holds)))
         assert isinstance(blocked, Blocked)
         assert blocked.message.startswith('could not lock "')
+        assert f"rocess {other.info.backend_pid} " in blocked.detail
         assert "steps are done and stay so" in blocked.state
+        do(target, "SET lock_timeout = '100ms'; UPDATE orders SET amount = 6 WHERE id = 2")
         other.execute("COMMIT")
     do(target, "UPDATE orders SET amount = 5 WHERE id = 2")
     execute(target, plan)
-    assert rows(target, "SELECT pg_typeof(amount)::text, amount FROM orders WHERE id = 2") == [("bigint", 5)]
+    assert rows(target, f"SELECT amount, {both} FROM orders WHERE id = 2") == [(5, 5)]
+    type_ = "bigint" if change == OWN else "integer"
+    assert rows(target, "SELECT pg_typeof(amount)::text FROM orders LIMIT 1") == [(type_,)]
 
 
 @pytest.mark.slow

@@ -94,6 +94,16 @@ def test_the_place_where_it_broke_off_is_the_innermost() -> None:
     assert progress.current().what == "", "the stages have ended"
 
 
+def test_an_error_that_is_its_own_cause_ends_no_differently() -> None:
+    """Whoever explains an error may raise the same one from itself."""
+    with progress.watched() as work:
+        with pytest.raises(KeyError), progress.doing("a"):
+            raise KeyError
+        error = ValueError()
+        error.__cause__ = error
+        assert work.broke_off(error) == ""
+
+
 @pytest.mark.usefixtures("quick")
 def test_the_journal_gets_what_is_new_only(tmp_path: Path) -> None:
     """A note for each change; a step that tells nothing writes nothing."""

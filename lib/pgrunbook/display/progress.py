@@ -112,8 +112,10 @@ def doing(what: str) -> Iterator[Stage]:
 
 
 def _stems_from(error: BaseException | None, cause: BaseException) -> bool:
-    while error is not None and error is not cause:
-        error = error.__cause__ or error.__context__
+    seen = set[int]()  # an error that was raised from itself is its own cause
+    while error is not None and error is not cause and id(error) not in seen:
+        seen.add(id(error))
+        error = error.__context__ if error.__cause__ in (None, error) else error.__cause__
     return error is cause
 
 
