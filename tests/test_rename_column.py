@@ -136,6 +136,7 @@ COLUMNS = {
     "enum": ("app.mood", "'sad'", "'ok'"),
     "bytea": ("bytea", "'\\x00'", "''"),
     "row": ("app.duo", "'(1,a)'", "'(2,a)'"),
+    "row with a null in it": ("app.duo", "'(1,)'", "'(,)'"),
     "range": ("int4range", "'[1,5)'", "'empty'"),
     "long": ("text", "repeat('x', 10000)", "repeat('y', 10000)"),
     "foreign key": ("integer REFERENCES u ON UPDATE CASCADE ON DELETE SET NULL", "5", "6"),

@@ -117,6 +117,18 @@ def test_safe_form_ends_where_the_plain_statement_ends(stage: Stage, line: str) 
     assert watch.of_slow_steps(expansions) <= allowed
 
 
+@pytest.mark.every_version
+def test_a_row_value_whose_fields_are_null_is_not_null(stage: Stage) -> None:
+    """For NOT NULL a value of a row type with NULLs in it is there, and for IS NOT NULL it is not."""
+    stage.conn.execute("CREATE TYPE app.duo AS (a integer, b text); CREATE TABLE duos (id integer, d app.duo)")
+    stage.conn.execute("INSERT INTO duos VALUES (1, '(1,)'), (2, '(,)')")
+    perform(stage.conn, plan(stage.conn, "ALTER TABLE duos ALTER d SET NOT NULL"))
+    found = "SELECT attnotnull FROM pg_attribute WHERE attrelid = 'duos'::regclass AND attname = 'd'"
+    assert stage.conn.execute(found).fetchone() == (True,)
+    left = "SELECT contype FROM pg_constraint WHERE conrelid = 'duos'::regclass AND contype <> 'n'"
+    assert stage.conn.execute(left).fetchall() == []
+
+
 @pytest.mark.parametrize("name", ["", "CONSTRAINT keyless_key "], ids=["of the index", "of its own"])
 def test_a_key_that_adopts_an_index_proves_not_null_first(stage: Stage, name: str) -> None:
     """Over a nullable column it would read all rows under the strongest lock; over a proven one it reads none."""

@@ -33,6 +33,7 @@ TYPES = """
 CREATE SCHEMA app;
 CREATE TYPE app.color AS ENUM ('red', 'green');
 CREATE DOMAIN app.positive AS bigint CHECK (VALUE > 0);
+CREATE TYPE app.both AS (a text, b text);
 CREATE FUNCTION app.even(bigint) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SELECT $1 % 2 = 0';
 """
 # Everything that may hang on a column whose type PostgreSQL changes.
@@ -171,6 +172,14 @@ CASES = {
     ),
 }  # fmt: skip
 
+# A column of an index has a name of its own, which psql shows.
+INDEX_COLUMNS = """
+SELECT c.relname, a.attnum, a.attname
+FROM pg_attribute AS a
+JOIN pg_class AS c ON c.oid = a.attrelid AND c.relkind = 'i' AND c.relnamespace = 'app'::regnamespace
+ORDER BY c.relname, a.attnum
+"""
+
 
 @dataclass
 class Stage:
@@ -234,6 +243,7 @@ def test_it_ends_as_the_plain_change_does(server: Server, case: str) -> None:
         declared = [each for one in expansions for each in one.differs]
         differ = diff(looks(both.plain), looks(both.conn))
         assert [d.line() for d in differ if not is_declared(d, declared)] == []
+        assert both.conn.execute(INDEX_COLUMNS).fetchall() == both.plain.execute(INDEX_COLUMNS).fetchall()
         if case == "serial":  # the plain change leaves it to run out of numbers
             found = both.conn.execute(
                 "SELECT data_type::text, max_value FROM pg_sequences WHERE schemaname = 'app'"
@@ -257,7 +267,10 @@ PAIRS = {
     "array": ("integer[]", "bigint[]", "", "ARRAY[{}, NULL]"),
     "domain": ("integer", "app.positive", "", "(({}) + 1)"),
     "char": ("char(9)", "text", "", "({})::text"),
-}
+    "row with a null in it": (
+        "text", "app.both", " USING CASE WHEN a IS NOT NULL THEN ROW(a, NULL)::app.both END", "({})::text",
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.slow

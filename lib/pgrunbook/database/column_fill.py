@@ -18,13 +18,14 @@ Source: https://www.postgresql.org/docs/current/trigger-definition.html
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from psycopg import sql
 
 from pgrunbook.database.row_tracker import LAST, SCHEMA
 from pgrunbook.sql.own_code import do
+from pgrunbook.sql.tree import columns_in, tree
 
 SETTING = "pgrunbook.fills"  # of a batch: the name of its fill
 # What the conversion of a value to or from text may depend on.
@@ -61,7 +62,8 @@ _ASSIGNED = """
 class ColumnFill:
     """The trigger of a backfill; ``alias`` is the name of the row in its expressions, that of the table.
 
-    ``values`` and ``back`` are columns and the SQL of their expressions, ``types`` the types of these columns.
+    ``values`` and ``back`` are columns and the SQL of their expressions, ``types`` the types of these columns, and
+    ``columns`` all columns of the table.
     ``captures`` is what its body does, with the row as it was written as ``pgrunbook_was``, before it returns the
     filled one: for undo data.
     """
@@ -71,6 +73,7 @@ class ColumnFill:
     alias: str
     values: Mapping[str, str]
     types: Mapping[str, str]
+    columns: tuple[str, ...]
     where: str = ""
     back: Mapping[str, str] = field(default_factory=dict)
     captures: str = ""
@@ -134,7 +137,8 @@ class ColumnFill:
             others = list(self.back)
             assigned = [self._assigned(n, column) for n, column in enumerate(others, len(filled) + 1)]
             back = sql.SQL(_BACK).format(
-                filled_given=_any(filled, "NEW.{} IS NOT NULL"), others_null=_all(others, "NEW.{} IS NULL"),
+                filled_given=_any(filled, "NEW.{} IS DISTINCT FROM NULL"),
+                others_null=_all(others, "NEW.{} IS NOT DISTINCT FROM NULL"),
                 filled_changed=_any(filled, _CHANGED), others_changed=_any(others, _CHANGED),
                 assigned=sql.SQL("").join(assigned),
             )  # fmt: skip
@@ -147,12 +151,16 @@ class ColumnFill:
         return sql.SQL(_ASSIGNED).format(column=sql.Identifier(column), function=self._function(number))
 
     def _value(self, number: int, type_: str, text: str) -> sql.Composed:
-        """Return the function of one expression: its names are resolved when it is created."""
+        """Return the function of one expression: its names are resolved when it is created.
+
+        It depends on the columns that it reads, and on no other: these may be dropped beside it.
+        """
+        read = read_columns(text, self.alias, self.columns)
+        row = sql.SQL(", ").join(sql.SQL("(pgrunbook_row).{}").format(sql.Identifier(column)) for column in read)
         return sql.SQL(
-            "CREATE FUNCTION {}(pgrunbook_row {}) RETURNS {} LANGUAGE sql RETURN"
-            " (SELECT ({}) FROM (SELECT (pgrunbook_row).*) AS {})"
+            "CREATE FUNCTION {}(pgrunbook_row {}) RETURNS {} LANGUAGE sql RETURN (SELECT ({}) FROM (SELECT {}) AS {})"
         ).format(
-            self._function(number), self.table, sql.SQL(type_), sql.SQL(text), sql.Identifier(self.alias)
+            self._function(number), self.table, sql.SQL(type_), sql.SQL(text), row, sql.Identifier(self.alias)
         )  # fmt: skip
 
     def _numbers(self) -> list[int]:
@@ -160,6 +168,12 @@ class ColumnFill:
 
     def _function(self, number: int | None = None) -> sql.Identifier:
         return sql.Identifier(SCHEMA, self.name if number is None else f"{self.name}_{number}")
+
+
+def read_columns(text: str, alias: str, columns: Sequence[str]) -> list[str]:
+    """Return those of a table's columns that an expression over its row may read, all where it names the whole row."""
+    named = columns_in(tree(f"SELECT ({text}\n)"))
+    return [column for column in columns if column in named or named & {"*", alias}]
 
 
 _CHANGED = "(CAST(ROW(NEW.{0}) AS pg_catalog.record) OPERATOR(pg_catalog.*<>) CAST(ROW(OLD.{0}) AS pg_catalog.record))"

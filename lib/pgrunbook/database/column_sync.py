@@ -66,7 +66,7 @@ BEGIN
     IF {agrees}(NEW.{old}, NEW.{new}) THEN
         RETURN NEW;
     END IF;
-    IF TG_OP = 'INSERT' AND NEW.{old} IS NOT NULL THEN
+    IF TG_OP = 'INSERT' AND NEW.{old} IS DISTINCT FROM NULL THEN
         NEW.{new} := {forward}(NEW.{old});
         RETURN NEW;
     END IF;
@@ -85,7 +85,7 @@ END
 _BOTH_LEAD = """
 BEGIN
     IF TG_OP = 'INSERT' THEN
-        IF NEW.{old} IS NOT NULL THEN
+        IF NEW.{old} IS DISTINCT FROM NULL THEN
             NEW.{new} := {forward}(NEW.{old});
         ELSE
             NEW.{old} := {backward}(NEW.{new});
@@ -143,7 +143,7 @@ BEGIN
     FOR one IN SELECT {place} AS place, t.{old} AS was FROM {table} AS t LOOP
         BEGIN
             made := {forward}(one.was);
-            IF {not_null} AND made IS NULL THEN
+            IF {not_null} AND made IS NOT DISTINCT FROM NULL THEN
                 RAISE 'it would be NULL';
             END IF;
         EXCEPTION WHEN OTHERS THEN
@@ -280,7 +280,8 @@ class ColumnSync:
 
     def missing(self, pair: ColumnPair) -> sql.Composed:
         """Return the condition of rows of ``t`` that nobody has filled."""
-        return sql.SQL("t.{} IS NULL AND {} IS NOT NULL").format(sql.Identifier(pair.new), self.converted(pair))
+        is_due = "t.{} IS NOT DISTINCT FROM NULL AND {} IS DISTINCT FROM NULL"  # IS NULL asks a composite's fields
+        return sql.SQL(is_due).format(sql.Identifier(pair.new), self.converted(pair))
 
     def converted(self, pair: ColumnPair) -> sql.Composed:
         """Return the value of the new column, made from the old one of ``t``."""
@@ -367,8 +368,7 @@ class ColumnSync:
         return sql.Identifier(SCHEMA, f"{kind}_{self.name}")
 
 
-# In the order in which they can be dropped.
-_KINDS = ("write", "agrees", "forward", "backward")
+_KINDS = ("write", "agrees", "forward", "backward")  # in the order in which they can be dropped
 
 
 def filled(columns: Sequence[tuple[ColumnSync, ColumnPair]], rows: str) -> str:

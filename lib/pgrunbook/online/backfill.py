@@ -50,7 +50,7 @@ class ColumnBackfill:
 
     ``back`` are the columns and expressions of the way back. ``key`` is (), where the table has none by which rows can
     be told apart. ``is_immutable`` says whether the same row always gives the same values, ``plain`` are the columns
-    of types whose values are equal where their bytes are.
+    of types whose values are equal where their bytes are. ``columns`` are all of the table.
     """
 
     table: Relation
@@ -62,6 +62,7 @@ class ColumnBackfill:
     key_types: tuple[str, ...]
     is_immutable: bool
     plain: frozenset[str] = frozenset()
+    columns: tuple[str, ...] = ()
 
     @property
     def subject(self) -> str:
@@ -80,8 +81,9 @@ class ColumnBackfill:
         """The trigger that keeps the columns in sync."""
         table = self.table.identifier
         return ColumnFill(
-            fill_name(table, tuple(self.values)), table, self.table.name, self.values, self.types, self.where, self.back
-        )
+            fill_name(table, tuple(self.values)), table, self.table.name, self.values, self.types, self.columns,
+            self.where, self.back,
+        )  # fmt: skip
 
     @property
     def differs(self) -> str:
@@ -137,7 +139,7 @@ def resolve(
     facts = Facts(conn)
     found = _relation(conn, facts, table)
     backfill_trust.refuse_foreign_code(conn, found)
-    types, plain = _types(conn, found, [*values, *back])
+    types, plain, columns = _types(conn, found, [*values, *back])
     texts = {**values, **({f"the way back of {c}": text for c, text in back.items()})}
     for name, text in [*texts.items(), *([("where", where)] if where else [])]:
         _parsed(name, text)
@@ -146,7 +148,7 @@ def resolve(
         found, dict(values), types, where, dict(back), key.columns if key else (), key.types if key else (),
         is_immutable=all(_is_immutable(conn, found, types[column], text) for column, text in values.items())
         and (not where or _is_immutable(conn, found, "boolean", where)),
-        plain=plain & values.keys(),
+        plain=plain & values.keys(), columns=columns,
     )  # fmt: skip
     _refuse_volatile(conn, made)
     _ask_the_server(conn, made)
@@ -184,12 +186,6 @@ def is_in_sync(conn: Connection, made: ColumnBackfill) -> bool:
 def has_trigger(conn: Connection, made: ColumnBackfill) -> bool:
     """Tell whether the trigger of this backfill is there, also where somebody has switched it off."""
     return bool(queries.rows(conn, "backfill", "triggers", function=made.fill.name, table=made.table.oid))
-
-
-def behind_ours(conn: Connection, made: ColumnBackfill) -> list[str]:
-    """Return the triggers BEFORE INSERT or UPDATE that fire behind ours, and may change what it has filled."""
-    last = made.fill.trigger_name
-    return [row["name"] for row in queries.rows(conn, "backfill", "behind", table=made.table.oid, last=last)]
 
 
 def fired(conn: Connection, made: ColumnBackfill) -> list[dict[str, object]]:
@@ -279,13 +275,15 @@ def _relation(conn: Connection, facts: Facts, table: str) -> Relation:
         raise WrongInput(
             f"{found.label} cannot be backfilled",
             detail="Other tables inherit from it; an UPDATE of it would change their rows too.",
-            hint="ColumnBackfill each of them.",
+            hint="Backfill each of them.",
         )
     return found
 
 
-def _types(conn: Connection, table: Relation, columns: Sequence[str]) -> tuple[dict[str, str], frozenset[str]]:
-    """Return the types of columns, and those columns whose values are equal where their bytes are."""
+def _types(
+    conn: Connection, table: Relation, columns: Sequence[str]
+) -> tuple[dict[str, str], frozenset[str], tuple[str, ...]]:
+    """Return the types of columns, those columns whose values are equal where their bytes are, and all columns."""
     rows = {row["name"]: row for row in queries.rows(conn, "backfill", "columns", table=table.oid)}
     lacking = [name for name in columns if name not in rows]
     if lacking:
@@ -302,7 +300,7 @@ def _types(conn: Connection, table: Relation, columns: Sequence[str]) -> tuple[d
             hint="Name a column that is written.",
         )
     types = {name: str(rows[name]["type"]) for name in columns}
-    return types, frozenset(name for name in columns if rows[name]["is_plain"])
+    return types, frozenset(name for name in columns if rows[name]["is_plain"]), tuple(rows)
 
 
 def _parsed(name: str, text: str) -> ast.Node:

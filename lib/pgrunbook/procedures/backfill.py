@@ -18,7 +18,7 @@ from pgrunbook.errors import Broken, Refused, RunbookError
 from pgrunbook.execute import backfill as execution
 from pgrunbook.execute import permit
 from pgrunbook.online import backfill as mechanism
-from pgrunbook.online import backfill_check, batch_order
+from pgrunbook.online import backfill_check, backfill_triggers, batch_order
 from pgrunbook.online.backfill import ColumnBackfill
 from pgrunbook.online.backfill_run import BackfillRun, Filled
 from pgrunbook.online.bad_rows import OF_A_ROW, BadRows
@@ -70,13 +70,8 @@ def plan_the_batches(here: Session) -> Table:
         )
     here.facts.update(made=made, order=order, capture=_capture(here, made))
     here.subject = frozenset({made.subject})
-    behind = mechanism.behind_ours(here.conn, made)
-    if given.keep_in_sync and behind:
-        raise Refused(
-            f'cannot keep {made.table.label} in sync: trigger "{behind[0]}" fires behind ours',
-            detail="Triggers fire in the order of their names; it may change what ours has filled.",
-            hint="Give it another name (ALTER TRIGGER ... RENAME TO), or set keep_in_sync to false.",
-        )
+    if given.keep_in_sync:
+        backfill_triggers.refuse_behind(here.conn, made, here.target.name)
     here.journal("backfill-planned", subject=made.subject, table=made.table.label, relation=made.table.sql,
                  fill=dict(made.values), undo_data=given.undo_data, where=made.where, key=list(made.key),
                  is_immutable=made.is_immutable, **asdict(found))  # fmt: skip

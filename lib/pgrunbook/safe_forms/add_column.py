@@ -148,7 +148,7 @@ def _backfill(case: Case, table: Relation, column: ColumnDefinition, piece: Piec
     if triggers and not silenced:
         why = f"triggers fire for each row that is filled: {', '.join(triggers)}"
         piece.differs.append(Declared("elsewhere", table.sql, why))
-    statement = f"UPDATE {table.sql} AS t SET {quoted} = DEFAULT WHERE {{}}t.{quoted} IS NULL"
+    statement = f"UPDATE {table.sql} AS t SET {quoted} = DEFAULT WHERE {{}}t.{quoted} IS NOT DISTINCT FROM NULL"
     loop = TrackedLoop.over(case, table, statement.format(f"{RANGE} AND "), alias="t", fires_triggers=not silenced)
     piece.cleanup.append(loop.tracker.cleanup())
     says = f"Fill {column.name} in the existing rows, {case.batch_rows} at a time."

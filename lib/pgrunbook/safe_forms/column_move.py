@@ -17,14 +17,33 @@ from dataclasses import dataclass
 from typing import Any
 
 from pglast import ast
+from psycopg import sql
 
 from pgrunbook.database.column_dependents import ConstraintOn, IndexOn, StatisticsOn
 from pgrunbook.database.relations import Relation
 from pgrunbook.display.prose import listed
 from pgrunbook.plan.step import SafeStep
-from pgrunbook.safe_forms import indexes, probes
+from pgrunbook.safe_forms import indexes, probes, trigger_code
 from pgrunbook.safe_forms.moved_column import MovedColumn, comment
 from pgrunbook.sql.deparse import alter_table, changed, command, helper, mapped, name, parsed
+from pgrunbook.sql.own_code import do
+
+_INDEX_COLUMNS = """
+DECLARE
+    renamed text;
+BEGIN
+    FOR renamed IN
+        SELECT format('ALTER TABLE %s RENAME COLUMN %I TO %I', x.attrelid::regclass, x.attname, a.attname)
+        FROM pg_index AS i
+        JOIN pg_attribute AS x ON x.attrelid = i.indexrelid AND x.attname = ANY ({names})
+        JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[x.attnum - 1]
+        WHERE i.indrelid = {table}::regclass
+          AND NOT EXISTS (SELECT FROM pg_attribute AS o WHERE o.attrelid = x.attrelid AND o.attname = a.attname)
+    LOOP
+        EXECUTE renamed;
+    END LOOP;
+END
+"""
 
 
 @dataclass(frozen=True)
@@ -174,6 +193,8 @@ class ColumnMove:
             *(text for one in self.columns for text in one.renamed()),
             *self._put_on(),
             *self._told(),
+            self._index_columns(),
+            trigger_code.compiled_anew(self.table),
         ]
 
     def _taken_off(self) -> list[str]:
@@ -214,6 +235,14 @@ class ColumnMove:
         if index.is_clustered:
             found.append(self._alter(f"CLUSTER ON {quoted}"))
         return found
+
+    def _index_columns(self) -> str:
+        """Return the statement that gives the columns of indexes the names of those of the table.
+
+        \\d shows them; an index that is built keeps those of then.
+        """
+        names = sql.Literal([one.comes for one in self.columns])
+        return do(sql.SQL(_INDEX_COLUMNS).format(table=sql.Literal(self.table.sql), names=names)).as_string(None)
 
     def _told(self) -> list[str]:
         """Return the statements for comments and rights."""

@@ -118,7 +118,7 @@ def set_not_null(
             piece.first.append(_validate(table, conname, only=only))
         else:
             conname = helper(table.schema, table.name, column, "not null")
-            _helper(piece, table, conname, f"CHECK ({name(column)} IS NOT NULL)", only=only)
+            _helper(piece, table, conname, f"CHECK ({name(column)} IS DISTINCT FROM NULL)", only=only)
             piece.first.append(_validate(table, conname, only=only))
             piece.short.append(f"ALTER COLUMN {name(column)} SET NOT NULL")
             piece.not_null.append(column)

@@ -25,6 +25,7 @@ from pgrunbook.safe_forms import (
     code,
     gates,
     indexes,
+    left_fill,
     outside,
     partitions,
     refresh,
@@ -121,6 +122,7 @@ class Expander:
         is_fresh = self._names.are_fresh(node)
         if not is_fresh and not _taken_back(case):
             unfinished.refuse(case)
+            left_fill.refuse(case)
         parts = self._parts(node)
         beyond = outside.find(self._facts, tree(statement.sql))
         if beyond is not None:

@@ -69,7 +69,8 @@ class MovedColumn:
         """The constraint by which the column that comes is NOT NULL before the cut-over, None where it may be NULL."""
         if not self.on.column.not_null:
             return None
-        return f"NOT NULL {name(self.comes)}" if self._has_named_not_null else f"CHECK ({name(self.comes)} IS NOT NULL)"
+        comes = name(self.comes)
+        return f"NOT NULL {comes}" if self._has_named_not_null else f"CHECK ({comes} IS DISTINCT FROM NULL)"
 
     @property
     def proves_not_null(self) -> str:

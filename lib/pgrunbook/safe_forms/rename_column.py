@@ -178,7 +178,7 @@ class _Rename:
 
     def _filled(self) -> SafeStep:
         old, ours = name(self.column.name), name(self.ours)
-        is_due = f"t.{ours} IS NULL AND t.{old} IS NOT NULL"
+        is_due = f"t.{ours} IS NOT DISTINCT FROM NULL AND t.{old} IS DISTINCT FROM NULL"
         statement = f"UPDATE {self.table.sql} AS t SET {ours} = t.{old} WHERE {{}}{is_due}"
         key = self.case.facts.loop_key(self.table)
         if key is None:

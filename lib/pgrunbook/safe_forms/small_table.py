@@ -14,7 +14,7 @@ from pgrunbook.database import column_dependents
 from pgrunbook.database.queries import load
 from pgrunbook.database.relations import Relation
 from pgrunbook.plan.step import Expansion, SafeStep
-from pgrunbook.safe_forms import type_cost
+from pgrunbook.safe_forms import trigger_code, type_cost
 from pgrunbook.safe_forms.form import Case
 from pgrunbook.sql.classify import Policy
 from pgrunbook.sql.deparse import text
@@ -54,7 +54,7 @@ def as_written(case: Case) -> Expansion | None:
     says += " takes moments. Before it, the size is looked at again, and a table that has grown is not rewritten."
     lock = f"LOCK TABLE {table.sql} IN ACCESS EXCLUSIVE MODE"
     steps = SafeStep(
-        f"{lock};\n{_guard([table, *_tied(case, table)])};\n{case.statement.sql}",
+        f"{lock};\n{_guard([table, *_tied(case, table)])};\n{case.statement.sql};\n{trigger_code.compiled_anew(table)}",
         "As it is written, where the table is still small.",
         Policy.TOGETHER,
         own_transaction=False,

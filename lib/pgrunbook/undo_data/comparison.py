@@ -90,7 +90,7 @@ class Comparison:
     @property
     def is_gone(self) -> sql.Composable:
         """The condition that the row does not exist; a column of the key is never NULL."""
-        return sql.SQL("{} IS NULL").format(sql.Identifier("t", self.table.key[0]))
+        return sql.SQL("{} IS NOT DISTINCT FROM NULL").format(sql.Identifier("t", self.table.key[0]))
 
     @property
     def is_unidentified(self) -> sql.Composable:

@@ -63,7 +63,7 @@ def losses(conn: Connection, changes: Sequence[Change]) -> list[Loss]:
 
 def _kept(conn: Connection, migration: str, number: int, keep: Keep) -> Loss:
     column = f".{keep.column}" if keep.column else ""
-    where = f" WHERE {keep.column} IS NOT NULL" if keep.column else ""
+    where = f" WHERE {keep.column} IS DISTINCT FROM NULL" if keep.column else ""
     relation = Facts(conn).relation(parsed(f"TABLE {keep.table}").fromClause[0])
     only = "ONLY " if relation is not None and relation.inherits_down else ""
     query = sql.SQL("SELECT pg_catalog.count(*) FROM {}{}{}")
@@ -104,7 +104,7 @@ def _count(conn: Connection, schema: str | None, table: str, column: str | None)
     name = sql.Identifier(schema, table) if schema else sql.Identifier(table)
     if column and _is_generated(conn, name, column):
         return 0
-    where = sql.SQL(" WHERE {} IS NOT NULL").format(sql.Identifier(column)) if column else sql.SQL("")
+    where = sql.SQL(" WHERE {} IS DISTINCT FROM NULL").format(sql.Identifier(column)) if column else sql.SQL("")
     return _counted(conn, sql.SQL("SELECT pg_catalog.count(*) FROM {}{}").format(name, where))
 
 

@@ -78,7 +78,7 @@ def still_captured(conn: Connection, migrations: Sequence[str]) -> list[tuple[Un
     for one in waiting:
         if one.part_of in ids:
             continue  # its rows are counted with its parent's
-        column = sql.SQL(" WHERE {} IS NOT NULL").format(sql.Identifier(VALUE))
+        column = sql.SQL(" WHERE {} IS DISTINCT FROM NULL").format(sql.Identifier(VALUE))
         query = sql.SQL("SELECT pg_catalog.count(*) FROM {}{}").format(
             one.side, column if one.kind == "column" else sql.SQL("")
         )

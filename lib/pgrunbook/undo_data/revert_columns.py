@@ -294,7 +294,8 @@ def _untouched(conn: Connection, found: CapturedTable, column: CapturedColumn) -
     """The condition that a row still has the value with which the column was added, as far as that is known."""
     (found_default,) = rows(conn, "default_of", oid=found.oid, column=column.name)
     if found_default["default_value"] is None:
-        return sql.SQL("true" if found_default["is_identity"] else "t.{} IS NULL").format(sql.Identifier(column.name))
+        is_due = "true" if found_default["is_identity"] else "t.{} IS NOT DISTINCT FROM NULL"
+        return sql.SQL(is_due).format(sql.Identifier(column.name))
     if not _is_constant(parsed(f"SELECT {found_default['default_value']}")):
         return sql.SQL("true")
     default = sql.SQL("CAST({} AS {})").format(sql.SQL(found_default["default_value"]), sql.SQL(column.type))

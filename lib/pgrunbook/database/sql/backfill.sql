@@ -44,6 +44,31 @@ WHERE g.tgrelid = %(table)s
   AND g.tgenabled <> 'D'
 ORDER BY name
 
+-- name: left
+-- a row is: a trigger of a backfill on a table that fills or reads a column
+SELECT g.tgname::text AS name,
+       x.fills
+FROM pg_catalog.pg_trigger AS g
+JOIN pg_catalog.pg_proc AS p ON p.oid = g.tgfoid
+JOIN pg_catalog.pg_attribute AS a ON a.attrelid = g.tgrelid AND a.attname = %(column)s
+CROSS JOIN LATERAL (
+    SELECT pg_catalog.strpos(p.prosrc, 'NEW."' || pg_catalog.replace(a.attname, '"', '""') || '" :=') > 0 AS fills
+) AS x
+WHERE g.tgrelid = pg_catalog.to_regclass(%(table)s)
+  AND p.pronamespace = pg_catalog.to_regnamespace('pgrunbook')::oid
+  AND pg_catalog.starts_with(p.proname::text, 'fill_')
+  AND (x.fills
+       OR EXISTS (SELECT
+                  FROM pg_catalog.pg_proc AS f
+                  JOIN pg_catalog.pg_depend AS d
+                    ON d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = f.oid
+                  WHERE f.pronamespace = p.pronamespace
+                    AND pg_catalog.starts_with(f.proname::text, p.proname || '_')
+                    AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+                    AND d.refobjid = g.tgrelid
+                    AND d.refobjsubid = a.attnum))
+ORDER BY name
+
 -- name: fired
 -- a row is: a trigger of the application that an UPDATE of these columns fires
 SELECT g.tgname::text AS name,
