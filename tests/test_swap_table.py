@@ -576,17 +576,17 @@ def test_partitions_are_made_others_or_given_up(
 
 
 @pytest.mark.slow
-def test_burst_while_the_locks_are_prepared_gives_them_back(stage: SwapStage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_burst_right_before_the_locks_gives_them_back(stage: SwapStage, monkeypatch: pytest.MonkeyPatch) -> None:
     """More changes than are brought over behind the locks: the attempt is given back, and the next one has them all."""
     stage.ready(SwapChoice(ORDERS))
-    read, told = carried.read, list[str]()
+    lock, told = cutover._lock, list[str]()
 
-    def after_a_burst(*arguments: object) -> object:
+    def after_a_burst(*arguments: object) -> float:
         if not told:
             stage.do("INSERT INTO orders (customer) SELECT n FROM generate_series(1, 6000) AS n")
-        return read(*arguments)  # type: ignore[arg-type]
+        return lock(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(carried, "read", after_a_burst)
+    monkeypatch.setattr(cutover, "_lock", after_a_burst)
     with connect(stage.target) as conn:
         done = cutover.cut_over(
             conn, stage.target, stage.swap(conn), keep_hours=1, on_attempt=lambda _, why: told.append(why)
@@ -594,6 +594,31 @@ def test_burst_while_the_locks_are_prepared_gives_them_back(stage: SwapStage, mo
     assert told == ["6,000 changes came while the locks were waited for"]
     assert done.attempts == 2
     assert stage.rows("SELECT count(*) FROM orders") == [(11_000,)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("moment", "begins", "rows"),
+    [((carried, "read"), [], 11_000), ((cutover, "_until_free"), ["TRUNCATE orders CASCADE"], 6_000)],
+)
+def test_burst_before_the_locks_is_brought_over_before_them(
+    stage: SwapStage, monkeypatch: pytest.MonkeyPatch, moment: tuple[object, str], begins: list[str], rows: int
+) -> None:
+    """By another session, beside the transaction of the cut-over: hardly anything is left to do behind the locks."""
+    stage.ready(SwapChoice(ORDERS))
+    real, told = getattr(*moment), list[str]()
+
+    def after_a_burst(*arguments: object, **named: object) -> object:
+        stage.do(*begins, "INSERT INTO orders (customer) SELECT n FROM generate_series(1, 6000) AS n")
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(*moment, after_a_burst)
+    with connect(stage.target) as conn:
+        done = cutover.cut_over(
+            conn, stage.target, stage.swap(conn), keep_hours=1, on_attempt=lambda _, why: told.append(why)
+        )
+    assert (told, done.attempts, done.notes) == ([], 1, 0)
+    assert stage.rows("SELECT count(*) FROM orders") == [(rows,)]
 
 
 @pytest.mark.slow

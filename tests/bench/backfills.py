@@ -32,6 +32,7 @@ from pgrunbook.plan.step import Batches
 from pgrunbook.procedures.backfill import FIRST_ROWS
 
 ROWS, TRAFFIC_ROWS, GUIDE_ROWS = 1_000_000, 500_000, 200_000
+GROWN_ROWS, GROWN_GOAL = (1_000_000, 8_000_000), 1.25
 CLIENTS, CAPACITY_S, CALM_S = 8, 4, 6
 RATE_GOALS = {"random": 1.4, "ordered": 1.0}
 WAL_GOAL, GROWTH_GOAL, BATCH_P99_MS, BATCH_MOST_MS, LATENCY_GOAL, SPEED_GOAL = 0.35, 0.05, 100, 200, 2.0, 0.5
@@ -105,6 +106,36 @@ def backfills(site: Ground, count: int, rows: int = ROWS) -> Lines:
             shown.append(_row(f"the guide's loop, {GUIDE_ROWS:,} rows", GUIDE_ROWS, [_statement(conn, GUIDE)]))
     headings = ["", "s", "rows a second", "rows a CPU second", "WAL MB", "growth MB", "longest transaction ms"]
     return [*lines, *rounds.table(headings, shown), "", *goals]
+
+
+def as_rows_grow(site: Ground, count: int) -> Lines:
+    """Measure ours for one and for eight million rows: what a row costs must not grow with the table."""
+    found: dict[int, list[Cost]] = {rows: [] for rows in GROWN_ROWS}
+    with site.with_room(), site.autovacuum_off():
+        for number in range(count):
+            for rows in GROWN_ROWS[:: 1 if number % 2 == 0 else -1]:
+                _new_table(site, KEYS["random"], rows)
+                with site.session() as conn:
+                    found[rows].append(_ours(conn))
+                sys.stderr.write(f"{rows:,} rows: {found[rows][-1].cpu_s:.1f} s of processor time\n")
+    few, many = found.values()
+    by_cpu, by_clock = (
+        median((b / GROWN_ROWS[1]) / (a / GROWN_ROWS[0]) for a, b in pairs)
+        for pairs in (
+            [(a.cpu_s, b.cpu_s) for a, b in zip(few, many, strict=True)],
+            [(a.took_s, b.took_s) for a, b in zip(few, many, strict=True)],
+        )
+    )
+    headings = ["rows", "s", "rows a second", "rows a CPU second", "WAL MB", "growth MB", "longest transaction ms"]
+    return [
+        "## A backfill of more rows", "",
+        f"As above, random keys; {count} rounds; the larger table does not fit into shared buffers, and has several",
+        "checkpoints.", "",
+        *rounds.table(headings, [_row(f"{rows:,}", rows, some) for rows, some in found.items()]), "",
+        rounds.goal(f"a row of {GROWN_ROWS[1]:,} takes at most {GROWN_GOAL:g} times one of {GROWN_ROWS[0]:,}",
+                    max(by_cpu, by_clock) <= GROWN_GOAL,
+                    f"{by_clock:.2f} by the clock, {by_cpu:.2f} by processor time"),
+    ]  # fmt: skip
 
 
 def beside_traffic(site: Ground, count: int) -> Lines:
@@ -326,6 +357,9 @@ def main() -> None:
         targets = folder / "targets.toml"
         targets.write_text(f'[bench]\nserver = "main"\ndatabase = "{DATABASE}"\n')
         with ground(folder, targets) as site:
+            if "grown" in sys.argv:
+                sys.stdout.write("\n".join(as_rows_grow(site, count)) + "\n")
+                return
             if "traffic" not in sys.argv:
                 sys.stdout.write("\n".join(backfills(site, count, rows)) + "\n")
             if "rows" not in sys.argv:

@@ -111,6 +111,7 @@ def on_one_server(site: Ground, plain: Path, asked: argparse.Namespace) -> list[
         "a swap": lambda: swapping.swapping(site, asked.keeps),
         "traffic": lambda: traffic.traffic(site),
         "a backfill": lambda: backfills.backfills(site, min(asked.rounds, BACKFILL_ROUNDS)),
+        "a backfill of more rows": lambda: backfills.as_rows_grow(site, asked.keeps),
         "a backfill beside traffic": lambda: backfills.beside_traffic(site, asked.keeps),
         "records": records.records,
     }

@@ -119,15 +119,11 @@ class ChangeLog:
             sql.SQL("DROP FUNCTION IF EXISTS {}() CASCADE").format(self._function),
         ]
 
-    def size(self, conn: Connection) -> int:
-        """Return how many notes the log holds."""
-        query = sql.SQL("SELECT pg_catalog.count(*) FROM {}").format(self.log)
-        return int(str((conn.execute(query).fetchone() or (0,))[0]))
-
-    def was_emptied(self, conn: Connection) -> bool:
-        """Tell whether the table was emptied since the last drain."""
-        query = sql.SQL("SELECT EXISTS (SELECT FROM {} AS c WHERE c.is_emptied)").format(self.log)
-        return conn.execute(query).fetchone() == (True,)
+    def noted(self, conn: Connection) -> tuple[int, bool]:
+        """Return how many notes the log holds, and whether the table was emptied since the last drain."""
+        query = sql.SQL("SELECT pg_catalog.count(*), coalesce(pg_catalog.bool_or(c.is_emptied), false) FROM {} AS c")
+        notes, was_emptied = conn.execute(query.format(self.log)).fetchone() or (0, False)
+        return int(str(notes)), bool(was_emptied)
 
     def keys(self) -> sql.Composed:
         """Return the query for the keys that were written, each once."""
@@ -149,41 +145,65 @@ def of_live(swap: TableSwap) -> ChangeLog:
     return ChangeLog(swap.changes, swap.table, swap.plan.key, swap.live_side)
 
 
-def drain(conn: Connection, swap: TableSwap, *, notes: int | None = None) -> int:
-    """Bring the other table up to date; return how many ``notes`` there were, where that is not known before.
+def drain(conn: Connection, swap: TableSwap) -> int:
+    """Bring the other table up to date; return how many notes there were.
 
     Call it in a transaction that is REPEATABLE READ, or that holds a lock on the live table which no writer shares.
     Locks: RowExclusiveLock on the other table; AccessExclusiveLock where the live table was emptied.
     """
-    log = of_live(swap)
-    notes = log.size(conn) if notes is None else notes
-    if not notes:
-        return 0
-    if swap.state in (SwapState.READY, SwapState.CUT_OVER) and notes <= FEW_NOTES:
-        # By the index on the key: the log was never analysed, and its dead rows let the server expect many more.
-        conn.execute("SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off")
-    source, target = whole(conn, swap.table), swap.other.identifier()
-    kept = _kept(conn, swap)
-    everything = log.was_emptied(conn)
-    other_keys = _equal("t", swap.plan.key, "c", log.columns, swap.other_side, casts=True)
-    if kept:
+    notes, was_emptied = of_live(swap).noted(conn)
+    if notes:
+        Drain.of(conn, swap).run(conn, notes, was_emptied=was_emptied)
+    return notes
+
+
+@dataclass(frozen=True)
+class Drain:
+    """A drain that is composed, for a time when each round trip counts; ``stash`` holds what the other table keeps."""
+
+    log: ChangeLog
+    is_few_known: bool
+    stash: tuple[sql.Composed, ...]
+    by_key: tuple[sql.Composed, ...]
+    emptied: tuple[sql.Composed, ...]
+
+    @classmethod
+    def of(cls, conn: Connection, swap: TableSwap) -> Drain:
+        """Compose a drain."""
+        log, kept = of_live(swap), _kept(conn, swap)
+        source, target = whole(conn, swap.table), swap.other.identifier()
+        other_keys = _equal("t", swap.plan.key, "c", log.columns, swap.other_side, casts=True)
         stash = sql.SQL(
             "CREATE TEMPORARY TABLE pgrunbook_stash ON COMMIT DROP AS SELECT {} FROM {} AS t JOIN {} AS c ON {}"
         ).format(_names([*swap.plan.key, *kept], "t"), target, log.keys(), other_keys)
-        conn.execute(stash)
-    with conn.as_target():
-        if everything:
-            conn.execute(sql.SQL("TRUNCATE {}").format(target))
-        else:
-            conn.execute(sql.SQL("DELETE FROM {} AS t USING {} AS c WHERE {}").format(target, log.keys(), other_keys))
         live_keys = _equal("s", swap.plan.key, "c", log.columns, swap.live_side)
-        joined = sql.SQL("") if everything else sql.SQL(" JOIN {} AS c ON {}").format(log.keys(), live_keys)
-        for statement in _written(swap, source, target, joined, kept):
-            conn.execute(statement)
-    conn.execute(sql.SQL("DELETE FROM {}").format(log.log))
-    if kept:
-        conn.execute("DROP TABLE pg_temp.pgrunbook_stash")
-    return notes
+        joined = sql.SQL(" JOIN {} AS c ON {}").format(log.keys(), live_keys)
+        gone = sql.SQL("DELETE FROM {} AS t USING {} AS c WHERE {}").format(target, log.keys(), other_keys)
+        return cls(
+            log,
+            swap.state in (SwapState.READY, SwapState.CUT_OVER),
+            (stash,) if kept else (),
+            (gone, *_written(swap, source, target, joined, kept)),
+            (sql.SQL("TRUNCATE {}").format(target), *_written(swap, source, target, sql.SQL(""), kept)),
+        )
+
+    def plan(self, conn: Connection) -> None:
+        """Let the server plan it once, so that what it has to read for that is at hand. Locks: as the drain."""
+        with conn.as_target():
+            for statement in self.by_key if not self.stash else ():
+                conn.execute(sql.SQL("EXPLAIN {}").format(statement))
+
+    def run(self, conn: Connection, notes: int, *, was_emptied: bool) -> None:
+        """Execute it, in one round trip; nothing else is read before."""
+        script: list[sql.Composable] = [*self.stash, *(self.emptied if was_emptied else self.by_key)]
+        if self.is_few_known and notes <= FEW_NOTES:
+            # By the index on the key: the log was never analysed, and its dead rows let the server expect many more.
+            script.insert(0, sql.SQL("SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off"))
+        script.append(sql.SQL("DELETE FROM {}").format(self.log.log))
+        if self.stash:
+            script.append(sql.SQL("DROP TABLE pg_temp.pgrunbook_stash"))
+        with conn.as_target():
+            conn.execute(sql.SQL("; ").join(script))
 
 
 def _written(

@@ -1,6 +1,6 @@
 """The cut-over of a swap: in one transaction the other table takes the place of the live one.
 
-1. The other table catches up, until hardly anything is left.
+1. The other table catches up, until hardly anything is left; once more, from another session, right before the locks.
 2. All locks are requested, in one order: who refers to the table, its views, both tables, whom it refers to. Together
    they wait less than deadlock_timeout, so that no client of the application is ever chosen as the victim.
 3. Behind the locks nobody writes. What the log holds is brought over, to the last note; where that would take too long,
@@ -25,7 +25,7 @@ from psycopg import sql
 
 from pgrunbook.config.targets import Target
 from pgrunbook.database import lock_wait
-from pgrunbook.database.connection import Connection, transaction
+from pgrunbook.database.connection import Connection, connect, transaction
 from pgrunbook.database.lock_wait import LockRequest
 from pgrunbook.database.queries import rows
 from pgrunbook.display.prose import listed
@@ -88,7 +88,8 @@ def cut_over(
             swap_sync.refuse_difference(swap, swap_sync.compare(conn, swap))
         _until_free(conn, swap, patience_ms=max(0.0, (patience_ends - time.monotonic()) * 1000))
         try:
-            return _once(conn, swap, keep_hours, attempt, target.lock_timeout_ms, partitions)
+            with connect(target, purpose=f"catches up {swap.table.label}") as beside:
+                return _once(conn, beside, swap, keep_hours, attempt, target.lock_timeout_ms, partitions)
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected, psycopg.errors.QueryCanceled) as exc:
             told = exc.diag.message_primary or str(exc)
         except GivenBackError as exc:
@@ -166,13 +167,14 @@ def _partitions(conn: Connection, swap: TableSwap) -> list[int]:
 
 def _once(
     conn: Connection,
+    beside: Connection,
     swap: TableSwap,
     keep_hours: float,
     attempt: int,
     lock_timeout_ms: int,
     partitions: Sequence[int],
 ) -> TableCutover:
-    """Try once, in one transaction; what can be done before the locks is done before them."""
+    """Try once, in one transaction; what can be done before the locks is done then, the last drain ``beside`` it."""
     with transaction(conn, lock_timeout_ms=lock_timeout_ms, statement_timeout_ms=WORK_TIMEOUT_MS):
         conn.execute("SET LOCAL jit = off")
         # Nobody changes the table from here on, and nobody is hindered: it is the mode of VACUUM.
@@ -184,14 +186,17 @@ def _once(
         requests, seen = list(_requests(conn, swap, live)), _seen(conn, live)
         after, script = _exchange(conn, swap, live)
         swap_store.note(conn, after, keep_hours=keep_hours)
+        swap_sync.drain_once(beside, swap, timeout_ms=lock_timeout_ms)
+        last_drain = change_log.Drain.of(conn, swap)
+        last_drain.plan(conn)
         begun = time.monotonic()
         first = _lock(conn, requests, lock_timeout_ms)
         if _seen(conn, live) != seen:
             raise GivenBackError("rights on the table, or what reads it, were changed just then")
-        notes = of_live(swap).size(conn)
+        notes, was_emptied = of_live(swap).noted(conn)
         if notes > MOST_NOTES:
             raise GivenBackError(f"{notes:,} changes came while the locks were waited for")
-        change_log.drain(conn, swap, notes=notes)
+        last_drain.run(conn, notes, was_emptied=was_emptied)
         conn.execute(script.encode())  # it names all in full, and runs no code of the application
     ended = time.monotonic()
     return TableCutover(after, (ended - first) * 1000, (first - begun) * 1000, attempt, notes)

@@ -107,9 +107,21 @@ def _drained(conn: Connection, swap: TableSwap) -> int:
     return 0
 
 
+def drain_once(conn: Connection, swap: TableSwap, *, timeout_ms: int) -> None:
+    """Bring over what is noted by now, where that takes less than this time; else it is left for the next drain.
+
+    Locks: RowExclusiveLock on the other table; AccessExclusiveLock where the live table was emptied.
+    """
+    try:
+        with _snapshot(conn, timeout_ms):
+            change_log.drain(conn, swap)
+    except (psycopg.errors.SerializationFailure, psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled) as exc:
+        log.info("changes of %s are left for the next drain: %s", swap.table, exc.diag.message_primary)
+
+
 @contextmanager
-def _snapshot(conn: Connection) -> Iterator[None]:
-    with transaction(conn, lock_timeout_ms=DRAIN_TIMEOUT_MS, statement_timeout_ms=DRAIN_TIMEOUT_MS):
+def _snapshot(conn: Connection, timeout_ms: int = DRAIN_TIMEOUT_MS) -> Iterator[None]:
+    with transaction(conn, lock_timeout_ms=timeout_ms, statement_timeout_ms=timeout_ms):
         conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SET LOCAL jit = off")
         yield
 
@@ -152,7 +164,7 @@ def _values(swap: TableSwap) -> tuple[sql.Composable, sql.Composable]:
 
 def notes_left(conn: Connection, swap: TableSwap) -> int:
     """Return how many changes are noted and not yet brought over."""
-    return of_live(swap).size(conn)
+    return of_live(swap).noted(conn)[0]
 
 
 def fill(
