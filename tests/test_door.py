@@ -90,7 +90,7 @@ def written(made: Run) -> dict[str, str]:
 def kept(target: Target) -> dict[str, str]:
     """Return our own rows in the database; what is kept of the users' rows is theirs, and stays there."""
     tables = [str(row[0]) for row in rows(target, OURS)]
-    known = {"step", "way_back", "batch", "restore_point", "shadow", "kept"}
+    known = {"step", "way_back", "batch", "restore_point", "shadow", "published", "kept"}
     return {t: "\n".join(str(r[0]) for r in rows(target, f"SELECT t::text FROM pgrunbook.{t} t"))
             for t in tables if t in known}  # fmt: skip
 

@@ -369,7 +369,7 @@ def test_every_entrance_refuses_a_schema_of_somebody_else(target: Target, mallor
         f"cannot use schema pgrunbook of database {target.database}: not all of it is ours\n"
         f"Detail: schema pgrunbook belongs to {mallory}; sequence pgrunbook.kept_id_seq belongs to {mallory};"
         f" table pgrunbook.batch belongs to {mallory}; table pgrunbook.kept belongs to {mallory};"
-        f" table pgrunbook.restore_point belongs to {mallory}; and 4 more.\n"
+        f" table pgrunbook.published belongs to {mallory}; and 5 more.\n"
         "State: Nothing in this schema was read or executed.\n"
         "Hint: Ask who has made it, then drop or REVOKE it. If you trust the role that owns it or has the right, run as"
         " that role, or let a superuser GRANT that role to yours."

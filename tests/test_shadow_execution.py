@@ -326,3 +326,38 @@ def test_what_follows_in_the_release_is_proven_as_well(project: Project) -> None
         "ALTER TABLE t DROP COLUMN b",
     )
     assert {name: change.proof.told for name, change in found.items() if not change.proof.proven} == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("made", "listed"),
+    sample(
+        [("orders", "id,amount,code"), ("orders (id, amount)", "id,amount"), ("lines, orders (id, code)", "id,code")], 9
+    ),
+)
+def test_a_published_table_is_released_and_contracted(project: Project, made: str, listed: str) -> None:
+    """PostgreSQL refuses the plain change where a list has the column; drift tells of nothing that was declared."""
+    target = project(folder={"0001_a.sql": CHANGE}, batch_rows=100)
+    do(target, TABLES + f"CREATE PUBLICATION sent FOR TABLE {made};")
+    attributes = "SELECT array_to_string(attnames, ',') FROM pg_publication_tables WHERE tablename = 'orders'"
+    is_listed = "SELECT prattrs IS NOT NULL FROM pg_publication_rel WHERE prrelid = 'orders'::regclass"
+    before = rows(target, is_listed)
+    done, code = run("release", with_data="true")
+    assert (code, done.status) == (0, Status.DONE), error(done)
+    assert (rows(target, is_listed), rows(target, attributes)) == ([(True,)], [(",".join(sorted_as(target, listed)),)])
+    done, code = run("rollback", with_data="true")
+    assert (code, done.status) == (0, Status.DONE), error(done)
+    assert (rows(target, is_listed), rows(target, attributes)) == (before, [(listed,)])
+    done, code = run("release")
+    assert (code, done.status) == (0, Status.DONE), error(done)
+    done, code = run("contract", accept="all")
+    assert (code, done.status) == (0, Status.DONE), error(done)
+    assert (rows(target, is_listed), rows(target, attributes)) == (before, [(",".join(sorted_as(target, listed)),)])
+    done, code = run("validate")
+    assert (code, done.status) == (0, Status.DONE), error(done)
+
+
+def sorted_as(target: Target, listed: str) -> list[str]:
+    """Columns in the order in which the table has them."""
+    query = "SELECT attname::text FROM pg_attribute WHERE attrelid = 'orders'::regclass AND attnum > 0 ORDER BY attnum"
+    return [str(name) for (name,) in rows(target, query) if name in listed.split(",")]

@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from pgrunbook.database import publications
 from pgrunbook.database.connection import Connection
+from pgrunbook.database.publications import Publication
 from pgrunbook.database.queries import rows
 from pgrunbook.database.relations import Column, Relation
 
@@ -18,7 +20,10 @@ _MODULE = "column_dependents"
 
 @dataclass(frozen=True)
 class IndexOn:
-    """An index that uses the column; ``constraint_kind`` is p or u where it is a constraint's, None where not."""
+    """An index that uses the column; ``constraint_kind`` is p or u where it is a constraint's, None where not.
+
+    ``checked_late`` is what is said of a key that may be checked at the end of a transaction, "" of any other.
+    """
 
     schema: str
     name: str
@@ -29,6 +34,7 @@ class IndexOn:
     is_clustered: bool
     comment: str | None
     constraint_comment: str | None
+    checked_late: str = ""
 
 
 @dataclass(frozen=True)
@@ -87,7 +93,10 @@ class GrantOn:
 
 @dataclass(frozen=True)
 class ColumnDependents:
-    """All that hangs on a column."""
+    """All that hangs on a column; ``publications`` are those that send its table, whether they send it or not.
+
+    ``is_not_null_proven`` is False where its NOT NULL is NOT VALID.
+    """
 
     column: Column
     indexes: tuple[IndexOn, ...]
@@ -96,6 +105,13 @@ class ColumnDependents:
     sequences: tuple[SequenceOn, ...]
     grants: tuple[GrantOn, ...]
     comment: str | None
+    publications: tuple[Publication, ...] = ()
+    is_not_null_proven: bool = True
+
+    @property
+    def is_published(self) -> bool:
+        """Whether a publication sends the column, or looks at it."""
+        return any(one.sends(self.column.name) for one in self.publications)
 
 
 def refused(conn: Connection, table: Relation, column: str, *, last: str) -> list[str]:
@@ -103,7 +119,8 @@ def refused(conn: Connection, table: Relation, column: str, *, last: str) -> lis
 
     ``last`` is the name of the trigger behind which no trigger BEFORE of the application may fire.
     """
-    return [row["why"] for row in _rows(conn, "refused", table, column, last=last)]
+    found = [row["why"] for row in _rows(conn, "refused", table, column, last=last)]
+    return [*found, *publications.obstacles(conn, table, column)]
 
 
 def read(conn: Connection, table: Relation, column: Column) -> ColumnDependents:
@@ -112,10 +129,11 @@ def read(conn: Connection, table: Relation, column: Column) -> ColumnDependents:
     def all_of(made: type[T], query: str) -> tuple[T, ...]:
         return tuple(made(**row) for row in _rows(conn, query, table, column.name))
 
-    comment = _rows(conn, "comment", table, column.name)
+    (told,) = _rows(conn, "told", table, column.name)
     return ColumnDependents(
         column, all_of(IndexOn, "indexes"), all_of(ConstraintOn, "constraints"), all_of(StatisticsOn, "statistics"),
-        all_of(SequenceOn, "sequences"), all_of(GrantOn, "grants"), comment[0]["comment"],
+        all_of(SequenceOn, "sequences"), all_of(GrantOn, "grants"), told["comment"],
+        tuple(publications.of_table(conn, table)), told["is_not_null_proven"],
     )  # fmt: skip
 
 

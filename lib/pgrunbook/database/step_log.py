@@ -20,7 +20,7 @@ from pgrunbook.database.connection import Connection
 from pgrunbook.errors import StatementFailed
 
 SCHEMA = "pgrunbook"
-TABLES = ("step", "restore_point", "batch", "way_back", "shadow")
+TABLES = ("step", "restore_point", "batch", "way_back", "shadow", "published")
 
 
 @dataclass(frozen=True)

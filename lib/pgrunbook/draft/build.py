@@ -81,6 +81,7 @@ def _written(expansion: Expansion, place: Place, number: int) -> WrittenStatemen
         number=number, sql=s.sql, sha256=s.sha256, key=str(place), file=s.file, line=s.line, kind=s.kind,
         type=s.type, form=expansion.form, explains=expansion.explains, cleanup=expansion.cleanup,
         differs=expansion.differs, gate=expansion.gate, off=expansion.off,
+        same_as=expansion.same_as,
     )  # fmt: skip
 
 

@@ -9,13 +9,14 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from pgrunbook.database import shadows
+from pgrunbook.database import publications, shadows
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.queries import load
 from pgrunbook.database.schema_diff import Difference
 from pgrunbook.plan.declared import Declared, DeclaredKind
 
 _OF_TYPE = re.compile(r"\bAS (smallint|integer|bigint)|\b(MIN|MAX)VALUE -?\d+")
+_LIST = re.compile(r'^\((?:[^"()]|"(?:[^"]|"")*")*\)(?: |$)')
 _WORDS = re.compile(r"[\w$\"]+|\S")
 
 
@@ -34,6 +35,9 @@ def until_contract(conn: Connection) -> list[Declared]:
     return [
         Declared("until contract", one.name, f"{one.shadow.label} lives beside {one.shadow.beside} until contract")
         for one in shadows.objects(conn, shadows.read(conn))
+    ] + [
+        Declared("until contract", name, "it has a list of columns as long as one lives beside another")
+        for name in publications.listed_until_contract(conn)
     ]
 
 
@@ -90,7 +94,14 @@ def _is_valid(difference: Difference, name: str) -> bool:
 
 
 def _is_beside(difference: Difference, name: str) -> bool:
+    if difference.kind == "published table" and difference.change == "changed" and difference.name == name:
+        return _without_list(difference.before) == _without_list(difference.after)
     return difference.change in ("added", "removed") and difference.name == name
+
+
+def _without_list(description: str) -> str:
+    """Return how a publication has a table without its list of columns, which stands in front of the row filter."""
+    return _LIST.sub("", description)
 
 
 def _has_grown(difference: Difference, name: str) -> bool:

@@ -51,13 +51,18 @@ def as_rehearsed(plain: Sequence[Change], planned: Sequence[Change]) -> tuple[Ch
 
     Where captured rows come back, the statements need them: such a migration is executed by the plan both times.
     """
-    left_out = {(c.migration, w.number) for c in planned for w in c.statements if not w.is_rehearsed}
-    return tuple(
-        safe
-        if has_refills(safe)
-        else c.model_copy(update={"steps": tuple(s for s in c.steps if (c.migration, s.statement) not in left_out)})
-        for c, safe in zip(plain, planned, strict=True)
-    )
+    return tuple(safe if has_refills(safe) else accepted(c, planned) for c, safe in zip(plain, planned, strict=True))
+
+
+def accepted(change: Change, planned: Sequence[Change]) -> Change:
+    """Return a change as it is written with the steps that a plan rehearses, each as the server accepts it."""
+    written = {(c.migration, w.number): w for c in planned for w in c.statements}
+    steps = []
+    for step in change.steps:
+        found = written.get((change.migration, step.statement))
+        if found is None or found.is_rehearsed:
+            steps.append(step.model_copy(update={"sql": found.same_as}) if found and found.same_as else step)
+    return change.model_copy(update={"steps": tuple(steps)})
 
 
 @dataclass

@@ -62,10 +62,10 @@ class Drafter:
         self._columns: set[tuple[int, str]] = set()
         self._former_keys = FormerKeys()
 
-    def step(self, branch: Connection, change: Change, step: Step | None) -> bool:
+    def step(self, branch: Connection, change: Change, step: Step | None) -> str:
         """Draft the statement that is executed next; without a step, the migration is at its end.
 
-        Returns whether it is to be executed on the branch: not where it reaches outside of the database.
+        Returns what is to be executed on the branch: "" where it reaches outside of the database.
         """
         if self._branch is None:
             self._branch = branch
@@ -80,7 +80,7 @@ class Drafter:
             for expansion in self._refills.end(branch, migration):
                 self._planner.put(expansion, new=True)
             self._end(migration)
-            return False
+            return ""
         if self._before is None:
             self._before = Facts(branch).relation_oids()
         whole = self._parsed[migration.name]
@@ -98,7 +98,7 @@ class Drafter:
         self._planner.join(run)
         self._backs.update((step.statement + place, Back()) for place in range(1, len(run)))
         # What stands for rows that come back is not executed: they would meet its own.
-        return is_rehearsed and bool(expansion.steps)
+        return (expansion.same_as or step.sql) if is_rehearsed and expansion.steps else ""
 
     def _end(self, migration: Migration) -> None:
         """Make the change of a migration, each written statement with its way back; what comes back has none."""

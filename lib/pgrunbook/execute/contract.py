@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 from psycopg import sql
 
 from pgrunbook.config.targets import Target
-from pgrunbook.database import inverse_log, shadows
+from pgrunbook.database import inverse_log, publications, shadows
 from pgrunbook.database.column_sync import ColumnPair, ColumnSync
 from pgrunbook.database.connection import Connection
+from pgrunbook.database.relations import Relation
 from pgrunbook.database.shadows import Shadow
 from pgrunbook.online import alteration
 from pgrunbook.plan.way_back import Back
@@ -53,6 +54,7 @@ def drop(conn: Connection, target: Target, shadow: Shadow, permit: Permit) -> No
         dropped = sql.SQL("ALTER TABLE {} DROP COLUMN {}")
         conn.execute(dropped.format(shadow.table, sql.Identifier(shadow.shadow_name)))
         conn.execute(shadow.removal().encode())
+        conn.execute(publications.whole(Relation(0, shadow.table_schema, shadow.table_name)).encode())
         if shadow.kind != "rename":
             _end_way_back(conn, shadow, permit.run_id)
 

@@ -126,6 +126,7 @@ class WrittenStatement(Frozen):
     gate: Gate | None = None
     off: str = ""
     back: Back | None = None
+    same_as: str = ""
 
     @property
     def is_rehearsed(self) -> bool:

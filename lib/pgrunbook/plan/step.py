@@ -140,6 +140,7 @@ class Expansion:
     Each row of each query of ``cleanup`` is a statement that drops a helper object, or a half-made object, when
     the steps are abandoned. ``differs`` lists where the result differs from that of the statement as written. ``back``
     is the form's own way back, () where the inverse of the statement is the way; ``back_cleanup`` is that of its steps.
+    ``same_as`` is what comes to the same as the statement where PostgreSQL refuses it as it is written, "" elsewhere.
     """
 
     statement: Statement
@@ -152,3 +153,4 @@ class Expansion:
     off: str = ""
     back: tuple[SafeStep, ...] = ()
     back_cleanup: tuple[str, ...] = ()
+    same_as: str = ""

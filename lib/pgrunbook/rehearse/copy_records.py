@@ -11,7 +11,7 @@ from pgrunbook.database.connection import Connection
 from pgrunbook.database.queries import load
 
 KEPT = sql.Identifier("pgrunbook", "kept")
-OURS = (*(sql.Identifier("pgrunbook", name) for name in ("step", "way_back", "shadow")), KEPT)
+OURS = (*(sql.Identifier("pgrunbook", name) for name in ("step", "way_back", "shadow", "published")), KEPT)
 
 
 def copy(source: Connection, branch: Connection, tables: Sequence[sql.Identifier]) -> None:

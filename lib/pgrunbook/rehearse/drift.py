@@ -242,11 +242,11 @@ def _replay(
 ) -> tuple[Snapshot, list[str]]:
     passed_over: list[str] = []
 
-    def hook(conn: Connection, change: plans.Change, step: plans.Step | None) -> bool:
+    def hook(conn: Connection, change: plans.Change, step: plans.Step | None) -> str:
         gate = outside.find(Facts(conn), tree(change.judged(step))) if step is not None else None
         if step is not None and gate is not None:
             passed_over.append(f"{change.statements[step.statement - 1].key}: {gate.says}")
-        return gate is None
+        return step.sql if step is not None and gate is None else ""
 
     with progress.doing("executing the applied migrations on an empty branch"):
         try:
@@ -286,7 +286,8 @@ def without_contracted(target: Target, found: Sequence[Difference]) -> list[Diff
     columns = {one.name for one in gone if one.kind == "column"}
     tables = tuple(f"{name.rpartition('.')[0]}." for name in columns)
     contracted = {one for one in gone if one.name.startswith(tables) or one.kind == "grant"}
-    return [one for one in found if one not in contracted]
+    lists = {one for one in found if one.kind == "published table" and is_declared(one, planned)}
+    return [one for one in found if one not in contracted | lists]
 
 
 def _declared(target: Target) -> Iterator[Declared]:

@@ -23,6 +23,7 @@ from pgrunbook.branches.schema_branch import copy_schema
 from pgrunbook.config.targets import Target
 from pgrunbook.database import inverse_log, schema_versions, step_log
 from pgrunbook.database.connection import Connection, connect
+from pgrunbook.database.facts import Facts
 from pgrunbook.database.schema import Snapshot, snapshot
 from pgrunbook.database.schema_diff import Difference, diff
 from pgrunbook.display.prose import counted
@@ -41,9 +42,12 @@ from pgrunbook.record.journal import Event, Journal, read
 from pgrunbook.rehearse import branch_run, copy_records
 from pgrunbook.rehearse.branch_run import journal, why
 from pgrunbook.rehearse.volatile_texts import VolatileTexts
+from pgrunbook.safe_forms import small_table
 from pgrunbook.safe_forms.constraints import NOT_NULL_OF_PARTITIONS
+from pgrunbook.safe_forms.form import Case
 from pgrunbook.sql import statements
 from pgrunbook.sql.classify import Policy
+from pgrunbook.sql.tree import tree
 from pgrunbook.undo_data import LEAVE_REFUSED, LEFT_FILES, OnConflict
 
 
@@ -268,10 +272,20 @@ def _up_again(
     try:
         for change in up(target, [one.migration for one in reversed(wanted)]):
             own = histories.read(there, branch)
-            branch_run.execute(branch, there, own, change, log, as_written=True, is_empty=True)
+            branch_run.execute(branch, there, own, _accepted(there, change), log, as_written=True, is_empty=True)
     except StatementFailed as exc:
         raise _does_not_lead_back(wanted[-1], f"going up again fails: {why(exc)}") from exc
     return snapshot(there, leave_out=left)
+
+
+def _accepted(conn: Connection, change: Change) -> Change:
+    """Return a change with its changes of type as the server accepts them while publications name the columns."""
+    facts, steps = Facts(conn), []
+    for step in change.steps:
+        first = statements.parse(step.sql, change.migration)[0]
+        same_as = small_table.accepted(Case(first, tree(first.sql), facts)) if step.statements == 1 else ""
+        steps.append(step.model_copy(update={"sql": same_as}) if same_as else step)
+    return change.model_copy(update={"steps": tuple(steps)})
 
 
 def _refuse_other_end(one: RollbackItem, other: Sequence[Difference]) -> None:

@@ -32,7 +32,7 @@ from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.schema import Snapshot, snapshot
 from pgrunbook.database.schema_diff import Difference, diff
 from pgrunbook.display import progress
-from pgrunbook.draft import down, missing_rows, release
+from pgrunbook.draft import down, missing_rows, refills, release
 from pgrunbook.draft.build import up
 from pgrunbook.draft.down import DownDraft, NoWayError
 from pgrunbook.draft.expected_differences import DeclaredOf, followed, is_declared, is_of_schema, named
@@ -142,8 +142,8 @@ def unexpected(promised: Snapshot, found: Snapshot, unlike: Sequence[tuple[str, 
     return [d for d in diff(*schema_versions.comparable(promised, found)) if (d.kind, d.name) not in passed_over]
 
 
-# Called before each step of a change, and at its end without a step; says whether to execute the step.
-_Hook = Callable[[Connection, Change, Step | None], bool]
+# Called before each step of a change, and at its end without a step; says what to execute for it, "" for nothing.
+_Hook = Callable[[Connection, Change, Step | None], str]
 
 
 def as_written(
@@ -243,17 +243,12 @@ class _Proofs:
 
     def _ask_what_is_volatile(self, changes: Sequence[Change]) -> None:
         """Execute the plain statements once more, and note what differs between the two runs after each change."""
-        left_out = {(c.migration, w.number) for c in changes for w in c.statements if not w.is_rehearsed}
+        plain = [refills.accepted(change, changes) for change in self.plain.changes]
         with self.schema.branch() as branch, connect(branch, purpose="rehearses") as conn:
             _limit(conn)
             for statement in histories.prepare_table(histories.read(conn, branch)):
                 conn.execute(statement)
-            again, _ = _after(
-                conn,
-                self.plain.changes,
-                lambda _, c, s: s is not None and (c.migration, s.statement) not in left_out,
-                self.left,
-            )
+            again, _ = _after(conn, plain, lambda _, __, step: step.sql if step is not None else "", self.left)
         self.volatile = [VolatileTexts(*pair) for pair in zip(self.plain.after, again, strict=True)]
 
     def _declared(self, conn: Connection, changes: Sequence[Change], found: Snapshot) -> list[Difference] | None:
@@ -370,8 +365,8 @@ def _apply(conn: Connection, change: Change, hook: _Hook) -> list[str]:
         with conn.transaction() if segment.kind == "together" else nullcontext():
             for step in segment.steps:
                 stage.how_far(f"{change.migration}, step {step.number} of {len(change.steps)}, {step.kind}")
-                if hook(conn, change, step):
-                    needs = _run(conn, change, step, left_out)
+                if text := hook(conn, change, step):
+                    needs = _run(conn, change, step, text, left_out)
                     passed_over += [f"{change.statements[step.statement - 1].key}: {needs}"] if needs else []
                 else:
                     left_out.append(change.statements[step.statement - 1].key)
@@ -384,10 +379,10 @@ def _apply(conn: Connection, change: Change, hook: _Hook) -> list[str]:
     return passed_over
 
 
-def _run(conn: Connection, change: Change, step: Step, left_out: Sequence[str]) -> str:
+def _run(conn: Connection, change: Change, step: Step, text: str, left_out: Sequence[str]) -> str:
     """Execute a step; return the error of one that needs rows, which is passed over, "" of any other."""
     try:
-        return missing_rows.execute(conn, step.sql, step.policy)
+        return missing_rows.execute(conn, text, step.policy)
     except psycopg.Error as exc:
         told = exc.diag.message_primary or " ".join(str(exc).split())
         raise StatementFailed(

@@ -6,8 +6,9 @@
 3. In one short transaction everything is taken off the columns that leave, all get their new names, and what was made
    for the columns that come gets the names, comments and rights of what it stands for.
 
-Foreign keys that refer to the columns are foreign keys of two columns meanwhile. What hangs on a column otherwise has
-no such form: ``column_dependents.refused`` tells.
+A deferrable key is made before the columns that come are filled (:meth:`ColumnMove.keys_beside`), and changes names
+with that of the columns that leave, which keep theirs. Foreign keys that refer to the columns are foreign keys of two
+columns meanwhile. What hangs on a column otherwise has no such form: ``column_dependents.refused`` tells.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 from pglast import ast
 from psycopg import sql
 
+from pgrunbook.database import publications
 from pgrunbook.database.column_dependents import ConstraintOn, IndexOn, StatisticsOn
 from pgrunbook.database.relations import Relation
 from pgrunbook.display.prose import listed
@@ -76,12 +78,44 @@ class ColumnMove:
     def cleanup(self) -> list[str]:
         """Return the queries for the statements that drop what was made for the columns that come."""
         own = [probes.drop_constraint(self._of(one), self._temporary(one.name)) for one in self.constraints]
+        own += [probes.drop_constraint(self.table, self._beside(one.name)) for one in self.late_keys]
         own += [probes.drop_constraint(self.table, one.proves_not_null) for one in self.columns if one.not_null]
+        own += [probes.drop_index(self.table.schema, self._beside(one.name)) for one in self.late_keys]
         return [*own, *(probes.drop_index(self.table.schema, self._temporary(one.name)) for one in self.indexes)]
+
+    def keys_beside(self) -> list[SafeStep]:
+        """Return the steps that make the deferrable keys of the columns that come, while these are still empty.
+
+        An index that is built concurrently is checked at once as long as it is no deferrable key's. It finds nothing
+        to complain of while each of its entries has a NULL.
+        """
+        found = []
+        for index in self.late_keys:
+            node = changed(self._moved(parsed(index.definition)), tableSpace=index.tablespace)
+            named = self._beside(index.name)
+            clause = f"ADD CONSTRAINT {name(named)} UNIQUE USING INDEX {name(named)} {index.checked_late}"
+            found += [
+                indexes.build(self.table, named, node, f"{index.name} for {self._that_come}, which are empty,"),
+                SafeStep(self._alter(clause), f"Let {named} be checked as late as {index.name}; no row is read."),
+            ]
+        return found
 
     @property
     def indexes(self) -> list[IndexOn]:
-        """The indexes that use one of the columns, the primary key first."""
+        """The indexes that use one of the columns, the primary key first; but for :attr:`late_keys`."""
+        return [index for index in self._all_indexes if not index.checked_late]
+
+    @property
+    def late_keys(self) -> list[IndexOn]:
+        """The indexes of deferrable keys that use one of the columns: each column keeps its own until contract."""
+        return [index for index in self._all_indexes if index.checked_late]
+
+    def leaving_key(self, index: IndexOn) -> str:
+        """Return the name of a deferrable key of the columns that leave, after the cut-over."""
+        return self._key_name([one.leaves_as for one in self.columns], index.name)
+
+    @property
+    def _all_indexes(self) -> list[IndexOn]:
         found = dict.fromkeys(index for one in self.columns for index in one.on.indexes)
         return sorted(found, key=lambda index: (index.constraint_kind != "p", index.name))
 
@@ -95,6 +129,10 @@ class ColumnMove:
     def statistics(self) -> list[StatisticsOn]:
         """The statistics objects that use one of the columns."""
         return list(dict.fromkeys(each for one in self.columns for each in one.on.statistics))
+
+    @property
+    def _is_published(self) -> bool:
+        return any(one.on.is_published for one in self.columns)
 
     @property
     def _comes(self) -> dict[str, str]:
@@ -115,7 +153,8 @@ class ColumnMove:
         found = []
         for one in self.columns:
             if one.not_null:
-                found += self._added(self.table, one.proves_not_null, f"{one.not_null} NOT VALID", one.comes)
+                valid, definition = one.on.is_not_null_proven, f"{one.not_null} NOT VALID"
+                found += self._added(self.table, one.proves_not_null, definition, one.comes, valid)
         return found
 
     def _constraints(self) -> list[SafeStep]:
@@ -174,6 +213,12 @@ class ColumnMove:
     def _temporary(self, of: str) -> str:
         return helper(self.table.schema, self.table.name, *self._comes.values(), of)
 
+    def _beside(self, of: str) -> str:
+        return self._key_name(self._comes.values(), of)
+
+    def _key_name(self, columns: Iterable[str], of: str) -> str:
+        return helper(self.table.schema, self.table.name, *sorted(columns), of, "deferrable")
+
     def _of(self, one: ConstraintOn) -> Relation:
         return Relation(0, one.schema, one.table)
 
@@ -189,7 +234,7 @@ class ColumnMove:
             lock,
             *(one.sync.guard(one.pair, self.key) for one in self.columns),
             *self._taken_off(),
-            *(one.nothing_else() for one in self.columns),
+            *(one.nothing_else([self.leaving_key(key) for key in self.late_keys]) for one in self.columns),
             *(text for one in self.columns for text in one.renamed()),
             *self._put_on(),
             *self._told(),
@@ -199,19 +244,31 @@ class ColumnMove:
 
     def _taken_off(self) -> list[str]:
         """Take off the columns that leave what the others have already: what refers to a key before the key."""
-        dropped = [f"DROP STATISTICS {name(one.schema, one.name)}" for one in self.statistics]
+        dropped = [publications.taken_out(self.table, list(self._comes))] if self._is_published else []
+        dropped += [f"DROP STATISTICS {name(one.schema, one.name)}" for one in self.statistics]
         for one in sorted(self.constraints, key=lambda one: one.kind != "f"):
             dropped.append(alter_table(self._of(one).identifier, f"DROP CONSTRAINT {name(one.name)}"))
         for index in self.indexes:
             is_key = index.constraint_kind is not None
             drop = self._alter(f"DROP CONSTRAINT {name(index.name)}") if is_key else None
             dropped.append(drop or f"DROP INDEX {name(index.schema, index.name)}")
+        for key in self.late_keys:
+            leaving = name(self.leaving_key(key))
+            dropped.append(self._alter(f"RENAME CONSTRAINT {name(key.name)} TO {leaving}"))
+            if key.constraint_comment is not None:
+                dropped.append(f"COMMENT ON CONSTRAINT {leaving} ON {self.table.sql} IS NULL")
+            if key.comment is not None:
+                dropped.append(f"COMMENT ON INDEX {name(key.schema)}.{leaving} IS NULL")
         return [*dropped, *(text for one in self.columns for text in one.taken_off())]
 
     def _put_on(self) -> list[str]:
         found = [text for one in self.columns for text in one.put_on()]
         for index in self.indexes:
             found += self._index(index)
+        for key in self.late_keys:
+            found.append(self._alter(f"RENAME CONSTRAINT {name(self._beside(key.name))} TO {name(key.name)}"))
+            if key.is_clustered:
+                found.append(self._alter(f"CLUSTER ON {name(key.name)}"))
         for one in self.constraints:
             renamed = f"RENAME CONSTRAINT {name(self._temporary(one.name))} TO {name(one.name)}"
             found.append(alter_table(self._of(one).identifier, renamed))
@@ -221,7 +278,7 @@ class ColumnMove:
             if statistics.target >= 0 and not resets_targets:
                 label = name(statistics.schema, statistics.name)
                 found.append(f"ALTER STATISTICS {label} SET STATISTICS {statistics.target}")
-        return found
+        return [*found, publications.put_back()] if self._is_published else found
 
     def _index(self, index: IndexOn) -> list[str]:
         temporary, quoted = name(self._temporary(index.name)), name(index.name)
@@ -247,7 +304,7 @@ class ColumnMove:
     def _told(self) -> list[str]:
         """Return the statements for comments and rights."""
         found = [text for one in self.columns for text in one.told()]
-        for index in self.indexes:
+        for index in self._all_indexes:
             found += comment(f"INDEX {name(index.schema, index.name)}", index.comment)
             found += comment(f"CONSTRAINT {name(index.name)} ON {self.table.sql}", index.constraint_comment)
         for one in self.constraints:

@@ -5,6 +5,7 @@ What several columns may share, indexes and constraints, is the move's (``safe_f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from psycopg import sql
@@ -30,6 +31,7 @@ BEGIN
     WHERE a.attrelid = {table}::regclass
       AND a.attname = {column}
       AND NOT (a.attidentity <> '' AND k.oid IS NOT NULL AND k.contype = 'n')
+      AND NOT (k.oid IS NOT NULL AND k.conname = ANY ({keeps}::text[]))
       AND (d.classid <> 'pg_class'::regclass OR (SELECT c.relkind <> 'S' FROM pg_class AS c WHERE c.oid = d.objid))
     LIMIT 1;
     IF found IS NOT NULL THEN
@@ -85,12 +87,14 @@ class MovedColumn:
         dropped = [self._alter(f"ALTER COLUMN {quoted} DROP DEFAULT")]  # it may have had none, or another one
         return [*dropped, self._alter(f"ALTER COLUMN {quoted} DROP NOT NULL")] if column.not_null else dropped
 
-    def nothing_else(self) -> str:
+    def nothing_else(self, keeps: Sequence[str]) -> str:
         """Return the statement that fails where something hangs on the column that was not there when it was planned.
 
-        A sequence is taken off later.
+        It keeps the constraints ``keeps``; a sequence is taken off later.
         """
-        block = sql.SQL(_NOTHING_ELSE).format(table=sql.Literal(self.table.sql), column=sql.Literal(self.column))
+        block = sql.SQL(_NOTHING_ELSE).format(
+            table=sql.Literal(self.table.sql), column=sql.Literal(self.column), keeps=sql.Literal(list(keeps))
+        )
         return do(block).as_string(None)
 
     def renamed(self) -> list[str]:

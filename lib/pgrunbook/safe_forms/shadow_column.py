@@ -20,8 +20,9 @@ from typing import Any
 
 from pglast import ast, enums
 
-from pgrunbook.database import column_dependents, shadows
+from pgrunbook.database import column_dependents, publications, shadows
 from pgrunbook.database.column_sync import ColumnPair, ColumnSync, Leads, filled
+from pgrunbook.database.publications import Publication
 from pgrunbook.database.relations import Column, Relation
 from pgrunbook.database.shadows import Shadow
 from pgrunbook.display.prose import listed
@@ -68,6 +69,7 @@ def change(case: Case) -> Expansion | None:
         differs=tuple(form.differs()),
         back=tuple(form.way_back()),
         back_cleanup=tuple(form.back.cleanup()),
+        same_as=type_parts.accepted(case, found[0].table, [part.column.name for part in found]),
     )
 
 
@@ -133,6 +135,8 @@ def _returned(move: ColumnMove, gone: Sequence[Shadow]) -> list[SafeStep]:
     ends = [one.sync.removal() for one in move.columns]
     ends.append(alter_table(move.table.identifier, *(f"DROP COLUMN {name(one.leaves_as)}" for one in move.columns)))
     ends += [one.removal() for one in gone]
+    if any(one.on.publications for one in move.columns):
+        ends.append(publications.whole(move.table))
     says = " ".join(
         f"{one.comes} becomes {one.column} again, with all that hangs on it; the new column is dropped."
         for one in move.columns
@@ -177,16 +181,27 @@ class _Form:
             f"{one.comes} becomes {one.column} with all that hangs on it; {one.column} goes on as {one.leaves_as}."
             for one in self.there.columns
         )
-        return [*_beside(self.case, self.found, self.there.key), *self.there.steps(ends=ends, says=says)]
+        first = _beside(self.case, self.found, self.there, self._unlisted)
+        return [*first, *self.there.steps(ends=ends, says=says)]
 
     def cleanup(self) -> list[str]:
         """Return the queries for what drops all that was made before the cut-over."""
         drops = [probes.drop_column(one.table, one.pair.new) for one in self.found]
+        if self._unlisted:
+            drops.append(publications.cleanup(self.there.table))
         return [*(one.sync.cleanup() for one in self.found), *self.there.cleanup(), *drops]
 
     def way_back(self) -> list[SafeStep]:
         """Return the steps of the way back."""
         return _returned(self.back, [_registered(self.case, one) for one in self.found])
+
+    @property
+    def _publications(self) -> list[Publication]:
+        return list(dict.fromkeys(each for one in self.there.columns for each in one.on.publications))
+
+    @property
+    def _unlisted(self) -> list[Publication]:
+        return [one for one in self._publications if not one.is_listed]
 
     def differs(self) -> list[Declared]:
         """Return what differs from the plain change: until contract, and the order of columns, which stays so."""
@@ -205,6 +220,15 @@ class _Form:
                 if grows(sequence, one.pair.new_type):
                     why = f"it grows with {one.column}: as {sequence.type} it would end before the column's values do"
                     told.append(Declared("sequence type", dotted_name(sequence.schema, sequence.name), why))
+        for key in self.there.late_keys:
+            why = f"it is what {key.name} was: two values that are the same are told by its name, too"
+            told.append(Declared("until contract", f"{table.label}.{quoted(self.there.leaving_key(key))}", why))
+        for publication in self._unlisted:
+            why = f"publication {publication.sql} has a list of its columns until contract: subscribers lack the other"
+            told.append(Declared("until contract", f"{publication.sql} {table.label}", why))
+        if sent := [one.sql for one in self._publications if one.sends_updates]:
+            why = f"each row that is filled is sent to the subscribers of {', '.join(sent)} once more"
+            told.append(Declared("elsewhere", table.sql, why))
         triggers, silenced = _fired(self.case, table)
         if triggers and not silenced:
             why = f"triggers fire for each row that is filled: {', '.join(triggers)}"
@@ -218,24 +242,34 @@ def _fired(case: Case, table: Relation) -> tuple[list[str], bool]:
     return triggers, bool(triggers) and case.facts.rows("may_silence_triggers")[0]["may"]
 
 
-def _beside(case: Case, found: Sequence[TypeChangeParts], key: tuple[str, ...]) -> list[SafeStep]:
+def _beside(
+    case: Case, found: Sequence[TypeChangeParts], move: ColumnMove, unlisted: Sequence[Publication]
+) -> list[SafeStep]:
     """Return the steps that try all rows, add the columns, and fill them."""
     table, pairs = found[0].table, [(one.sync, one.pair) for one in found]
     new, old = _listed(one.pair.new for one in found), _listed(one.column.name for one in found)
     tried = [
         SafeStep(
-            one.sync.trial(one.pair, key, not_null=one.column.not_null),
+            one.sync.trial(one.pair, move.key, not_null=one.column.not_null and moved.on.is_not_null_proven),
             f"Try whether each value of {one.column.name} can be converted; reads and writes go on.",
             quick=False,
         )
-        for one in found
+        for one, moved in zip(found, move.columns, strict=True)
     ]
-    added = SafeStep(
-        ";\n".join(text for one in found for text in _added(one)),
-        f"Add {new}, and a trigger that keeps it equal to {old}; no row is read."
-        if len(found) == 1
-        else f"Add {new}, and triggers that keep them equal to {old}; no row is read.",
+    added = [text for one in found for text in _added(one)]
+    if unlisted:
+        added.append(publications.listed(table, [one.pair.new for one in found]))
+    synced = [one.sync.installation(one.pair, Leads.OLD) for one in found]
+    triggers = (
+        f"a trigger that keeps it equal to {old}" if len(found) == 1 else f"triggers that keep them equal to {old}"
     )
+    beside = [SafeStep(";\n".join([*added, *synced]), f"Add {new}, and {triggers}; no row is read.")]
+    if keys := move.keys_beside():
+        beside = [
+            SafeStep(";\n".join(added), f"Add {new}; no row is read."),
+            *keys,
+            SafeStep(";\n".join(synced), f"Add {triggers}; no row is read."),
+        ]
     _, silenced = _fired(case, table)
     batches = Batches(
         schema=table.schema, table=table.name, alias="t", statement=filled(pairs, RANGE), key=(), key_types=(),
@@ -247,11 +281,11 @@ def _beside(case: Case, found: Sequence[TypeChangeParts], key: tuple[str, ...]) 
         quick=False,
         batches=batches,
     )
-    return [*tried, added, fills]
+    return [*tried, *beside, fills]
 
 
 def _added(one: TypeChangeParts) -> list[str]:
-    """Return the statements that add a column and the trigger that fills it."""
+    """Return the statements that add a column."""
     column, pair, add = one.column, one.pair, parsed("ALTER TABLE t ADD COLUMN a int").cmds[0]
     typed = {"typeName": one.definition.typeName, "collClause": one.definition.collClause}
     clauses = [command(changed(add, def_=changed(add.def_, colname=pair.new, **typed)))]
@@ -259,7 +293,7 @@ def _added(one: TypeChangeParts) -> list[str]:
         clauses.append(f"ALTER COLUMN {name(pair.new)} SET STATISTICS {column.statistics}")
     if column.options:
         clauses.append(f"ALTER COLUMN {name(pair.new)} SET ({', '.join(column.options)})")
-    return [*(alter_table(one.table.identifier, each) for each in clauses), one.sync.installation(pair, Leads.OLD)]
+    return [alter_table(one.table.identifier, each) for each in clauses]
 
 
 def _listed(names: Iterable[str]) -> str:

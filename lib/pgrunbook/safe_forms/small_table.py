@@ -14,7 +14,7 @@ from pgrunbook.database import column_dependents
 from pgrunbook.database.queries import load
 from pgrunbook.database.relations import Relation
 from pgrunbook.plan.step import Expansion, SafeStep
-from pgrunbook.safe_forms import trigger_code, type_cost
+from pgrunbook.safe_forms import trigger_code, type_cost, type_parts
 from pgrunbook.safe_forms.form import Case
 from pgrunbook.sql.classify import Policy
 from pgrunbook.sql.deparse import text
@@ -44,23 +44,39 @@ END
 def as_written(case: Case) -> Expansion | None:
     """ALTER COLUMN ... TYPE that rewrites a small table -> itself, where the table is still small then.
 
-    None for any other statement, and for tables that are not small.
+    Where publications name the columns, PostgreSQL refuses it: the table is out of them for the moment. So it is where
+    nothing is written anew or read, also of a large table. None for any other statement.
     """
     table = changed_table(case)
-    if table is None or not is_small(case, table) or not type_cost.of(case, table).rewrites:
+    if table is None:
         return None
-    columns = ", ".join(dict.fromkeys(cmd.name for cmd in _changes(case)))
+    names = list(dict.fromkeys(cmd.name for cmd in _changes(case)))
+    same_as = type_parts.accepted(case, table, names)
+    cost = type_cost.of(case, table)
+    if same_as and not cost.rewrites and not cost.reads:
+        says = "PostgreSQL refuses it while publications name the column: it is done in a transaction that takes the"
+        says += " table out of them and puts it back, with the same columns and rows."
+        return Expansion(case.statement, "", says, (_step(same_as, "As it is written."),), same_as=same_as)
+    if not is_small(case, table) or not cost.rewrites:
+        return None
+    columns = ", ".join(names)
     says = f"The new type of {columns} rewrites {table.label}, which has at most {_most(case):,} rows and 10 MB: that"
     says += " takes moments. Before it, the size is looked at again, and a table that has grown is not rewritten."
     lock = f"LOCK TABLE {table.sql} IN ACCESS EXCLUSIVE MODE"
-    steps = SafeStep(
-        f"{lock};\n{_guard([table, *_tied(case, table)])};\n{case.statement.sql};\n{trigger_code.compiled_anew(table)}",
-        "As it is written, where the table is still small.",
-        Policy.TOGETHER,
-        own_transaction=False,
-        quick=False,
-    )
-    return Expansion(case.statement, "", says, (steps,))
+    guard = _guard([table, *_tied(case, table)])
+    written = f"{same_as or case.statement.sql};\n{trigger_code.compiled_anew(table)}"
+    step = _step(f"{lock};\n{guard};\n{written}", "As it is written, where the table is still small.")
+    return Expansion(case.statement, "", says, (step,), same_as=same_as)
+
+
+def _step(statements: str, says: str) -> SafeStep:
+    return SafeStep(statements, says, Policy.TOGETHER, own_transaction=False, quick=False)
+
+
+def accepted(case: Case) -> str:
+    """Return what comes to the same as a change of type that PostgreSQL refuses, "" for any other statement."""
+    table = changed_table(case)
+    return "" if table is None else type_parts.accepted(case, table, [cmd.name for cmd in _changes(case)])
 
 
 def changed_table(case: Case) -> Relation | None:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 import psycopg
 from pglast import enums
 
-from pgrunbook.database import catalog_reader
+from pgrunbook.database import catalog_reader, publications
+from pgrunbook.database.publications import LISTS_SINCE
 from pgrunbook.database.relations import Relation
 from pgrunbook.effects.statements import effects
 from pgrunbook.safe_forms.form import Case
@@ -59,6 +60,8 @@ def _tried(case: Case, table: Relation) -> TypeCost | None:
     try:
         with conn.transaction(force_rollback=True):
             before = facts.rows("files", oid=table.oid)
+            if facts.version >= LISTS_SINCE:
+                conn.execute(publications.taken_out(table, [cmd.name for cmd in case.node.cmds if cmd.name]).encode())
             with conn.as_target():
                 conn.execute(statement.encode())
             after = {row["name"]: row for row in facts.rows("files", oid=table.oid)}

@@ -9,11 +9,12 @@ from typing import Any
 import psycopg
 from pglast import ast, enums
 
-from pgrunbook.database import column_dependents
+from pgrunbook.database import column_dependents, publications
 from pgrunbook.database.column_dependents import IndexOn
 from pgrunbook.database.column_sync import ColumnPair, ColumnSync, sync_name
 from pgrunbook.database.relations import Column, Relation, constraints_of
 from pgrunbook.database.row_tracker import LAST
+from pgrunbook.safe_forms import deferrable_keys
 from pgrunbook.safe_forms.form import Case
 from pgrunbook.sql.deparse import changed, expression, helper, mapped, parsed
 from pgrunbook.sql.tree import column_names
@@ -121,6 +122,8 @@ def _taken_apart(
     casts = _is_accepted(case, f"CAST(CAST(NULL AS {type_}) AS {column.type})")
     backward = f"becomes{'' if casts else '::pg_catalog.text'}::{column.type}"
     comes, parked = shadow_names(table, column.name)
+    if late := deferrable_keys.obstacle(case, table, column, definition, type_):
+        return late
     if {comes, parked} & set(case.facts.columns(table)):
         return "the column of an earlier change waits for contract"
     pair = ColumnPair(column.name, comes, column.type, type_, forward, backward, steady)
@@ -128,6 +131,19 @@ def _taken_apart(
     given = [expression(each.def_) for each in defaults if each.def_ is not None]
     default = given[-1] if given else None if defaults else column.default
     return TypeChangeParts(table, column, definition, pair, sync, parked, default)
+
+
+def accepted(case: Case, table: Relation, columns: Sequence[str]) -> str:
+    """Return what comes to the same as a change of type that PostgreSQL refuses because publications name the columns.
+
+    "" where none does, and the statement is accepted as it is written; or where one is not this role's own.
+    """
+    waits = any((one.table_schema, one.table_name) == (table.schema, table.name) for one in case.shadows)
+    found = publications.of_table(case.facts.conn, table)
+    # What sends all columns has a list of them once one waits for contract.
+    named = [one for one in found if set(columns) & set(one.uses) or (waits and not one.is_listed)]
+    can = bool(named) and all(one.is_own for one in named)
+    return publications.around(case.statement.sql, table, columns) if can else ""
 
 
 def shadow_names(table: Relation, column: str) -> tuple[str, str]:

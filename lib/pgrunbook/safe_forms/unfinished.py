@@ -8,7 +8,8 @@ from typing import Any
 
 from pglast import ast, enums
 
-from pgrunbook.database import shadows
+from pgrunbook.database import publications, shadows
+from pgrunbook.database.relations import Relation
 from pgrunbook.database.shadows import Shadow
 from pgrunbook.errors import NOTHING_CHANGED, Refused
 from pgrunbook.safe_forms.form import Case
@@ -24,10 +25,12 @@ def refuse(case: Case) -> None:
     """Refuse a statement that changes one of two columns of which a trigger keeps the other equal, or their table.
 
     What it would do to the pair is not what it says, and what it leaves would break each write to the table.
+    So is one that adds or drops a column of a table that a publication has with a list until contract.
     Raises Refused.
     """
     found = touched(case)
     if found is None:
+        _refuse_unsent(case)
         return
     statement = case.statement
     raise Refused(
@@ -48,8 +51,50 @@ def touched(case: Case) -> Shadow | None:
 
 
 def breaking(case: Case, later: Iterable[Statement]) -> Statement | None:
-    """Return the first of later statements that would break one of the case's shadows, None where none does."""
-    return next((one for one in later if any(_touched(replace(case, node=tree(one.sql))))), None)
+    """Return the first of later statements that would break one of the case's shadows, None where none does.
+
+    Where a publication sends all columns of their table, that is also one which adds or drops a column there.
+    """
+    tables = {(one.table_schema, one.table_name) for one in case.shadows if one.kind == "type change"}
+    there = [table for name in sorted(tables) if (table := case.facts.named(name)) is not None]
+    unlisted = {
+        table.oid for table in there if any(not p.is_listed for p in publications.of_table(case.facts.conn, table))
+    }
+    for one in later:
+        after = replace(case, node=tree(one.sql))
+        table = _with_other_columns(after)
+        if any(_touched(after)) or (table is not None and table.oid in unlisted):
+            return one
+    return None
+
+
+def _refuse_unsent(case: Case) -> None:
+    table = _with_other_columns(case)
+    if table is None or not case.shadows:
+        return
+    found = [
+        name for name in publications.listed_until_contract(case.facts.rows_conn) if name.endswith(f" {table.label}")
+    ]
+    if not found:
+        return
+    publication = found[0].removesuffix(f" {table.label}")
+    statement = case.statement
+    raise Refused(
+        f"could not plan {statement.place} ({statement.kind}): publication {publication} has a list of columns of"
+        f" {table.label} until contract",
+        detail="It would not send a column that is added, and a column that is dropped is still in it.",
+        state=NOTHING_CHANGED,
+        hint="pgrunbook run contract --target TARGET, then begin again.",
+    )
+
+
+def _with_other_columns(case: Case) -> Relation | None:
+    """Return the table to which a statement adds a column, or from which it drops one; None for any other."""
+    node = case.node
+    if not isinstance(node, ast.AlterTableStmt):
+        return None
+    changes = any(cmd.subtype in (A.AT_AddColumn, A.AT_DropColumn) for cmd in node.cmds)
+    return case.facts.relation(node.relation) if changes else None
 
 
 def _touched(case: Case) -> Iterator[Shadow]:

@@ -157,7 +157,7 @@ FROM (
                             AND pg_catalog.has_table_privilege(c.oid, 'DELETE')) FILTER (WHERE c.oid IS NOT NULL) AS may_write
     FROM pg_catalog.pg_namespace n
     LEFT JOIN pg_catalog.pg_class c
-      ON c.relnamespace = n.oid AND c.relkind = 'r' AND c.relname IN ('step', 'restore_point', 'batch', 'way_back', 'shadow', 'kept')
+      ON c.relnamespace = n.oid AND c.relkind = 'r' AND c.relname IN ('step', 'restore_point', 'batch', 'way_back', 'shadow', 'published', 'kept')
     WHERE n.nspname = 'pgrunbook'
 ) r
 

@@ -31,11 +31,14 @@ WITH here AS (
     JOIN pg_catalog.pg_constraint AS k ON k.oid = f.objid
     WHERE f.classid = 'pg_catalog.pg_constraint'::regclass
       AND k.contype IN ('c', 'f', 'n', 'p', 'u')
-      AND NOT (k.contype IN ('p', 'u') AND k.condeferrable)
+      AND NOT (k.contype = 'p' AND k.condeferrable)
+      AND NOT (k.contype = 'u'
+               AND k.condeferrable
+               AND (SELECT coalesce((pg_catalog.to_jsonb(x) ->> 'indnullsnotdistinct')::boolean, false)
+                    FROM pg_catalog.pg_index AS x
+                    WHERE x.indexrelid = k.conindid))
       AND k.conparentid = 0
-      AND coalesce((pg_catalog.to_jsonb(k) ->> 'conenforced')::boolean, true)
       AND NOT coalesce((pg_catalog.to_jsonb(k) ->> 'conperiod')::boolean, false)
-      AND (k.contype <> 'n' OR k.convalidated)
       AND (SELECT o.relkind = 'r' AND NOT o.relispartition AND pg_catalog.pg_has_role(o.relowner, 'USAGE')
            FROM pg_catalog.pg_class AS o
            WHERE o.oid = k.conrelid)
@@ -60,7 +63,8 @@ WITH here AS (
     SELECT f.classid,
            f.objid
     FROM found AS f
-    WHERE f.classid = 'pg_catalog.pg_statistic_ext'::regclass
+    -- Whether a publication can do without the column is asked beside this.
+    WHERE f.classid IN ('pg_catalog.pg_statistic_ext'::regclass, 'pg_catalog.pg_publication_rel'::regclass)
 ), behind AS (
     SELECT d.classid,
            d.objid,
@@ -96,11 +100,6 @@ SELECT 'the table is not this role''s own'
 FROM here
 WHERE NOT pg_catalog.pg_has_role(here.relowner, 'USAGE')
 UNION ALL
-SELECT 'publication ' || pg_catalog.quote_ident(p.pubname) || ' would send the other column, too'
-FROM here
-JOIN pg_catalog.pg_namespace AS n ON n.oid = here.relnamespace
-JOIN pg_catalog.pg_publication_tables AS p ON p.schemaname = n.nspname AND p.tablename = here.relname
-UNION ALL
 SELECT 'trigger ' || pg_catalog.quote_ident(g.tgname) || ' fires behind the one that keeps the columns equal'
 FROM here
 JOIN pg_catalog.pg_trigger AS g ON g.tgrelid = here.oid AND NOT g.tgisinternal
@@ -110,7 +109,17 @@ WHERE g.tgtype & 3 = 3
   AND g.tgname::text COLLATE "C" > %(last)s
 UNION ALL
 SELECT pg_catalog.pg_describe_object(x.classid, x.objid, x.objsubid) || ' hangs on it'
+       || CASE WHEN k.contype = 'x' THEN ': PostgreSQL builds the index of an exclusion constraint under a lock only'
+               WHEN (pg_catalog.to_jsonb(k) ->> 'conperiod')::boolean
+               THEN ': PostgreSQL makes a key WITHOUT OVERLAPS, or with PERIOD, under a lock only'
+               WHEN k.contype = 'p' AND k.condeferrable
+               THEN ': until it is the primary key an index is checked at once, and would fail in the middle of'
+                    ' transactions that this one lets pass'
+               WHEN k.contype = 'u' AND k.condeferrable
+               THEN ': it takes NULL for a value, and the other column is empty at first'
+               ELSE '' END
 FROM (SELECT * FROM found UNION SELECT * FROM behind) AS x
+LEFT JOIN pg_catalog.pg_constraint AS k ON x.classid = 'pg_catalog.pg_constraint'::regclass AND k.oid = x.objid
 WHERE (x.classid, x.objid) NOT IN (SELECT k.classid, k.objid FROM known AS k)
 
 -- name: indexes
@@ -123,7 +132,10 @@ SELECT n.nspname::text AS schema,
        i.indisreplident AS is_replica_identity,
        i.indisclustered AS is_clustered,
        pg_catalog.obj_description(c.oid, 'pg_class') AS comment,
-       pg_catalog.obj_description(k.oid, 'pg_constraint') AS constraint_comment
+       pg_catalog.obj_description(k.oid, 'pg_constraint') AS constraint_comment,
+       CASE WHEN k.condeferred THEN 'DEFERRABLE INITIALLY DEFERRED'
+            WHEN k.condeferrable THEN 'DEFERRABLE'
+            ELSE '' END AS checked_late
 FROM pg_catalog.pg_index AS i
 JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
@@ -240,9 +252,15 @@ WHERE a.attrelid = %(table)s::oid
   AND x.grantee <> c.relowner
 ORDER BY 1, 3, 2
 
--- name: comment
--- a row is: the comment on a column
-SELECT pg_catalog.col_description(a.attrelid, a.attnum) AS comment
+-- name: told
+-- a row is: the comment on a column, and whether no row of before may have NULL there in spite of its NOT NULL
+SELECT pg_catalog.col_description(a.attrelid, a.attnum) AS comment,
+       NOT EXISTS (SELECT
+                   FROM pg_catalog.pg_constraint AS k
+                   WHERE k.conrelid = a.attrelid
+                     AND k.contype = 'n'
+                     AND k.conkey = ARRAY[a.attnum]
+                     AND NOT k.convalidated) AS is_not_null_proven
 FROM pg_catalog.pg_attribute AS a
 WHERE a.attrelid = %(table)s::oid
   AND a.attname = %(column)s

@@ -105,7 +105,7 @@ JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 WHERE n.nspname = 'pgrunbook'
   AND c.relkind IN ('r', 'p')
   AND NOT c.relispartition
-  AND c.relname NOT IN ('step', 'restore_point', 'way_back', 'shadow', 'history_copy', 'control', 'kept')
+  AND c.relname NOT IN ('step', 'restore_point', 'way_back', 'shadow', 'published', 'history_copy', 'control', 'kept')
 ORDER BY c.relname
 
 -- name: ours

@@ -55,6 +55,7 @@ WITH RECURSIVE us AS (
                       taken_back_by text, written_at timestamp with time zone'),
         ('shadow', 'table_schema text, table_name text, column_name text, shadow_name text, kind text, migration text,
                     sync_name text, made_at timestamp with time zone'),
+        ('published', 'publication text, table_schema text, table_name text'),
         ('history_copy', 'run_id text, history_table text, repair text, rows jsonb,
                           copied_at timestamp with time zone'),
         ('control', 'name text, command text, reason text, asked_by text, asked_at timestamp with time zone,

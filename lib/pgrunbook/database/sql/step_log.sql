@@ -74,14 +74,20 @@ CREATE TABLE IF NOT EXISTS pgrunbook.shadow (
     sync_name text NOT NULL,
     made_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     PRIMARY KEY (table_schema, table_name, shadow_name)
+);
+CREATE TABLE IF NOT EXISTS pgrunbook.published (
+    publication text NOT NULL,
+    table_schema text NOT NULL,
+    table_name text NOT NULL,
+    PRIMARY KEY (publication, table_schema, table_name)
 )
 
 -- name: complete
 -- a row is: whether everything that create creates exists
-SELECT count(*) = 5
+SELECT count(*) = 6
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-WHERE n.nspname = 'pgrunbook' AND c.relname IN ('step', 'restore_point', 'batch', 'way_back', 'shadow')
+WHERE n.nspname = 'pgrunbook' AND c.relname IN ('step', 'restore_point', 'batch', 'way_back', 'shadow', 'published')
 
 -- name: exists
 -- a row is: whether this database records what runs did

@@ -1,0 +1,293 @@
+"""A real subscriber of a table whose column changes its type: it gets the right rows all the time, there and back."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import psycopg
+import pytest
+
+from budget import sample
+from permits import permitted_of
+from pgrunbook.config.targets import Target
+from pgrunbook.database import publications, schema, shadows, step_log
+from pgrunbook.database.connection import connect
+from pgrunbook.database.relations import Relation
+from pgrunbook.database.schema import Snapshot
+from pgrunbook.database.schema_diff import diff
+from pgrunbook.draft.expected_differences import is_declared
+from pgrunbook.execute import contract
+from pgrunbook.plan.step import Expansion
+from pgrunbook.safe_forms import small_table
+from pgrunbook.sql import secrets
+from pgrunbook.sql.classify import Policy
+from safe_forms_stage import perform, plan, undo
+from scenes import error_of, until
+from servers import Server
+from swap_stage import URL, stage_of, url_of
+
+pytestmark = [pytest.mark.usefixtures("none_is_small")]
+
+Conn = psycopg.Connection[tuple[object, ...]]
+CHANGE = "ALTER TABLE app.t ALTER n TYPE bigint"
+TABLE = "CREATE SCHEMA app; CREATE TABLE app.t (id integer, n {0} NOT NULL, k integer, PRIMARY KEY ({1}))"
+ROWS = "INSERT INTO app.t SELECT i, i, i FROM generate_series(1, 200) AS i"
+# How a table is published, its key, and what a subscriber gets of it.
+PUBLISHED = {
+    "all columns": ("CREATE PUBLICATION p FOR TABLE app.t", "id", "SELECT id, n, k FROM app.t"),
+    "a list with the column": ("CREATE PUBLICATION p FOR TABLE app.t (id, n)", "id", "SELECT id, n FROM app.t"),
+    "a list without the column": ("CREATE PUBLICATION p FOR TABLE app.t (id, k)", "id", "SELECT id, k FROM app.t"),
+    "rows by the column": (
+        "CREATE PUBLICATION p FOR TABLE app.t WHERE (n > 50)", "id, n", "SELECT id, n, k FROM app.t WHERE n > 50",
+    ),
+    "a list and rows": (
+        "CREATE PUBLICATION p FOR TABLE app.t (id, n) WHERE (n > 50)", "n, id", "SELECT id, n FROM app.t WHERE n > 50",
+    ),
+    "two that send all": (
+        "CREATE PUBLICATION p FOR TABLE app.t; CREATE PUBLICATION q FOR TABLE app.t (id, n, k)",
+        "id", "SELECT id, n, k FROM app.t",
+    ),
+    "its partition root": (
+        "CREATE PUBLICATION p FOR TABLE app.t WITH (publish_via_partition_root)", "id", "SELECT id, n, k FROM app.t",
+    ),
+}  # fmt: skip
+REFUSED = ("a list with the column", "rows by the column", "a list and rows", "two that send all")  # by PostgreSQL
+
+
+@dataclass
+class Stage:
+    """A database that is published, one that subscribes to it, and one in which the plain change is made."""
+
+    server: Server
+    conn: Conn
+    subscriber: Conn
+    plain: Conn
+    sent: str
+
+    def catches_up(self) -> None:
+        """See that the subscriber has what it should, and has met no error."""
+        query = f"{self.sent} ORDER BY 1, 2"
+        columns = query.partition(" WHERE ")[0].removesuffix(" ORDER BY 1, 2")
+        until(
+            lambda: (
+                self.subscriber.execute(f"{columns} ORDER BY 1, 2").fetchall() == self.conn.execute(query).fetchall()
+            )
+        )
+        errors = "SELECT apply_error_count FROM pg_stat_subscription_stats WHERE subname = 'follows'"
+        assert self.subscriber.execute(errors).fetchall() == [(0,)]
+
+    def published(self) -> list[tuple[object, ...]]:
+        """Return what the publications say of the table."""
+        query = "SELECT pubname::text, attnames::text[], rowfilter FROM pg_publication_tables ORDER BY 1"
+        return self.conn.execute(query).fetchall()
+
+
+@contextmanager
+def stage(server: Server, how: str, *, publications: str = "p") -> Iterator[Stage]:
+    """Give the three databases; the subscriber has the wider type, as its operator has seen to before."""
+    made, key, sent = PUBLISHED[how]
+    number = list(PUBLISHED).index(how)
+    template = server.database(f"publisher_{number}", TABLE.format("integer", key), ROWS, made)
+    other = server.database(f"subscriber_{number}", TABLE.format("bigint", key))
+    with (
+        server.copied("publisher", template), server.copied("subscriber", other),
+        server.copied("publisher_plain", template), server.connect("publisher") as conn,
+        server.connect("subscriber") as subscriber, server.connect("publisher_plain") as plain,
+    ):  # fmt: skip
+        step_log.create(conn)
+        conn.execute("SELECT pg_create_logical_replication_slot('follows', 'pgoutput')")
+        conn.execute("UPDATE app.t SET k = k")  # the rows of before, in place of a first copy
+        if "n" not in key:
+            subscriber.execute("ALTER TABLE app.t ALTER n DROP NOT NULL")
+        columns = sent.partition(" FROM")[0].removeprefix("SELECT ")
+        for row in conn.execute(sent).fetchall():
+            subscriber.execute(f"INSERT INTO app.t ({columns}) VALUES ({', '.join(map(str, row))})")
+        subscriber.execute(
+            f"CREATE SUBSCRIPTION follows CONNECTION 'host={server.socket_dir} user=postgres dbname=publisher'"
+            f" PUBLICATION {publications} WITH (create_slot = false, copy_data = false)"
+        )
+        try:
+            yield Stage(server, conn, subscriber, plain, sent)
+        finally:
+            subscriber.execute("ALTER SUBSCRIPTION follows DISABLE; ALTER SUBSCRIPTION follows SET (slot_name = NONE)")
+            subscriber.execute("DROP SUBSCRIPTION follows")
+            until(lambda: conn.execute("SELECT FROM pg_replication_slots WHERE active").fetchall() == [])
+            conn.execute("SELECT pg_drop_replication_slot('follows')")
+
+
+@contextmanager
+def writing(server: Server) -> Iterator[None]:
+    """Let a client write meanwhile; an error that it sees is raised at the end."""
+    stopped, begun = threading.Event(), threading.Event()
+
+    def write() -> None:
+        luck = random.Random(7)  # noqa: S311
+        with server.connect("publisher") as conn:
+            while not stopped.is_set():
+                id_, value = luck.randrange(300), luck.randrange(1000)
+                conn.execute(f"INSERT INTO app.t (id, n, k) VALUES ({id_ + 1000}, {value}, 0) ON CONFLICT DO NOTHING")
+                conn.execute(f"UPDATE app.t SET n = {value}, k = k + 1 WHERE id = {id_}")
+                conn.execute(f"DELETE FROM app.t WHERE id = {luck.randrange(1300)}")
+                begun.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(write)
+        try:
+            until(lambda: begun.is_set() or running.done())
+            yield
+        finally:
+            stopped.set()
+        running.result()
+
+
+def looks(conn: Conn) -> Snapshot:
+    """The schema, without what is ours."""
+    return schema.snapshot(conn, leave_out=[*schema.OURS, "performed"])
+
+
+def changed(both: Stage) -> list[Expansion]:
+    """Plan and perform the change while a client writes."""
+    made = plan(both.conn, CHANGE, batch_rows=15)
+    assert [one.form for one in made] == ["shadow-column"], [one.gate or one.explains for one in made]
+    with writing(both.server):
+        perform(both.conn, made)
+    both.conn.execute("DROP SCHEMA performed CASCADE; TRUNCATE pgrunbook.batch")
+    return made
+
+
+def taken_back(both: Stage, expansions: list[Expansion]) -> None:
+    """Take it back while a client writes, each step in a transaction of its own."""
+    with writing(both.server):
+        for step in expansions[0].back:
+            if step.policy is Policy.ALONE:
+                both.conn.execute(step.sql)
+            else:
+                with both.conn.transaction():
+                    both.conn.execute(step.sql)
+
+
+def contracted(target: Target) -> None:
+    """Drop the old column as contract does."""
+    with connect(target, purpose="contract") as conn:
+        (one,) = shadows.read(conn)
+        contract.drop(conn, target, one, permitted_of(contract.subject(one), conn))
+
+
+@pytest.mark.parametrize("how", sample([*PUBLISHED], 7))
+def test_a_subscriber_has_the_rows_of_its_publisher(server: Server, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through fill, cut-over, the way back, again, and contract; then it is published as by the plain change."""
+    if server.version < (16 if how.startswith("two") else 15):
+        pytest.skip("lists of columns are new in PostgreSQL 15, and one of all columns is as good as none from 16 on")
+    with stage(server, how, publications="p, q" if how.startswith("two") else "p") as both:
+        monkeypatch.setenv(URL, url_of(server, "publisher"))
+        target = stage_of(server, "publisher").target
+        before, was = looks(both.conn), both.published()
+        expansions = changed(both)
+        both.catches_up()
+        both.conn.execute("INSERT INTO app.t (id, n, k) VALUES (5000, 70, 1); UPDATE app.t SET n = 71 WHERE id = 5000")
+        both.catches_up()
+        assert (expansions[0].same_as != "") == (how in REFUSED)
+        if how in REFUSED:
+            with pytest.raises(psycopg.errors.FeatureNotSupported, match="used by a publication"):
+                both.plain.execute(CHANGE)
+        with both.plain.transaction():
+            both.plain.execute(expansions[0].same_as or CHANGE)
+        differ = diff(looks(both.plain), looks(both.conn))
+        assert [d.line() for d in differ if not is_declared(d, expansions[0].differs)] == []
+        taken_back(both, expansions)
+        both.catches_up()
+        assert diff(before, looks(both.conn)) == []
+        assert both.published() == was
+        changed(both)
+        contracted(target)
+        both.conn.execute(
+            "INSERT INTO app.t (id, n, k) VALUES (5001, 3000000000, 1); DELETE FROM app.t WHERE id = 5000"
+        )
+        both.catches_up()
+        differ = diff(looks(both.plain), looks(both.conn))
+        assert [d.kind for d in differ if not is_declared(d, expansions[0].differs)] == []
+        assert [d for d in differ if d.kind == "published table"] == []
+        assert both.conn.execute("SELECT FROM pgrunbook.published").fetchall() == []
+
+
+def test_given_up_the_publication_is_as_before(server: Server) -> None:
+    """Behind each number of steps: it sends all columns again, and nothing of ours is noted."""
+    if server.version < 15:
+        pytest.skip("lists of columns are new in PostgreSQL 15")
+    template = server.database("published_all", TABLE.format("integer", "id"), ROWS, PUBLISHED["all columns"][0])
+    number, total = 0, 1
+    while number < total:
+        with server.copied("publisher", template), server.connect("publisher") as conn:
+            step_log.create(conn)
+            before = looks(conn)
+            made = plan(conn, CHANGE, batch_rows=100)
+            total = len(made[0].steps)
+            perform(conn, made, until=lambda step, last=made[0].steps[number]: step is last)
+            undo(conn, made)
+            assert diff(before, looks(conn)) == []
+            assert conn.execute("SELECT FROM pgrunbook.published").fetchall() == []
+        number += 1
+
+
+def test_no_statement_of_ours_looks_like_a_secret() -> None:
+    """A plan whose text is masked could not be executed."""
+    table = Relation(0, "app", "t")
+    made = [publications.listed(table, ["n"]), publications.whole(table), publications.cleanup(table)]
+    made.append(publications.around(CHANGE, table, ["n"]))
+    assert [text for text in made if list(secrets.spans(text))] == []
+
+
+def test_columns_come_and_go_before_the_change_or_after_contract(server: Server) -> None:
+    """A list would leave out a new one: the statement is refused, and of one release the change has no safe form."""
+    if server.version < 15:
+        pytest.skip("lists of columns are new in PostgreSQL 15")
+    template = server.database("published_all", TABLE.format("integer", "id"), ROWS, PUBLISHED["all columns"][0])
+    with server.copied("publisher", template), server.connect("publisher") as conn:
+        step_log.create(conn)
+        for later in ("ALTER TABLE app.t ADD COLUMN z text", "ALTER TABLE app.t DROP COLUMN k"):
+            found = plan(conn, f"{CHANGE}; {later}", batch_rows=15)
+            assert [one.form for one in found] == ["", ""]
+            assert "changes what would live on beside it until contract" in (
+                found[0].gate.says if found[0].gate else ""
+            )
+            assert plan(conn, f"{later}; {CHANGE}", batch_rows=15)[1].form == "shadow-column"
+        perform(conn, plan(conn, CHANGE, batch_rows=100))
+        refused = error_of(lambda: plan(conn, "ALTER TABLE app.t ADD COLUMN z text"))
+        assert str(refused) == (
+            "could not plan m.sql:1 (ALTER TABLE ADD COLUMN):"
+            " publication p has a list of columns of app.t until contract\n"
+            "Detail: It would not send a column that is added, and a column that is dropped is still in it.\n"
+            "State: Nothing changed in the database.\n"
+            "Hint: pgrunbook run contract --target TARGET, then begin again."
+        )
+
+
+def test_what_rewrites_nothing_is_done_though_a_list_has_the_column(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the rewrite of a small table is; PostgreSQL refuses both as they are written."""
+    if server.version < 15:
+        pytest.skip("lists of columns are new in PostgreSQL 15")
+    made = "CREATE PUBLICATION p FOR TABLE app.t (id, n, w), app.o (id) WHERE (id > 5)"
+    others = "ALTER TABLE app.t ADD w varchar(9); CREATE TABLE app.o (id integer PRIMARY KEY)"
+    template = server.database("published_list", TABLE.format("integer", "id"), ROWS, others, made)
+    with server.copied("publisher", template), server.connect("publisher") as conn:
+        step_log.create(conn)
+        was = "SELECT pubname, tablename, attnames::text, rowfilter FROM pg_publication_tables ORDER BY 2"
+        before = conn.execute(was).fetchall()
+        monkeypatch.setattr(small_table, "MOST_ROWS", 1_000)
+        for change in ("ALTER TABLE app.t ALTER w TYPE text", CHANGE, "ALTER TABLE app.o ALTER id TYPE bigint"):
+            with pytest.raises(psycopg.errors.FeatureNotSupported):
+                conn.execute(change)
+            found = plan(conn, change)
+            assert [(one.form, one.gate) for one in found] == [("", None)]
+            perform(conn, found)
+            conn.execute("DROP SCHEMA performed CASCADE")
+        assert conn.execute(was).fetchall() == before
+        types = "SELECT pg_typeof(n)::text, pg_typeof(w)::text FROM app.t LIMIT 1"
+        assert conn.execute(types).fetchall() == [("bigint", "text")]
