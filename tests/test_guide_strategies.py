@@ -92,6 +92,16 @@ def test_the_guides_staged_rollout_rewrites_rows_that_have_the_flag(project: Cal
     assert rows(target, "SELECT xmin::text FROM organisations WHERE id = 'org1'") != before
 
 
+def test_the_rename_is_that_of_the_example() -> None:
+    """Who types the lines on the demo accepts the name that goes there."""
+    (migration,) = (ROOT / "examples" / "zeitwork").glob("packages/database/migrations/0004_*_ip.sql")
+    ((table, old, new),) = re.findall(r'"(\w+)" RENAME COLUMN "(\w+)" TO "(\w+)"', migration.read_text())
+    assert f"# {old} is renamed to {new}, and both names work" in CHAPTER
+    accepted = re.findall(r"accept=(\S+)\s|pgrunbook accept RUN ([^`]+)`", CHAPTER)
+    named = {one for pair in accepted for one in pair if one.count(".") == 2}
+    assert named == {f"public.{table}.{old}"}
+
+
 @pytest.mark.slow
 def test_the_lines_beside_the_guides_own_do_what_they_say(project: Callable[..., Target], command: Command) -> None:
     """The type change is released, a column filled, a table swapped: on tables with rows, each with exit code 0."""

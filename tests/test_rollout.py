@@ -181,6 +181,18 @@ def test_key_that_no_row_has_is_named(target: Target, declare: Callable[..., Pat
     assert not flagged(target)
 
 
+def test_key_that_is_none_of_the_table_is_named(target: Target, declare: Callable[..., Path]) -> None:
+    """Before anything is accepted: text for a number is a mistake in the file, not a fault of the server's."""
+    declare([{"name": "friends", "keys": [1, "org1"]}])
+    assert str(refused(lead)) == (
+        'stage "friends" names a key that is none of public.customers\n'
+        'Detail: invalid input syntax for type integer: "org1"; the key is id (integer).\n'
+        "State: Nothing changed in the database.\n"
+        "Hint: Correct its keys in rollouts/beta.yaml."
+    )
+    assert rows(target, "SELECT to_regnamespace('pgrunbook')::text") == [(None,)]
+
+
 SEEN = {"query": "SELECT count(*) FROM customers WHERE seen > 0 AND beta", "at_most": 2, "every_s": 0.1}
 
 

@@ -231,6 +231,9 @@ def test_each_line_of_the_guide_does_what_it_says(target: Target) -> None:
         types.append(rows(target, TYPE)[0][0])
     assert types == ["integer", "bigint", "integer", "bigint", "bigint", "bigint", "bigint"]
     assert rows(target, "SELECT state FROM pgrunbook.swap") == [("abandoned",)]
+    made, code = run("swap", table="public.orders", do="finish")
+    assert (code, made.status) == (3, Status.REFUSED)
+    assert "Hint: Begin one: pgrunbook run swap --target demo -p table=public.orders" in error(made)
 
 
 @pytest.mark.slow

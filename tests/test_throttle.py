@@ -352,6 +352,24 @@ def test_command_of_the_command_line_reaches_the_run(
     ]
 
 
+def test_what_a_command_cannot_change_is_told(project: Project, command: Callable[..., tuple[int, str, str]]) -> None:
+    """Batches that are paused work at no pace; a run that is done has none."""
+    from pgrunbook.record import run as records
+
+    target = project()
+    made = records.create("release", target.name, {"target": target.name}, how="headless")
+    assert command("throttle", made.run_id, "pause")[0] == 0
+    code, out, _ = command("throttle", made.run_id, "slower")
+    says = "its batches work at 0.67 times the pace that they choose, once they are resumed: they are paused"
+    assert (code, out) == (0, f"{made.run_id}: {says}\n")
+    made.status = records.Status.DONE
+    made.save()
+    for word in ("pause", "resume", "faster", "slower", "stop"):
+        code, out, err = command("throttle", made.run_id, word)
+        assert (code, out) == (2, "")
+        assert err.startswith(f"run {made.run_id} is done: nothing of it is at work\n")
+
+
 def test_unknown_command_cannot_be_written(stage: Stage) -> None:
     """The server refuses it: what a loop reads is one of two words, whoever wrote it."""
     control.ask(stage.conn, Command.PAUSE, "ours", run_id="run", lease_s=None)

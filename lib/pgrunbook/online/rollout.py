@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Never
 
@@ -70,8 +71,11 @@ class StageCount:
 
 
 def count(conn: Connection, table: RolloutTable, stage: RolloutStage) -> StageCount:
-    """Count the rows of a stage, those that have to be added first included. Locks: AccessShareLock on the table."""
-    with conn.transaction():
+    """Count the rows of a stage, those that have to be added first included.
+
+    Raises Refused for a key of its list that is no value of the key. Locks: AccessShareLock on the table.
+    """
+    with _keys_of(table, stage), conn.transaction():
         conn.execute(sql.SQL("SET LOCAL statement_timeout = {}").format(sql.Literal(COUNT_MS)))
         found, missing = _counted(conn, table, stage), 0
         if table.of is not None:
@@ -103,18 +107,27 @@ def _counted(conn: Connection, table: RolloutTable, stage: RolloutStage) -> Stag
     return StageCount(*(int(str(number)) for number in found or ()))
 
 
+@contextmanager
+def _keys_of(table: RolloutTable, stage: RolloutStage) -> Iterator[None]:
+    """Explain that a stage names a key which is no value of the table's key."""
+    try:
+        yield
+    except psycopg.DataError as exc:
+        if stage.keys is None:
+            raise
+        raise Refused(
+            f'stage "{stage.name}" names a key that is none of {table.label}',
+            detail=f"{exc.diag.message_primary}; the key is {', '.join(table.key)} ({', '.join(table.key_types)}).",
+            hint=f"Correct its keys in rollouts/{table.rollout.name}.yaml.",
+        ) from exc
+
+
 def unknown_keys(conn: Connection, table: RolloutTable, stage: RolloutStage, most: int = 5) -> list[str]:
     """Return the first keys of a list that no row has. Raises Refused for one that is no value of the key."""
     missing: list[str] = []
     for keys in _chunks(stage.texts, 1_000):
-        try:
+        with _keys_of(table, stage):
             found = conn.execute((table.of or table).missing(keys)).fetchall()
-        except psycopg.DataError as exc:
-            raise Refused(
-                f'stage "{stage.name}" names a key that is none of {table.label}',
-                detail=f"{exc.diag.message_primary}; the key is {', '.join(table.key)} ({', '.join(table.key_types)}).",
-                hint=f"Correct its keys in rollouts/{table.rollout.name}.yaml.",
-            ) from exc
         missing += [", ".join(keys[int(str(place))]) for (place,) in found]
         if len(missing) >= most:
             break

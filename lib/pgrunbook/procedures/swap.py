@@ -262,9 +262,9 @@ def _refuse_state(here: Session, name: TableName, swap: TableSwap | None, choice
         raise Refused(
             f"cannot {WORDS[do].format(name.label)}: "
             f"{'no swap of it was begun' if swap is None else f'it is {swap.state}'}",
-            hint=swap_views.then(here.target.name, swap)
-            if swap is not None
-            else swap_views.command(here.target.name, name, "swap"),
+            hint=f"Begin one: {swap_views.command(here.target.name, name, 'swap')}"
+            if swap is None or swap.state.is_over
+            else swap_views.then(here.target.name, swap),
         )
     is_at_work = swap is not None and not swap.state.is_over
     if is_at_work and choice.shape and swap is not None and choice.shape != swap.plan.shape:

@@ -9,6 +9,7 @@ from pgrunbook.database.connection import connect
 from pgrunbook.database.control import Command
 from pgrunbook.errors import WrongInput
 from pgrunbook.record import run as runs
+from pgrunbook.record.run import Status
 from pgrunbook.session import naming
 
 Word = Literal["pause", "resume", "faster", "slower", "stop"]
@@ -22,12 +23,17 @@ def tell(run_id: str, word: str, reason: str = "") -> str:
     ``run_id`` is its id, or the end of it. A pause holds until it is resumed; a run that was stopped goes on as any
     that was interrupted.
 
-    Raises WrongInput for another word or run, Unreachable where the run's target does not answer, and psycopg's errors.
+    Raises WrongInput for another word or run, and for one that is done; Unreachable where the run's target does not
+    answer, and psycopg's errors.
     Locks: RowExclusiveLock on a table of schema pgrunbook, for a moment.
     """
     if word not in get_args(Word):
         raise WrongInput(f'"{word}" cannot be told to a run', hint=f"It is one of: {', '.join(get_args(Word))}.")
     run = runs.find(run_id)
+    if run.status is Status.DONE:
+        raise WrongInput(
+            f"run {run.run_id} is done: nothing of it is at work", hint="See the runs with: pgrunbook runs"
+        )
     why = reason or "a person asks for it"
     with connect(naming.target(run.target), purpose=f"throttle {run.run_id}") as conn:
         match word:
@@ -42,4 +48,7 @@ def tell(run_id: str, word: str, reason: str = "") -> str:
                 return f"{run.run_id}: its batches go on"
             case _:
                 pace = control.change_pace(conn, run.run_id, TIMES if word == "faster" else 1 / TIMES)
-                return f"{run.run_id}: its batches work at {pace:.2f} times the pace that they choose"
+                order = control.standing(conn, run_id=run.run_id)
+                is_paused = order is not None and order.command is Command.PAUSE
+                says = f"{run.run_id}: its batches work at {pace:.2f} times the pace that they choose"
+                return f"{says}, once they are resumed: they are paused" if is_paused else says
