@@ -215,6 +215,7 @@ def test_a_subscriber_has_the_rows_of_its_publisher(server: Server, how: str, mo
         assert both.conn.execute("SELECT FROM pgrunbook.published").fetchall() == []
 
 
+@pytest.mark.slow
 def test_given_up_the_publication_is_as_before(server: Server) -> None:
     """Behind each number of steps: it sends all columns again, and nothing of ours is noted."""
     if server.version < 15:
@@ -291,3 +292,28 @@ def test_what_rewrites_nothing_is_done_though_a_list_has_the_column(
         assert conn.execute(was).fetchall() == before
         types = "SELECT pg_typeof(n)::text, pg_typeof(w)::text FROM app.t LIMIT 1"
         assert conn.execute(types).fetchall() == [("bigint", "text")]
+
+
+def test_a_publication_of_another_role_is_a_gate(server: Server) -> None:
+    """Where it sends the column; where its list leaves that out, nothing of it is changed."""
+    if server.version < 15:
+        pytest.skip("lists of columns are new in PostgreSQL 15")
+    template = server.database("published_all", TABLE.format("integer", "id"), ROWS, PUBLISHED["all columns"][0])
+    with server.copied("publisher", template), server.connect("publisher") as conn:
+        step_log.create(conn)
+        conn.execute("CREATE ROLE owns_table; GRANT ALL ON SCHEMA app TO owns_table")
+        conn.execute("ALTER TABLE app.t OWNER TO owns_table; ALTER SCHEMA pgrunbook OWNER TO owns_table")
+        conn.execute("GRANT ALL ON ALL TABLES IN SCHEMA pgrunbook TO owns_table; SET ROLE owns_table")
+        try:
+            (found,) = plan(conn, CHANGE, batch_rows=15)
+            assert found.gate is not None
+            assert "publication p, which sends it, is another role's" in found.gate.says
+            conn.execute("RESET ROLE; ALTER PUBLICATION p SET TABLE app.t (id, k); SET ROLE owns_table")
+            made = plan(conn, CHANGE, batch_rows=15)
+            assert [one.form for one in made] == ["shadow-column"]
+            conn.execute("RESET ROLE; GRANT CREATE ON DATABASE publisher TO owns_table; SET ROLE owns_table")
+            perform(conn, made)
+            assert conn.execute("SELECT attnames::text FROM pg_publication_tables").fetchall() == [("{id,k}",)]
+        finally:
+            conn.execute("RESET ROLE; REASSIGN OWNED BY owns_table TO postgres; DROP OWNED BY owns_table")
+            conn.execute("DROP ROLE owns_table")
