@@ -229,7 +229,6 @@ OBSTACLES = {
     'trigger "s" reads it': "ALTER TABLE n ADD ts tsvector; CREATE TRIGGER s BEFORE UPDATE ON n FOR EACH ROW EXECUTE FUNCTION tsvector_update_trigger(ts, 'pg_catalog.english', was)",
     "in the partition key": "DROP TABLE n; CREATE TABLE n (id integer, was text, PRIMARY KEY (id, was)) PARTITION BY LIST (was)",
     "in the partition key of": "DROP TABLE n; CREATE TABLE n (id integer, was text) PARTITION BY RANGE (id); CREATE TABLE n1 PARTITION OF n FOR VALUES FROM (1) TO (2) PARTITION BY LIST (was)",
-    "is partitioned, and has an index on it": "DROP TABLE n; CREATE TABLE n (id integer PRIMARY KEY, was text) PARTITION BY RANGE (id); CREATE INDEX ON n (was)",
     'is one of type "': "DROP TABLE n; CREATE TYPE app.kind AS (id integer, was text); CREATE TABLE n OF app.kind (PRIMARY KEY (id))",
 }  # fmt: skip
 

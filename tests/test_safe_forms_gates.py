@@ -32,7 +32,7 @@ GATES = [
     ("truncate", "TRUNCATE u, t CASCADE"),
     ("rename", "ALTER FUNCTION app.twice(integer) RENAME TO double"),
     ("rename", "ALTER SCHEMA app RENAME TO other"),
-    ("type-change", "ALTER TABLE p ALTER v TYPE bigint"),
+    ("type-change", "ALTER TABLE parent ALTER a TYPE bigint"),
     ("type-change", "ALTER TABLE parent ALTER a TYPE bigint"),
     ("type-change", "ALTER TABLE q ALTER b TYPE varchar(5)"),
     ("type-change", "ALTER TABLE t ALTER a TYPE integer USING a + c"),
@@ -340,7 +340,7 @@ def test_a_foreign_key_that_a_block_guards_has_its_safe_form(stage: Stage) -> No
 @pytest.mark.parametrize(
     ("id_", "block"),
     [
-        ("type-change", "DO $$ BEGIN ALTER TABLE p ALTER v TYPE bigint; END $$"),
+        ("type-change", "DO $$ BEGIN ALTER TABLE parent ALTER a TYPE bigint; END $$"),
         ("runs-as-written", "DO $$ BEGIN ALTER TABLE t ALTER a TYPE bigint; END $$"),
         ("truncate", "DO $$ BEGIN IF true THEN TRUNCATE t; END IF; END $$"),
         ("drop", "DO $$ BEGIN EXECUTE 'DROP TABLE t'; END $$"),

@@ -5,6 +5,7 @@ Definitions are texts of the server with all names in full, so that they can be 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -23,6 +24,8 @@ class IndexOn:
     """An index that uses the column; ``constraint_kind`` is p or u where it is a constraint's, None where not.
 
     ``checked_late`` is what is said of a key that may be checked at the end of a transaction, "" of any other.
+    ``parent`` is the OID of the partitioned index that it is part of, 0 where it is part of none; ``plain_name`` is
+    then the name that the server gives it when it is built again with that.
     """
 
     schema: str
@@ -35,11 +38,18 @@ class IndexOn:
     comment: str | None
     constraint_comment: str | None
     checked_late: str = ""
+    constraint_definition: str | None = None
+    oid: int = 0
+    parent: int = 0
+    plain_name: str = ""
 
 
 @dataclass(frozen=True)
 class ConstraintOn:
-    """A CHECK (kind c) or foreign key (f), of the table or of one that refers to it."""
+    """A CHECK (kind c) or foreign key (f), of the table or of one that refers to it.
+
+    ``parent`` is the OID of the foreign key of which PostgreSQL made it a copy, for partitions; 0 where it is none.
+    """
 
     name: str
     kind: str
@@ -50,6 +60,14 @@ class ConstraintOn:
     partner_schema: str | None
     partner_table: str | None
     comment: str | None
+    oid: int = 0
+    parent: int = 0
+    is_inherited: bool = False
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the table has it by itself, and not from a partitioned table above."""
+        return not self.parent and not self.is_inherited
 
 
 @dataclass(frozen=True)
@@ -114,13 +132,20 @@ class ColumnDependents:
         return any(one.sends(self.column.name) for one in self.publications)
 
 
-def refused(conn: Connection, table: Relation, column: str, *, last: str) -> list[str]:
+def refused(conn: Connection, table: Relation, column: str, *, last: str, below: Sequence[Relation] = ()) -> list[str]:
     """Return why a column or what hangs on it cannot be carried over, [] where all of it can.
 
-    ``last`` is the name of the trigger behind which no trigger BEFORE of the application may fire.
+    ``below`` are the partitions of the table. ``last`` is the name of the trigger behind which no trigger BEFORE of the
+    application may fire.
     """
-    found = [row["why"] for row in _rows(conn, "refused", table, column, last=last)]
-    return [*found, *publications.obstacles(conn, table, column)]
+    family, found = [one.oid for one in (table, *below)], []
+    for one in (table, *below):
+        where = "" if one is table else f"partition {one.label}: "
+        found += [where + row["why"] for row in _rows(conn, "refused", one, column, last=last, family=family)]
+        if table.is_partitioned:
+            sent = publications.of_table(conn, one)
+            found += [f"{where}publication {each.sql} would send the other column, too" for each in sent]
+    return found if table.is_partitioned else [*found, *publications.obstacles(conn, table, column)]
 
 
 def read(conn: Connection, table: Relation, column: Column) -> ColumnDependents:

@@ -109,6 +109,10 @@ def _has_grown(difference: Difference, name: str) -> bool:
     return is_sequence and _OF_TYPE.sub("", difference.before) == _OF_TYPE.sub("", difference.after)
 
 
+def _is_of_index(difference: Difference, name: str) -> bool:
+    return difference.kind in ("index", "constraint", "comment") and difference.name == name
+
+
 def _is_of(difference: Difference, name: str) -> bool:
     return not name or difference.name.startswith(f"{name}.")
 
@@ -124,4 +128,5 @@ _COVERS: Mapping[DeclaredKind, Callable[[Difference, str], bool]] = {
     "validity": _is_valid,
     "until contract": _is_beside,
     "sequence type": _has_grown,
+    "partition index": _is_of_index,
 }

@@ -98,7 +98,8 @@ class KeyRanges:
 class PageRanges:
     """Ranges of pages: a key is the first page of a window, how many it has, the residue that is done, and of how many.
 
-    Rows that others move behind us meanwhile are met by the next pass over all pages; its batches are whole windows.
+    Of a partitioned table a window is of the same pages of each partition. Rows that others move behind us are met by
+    the next pass over all pages; its batches are whole windows.
     """
 
     def __init__(self, batches: Batches, number: int) -> None:

@@ -13,7 +13,7 @@ columns meanwhile. What hangs on a column otherwise has no such form: ``column_d
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from pgrunbook.database import publications
 from pgrunbook.database.column_dependents import ConstraintOn, IndexOn, StatisticsOn
 from pgrunbook.database.relations import Relation
 from pgrunbook.display.prose import listed
+from pgrunbook.plan.declared import Declared
 from pgrunbook.plan.step import SafeStep
 from pgrunbook.safe_forms import indexes, probes, trigger_code
 from pgrunbook.safe_forms.moved_column import MovedColumn, comment
@@ -58,7 +59,6 @@ class ColumnMove:
 
     def steps(self, *, ends: Iterable[str], says: str) -> list[SafeStep]:
         """Return the steps; ``ends`` are the last statements of the cut-over."""
-        built = [self._built(index) for index in self.indexes]
         proofs = [
             SafeStep(
                 one.sync.proof(one.pair, self.key),
@@ -73,15 +73,32 @@ class ColumnMove:
             quick=False,
         )
         cut = SafeStep(";\n".join([*self._cutover(), *ends]), says)
-        return [*built, *self._not_null(), *self._constraints(), analyzed, *proofs, cut]
+        return [*self.built(), *self.not_null(), *self.checked(), analyzed, *proofs, cut]
 
     def cleanup(self) -> list[str]:
         """Return the queries for the statements that drop what was made for the columns that come."""
-        own = [probes.drop_constraint(self._of(one), self._temporary(one.name)) for one in self.constraints]
+        return [*self.constraints_cleanup(), *self.indexes_cleanup()]
+
+    def constraints_cleanup(self) -> list[str]:
+        """Return the queries for what drops the constraints."""
+        own = [probes.drop_constraint(self._of(one), self.temporary(one.name)) for one in self.constraints]
         own += [probes.drop_constraint(self.table, self._beside(one.name)) for one in self.late_keys]
         own += [probes.drop_constraint(self.table, one.proves_not_null) for one in self.columns if one.not_null]
-        own += [probes.drop_index(self.table.schema, self._beside(one.name)) for one in self.late_keys]
-        return [*own, *(probes.drop_index(self.table.schema, self._temporary(one.name)) for one in self.indexes)]
+        return own
+
+    def indexes_cleanup(self) -> list[str]:
+        """Return the queries for what drops the indexes."""
+        late = [probes.drop_index(self.table.schema, self._beside(one.name)) for one in self.late_keys]
+        return [*late, *(probes.drop_index(self.table.schema, self.temporary(one.name)) for one in self.indexes)]
+
+    @property
+    def parts(self) -> tuple[ColumnMove, ...]:
+        """The moves of single tables that it is made of."""
+        return (self,)
+
+    def differs(self) -> list[Declared]:
+        """Return what differs there and back, because the server has no way to the same end."""
+        return []
 
     def keys_beside(self) -> list[SafeStep]:
         """Return the steps that make the deferrable keys of the columns that come, while these are still empty.
@@ -110,14 +127,19 @@ class ColumnMove:
         """The indexes of deferrable keys that use one of the columns: each column keeps its own until contract."""
         return [index for index in self._all_indexes if index.checked_late]
 
+    @property
+    def leaving_keys(self) -> list[str]:
+        """The names of the deferrable keys of the columns that leave, after the cut-over."""
+        return [self.leaving_key(key) for key in self.late_keys]
+
     def leaving_key(self, index: IndexOn) -> str:
         """Return the name of a deferrable key of the columns that leave, after the cut-over."""
         return self._key_name([one.leaves_as for one in self.columns], index.name)
 
     @property
     def _all_indexes(self) -> list[IndexOn]:
-        found = dict.fromkeys(index for one in self.columns for index in one.on.indexes)
-        return sorted(found, key=lambda index: (index.constraint_kind != "p", index.name))
+        found = {index.name: index for one in self.columns for index in one.on.indexes}
+        return sorted(found.values(), key=lambda index: (index.constraint_kind != "p", index.name))
 
     @property
     def constraints(self) -> list[ConstraintOn]:
@@ -144,12 +166,12 @@ class ColumnMove:
 
     # -- before the cut-over
 
-    def _built(self, index: IndexOn) -> SafeStep:
-        node = self._moved(parsed(index.definition))
-        node = changed(node, tableSpace=index.tablespace)
-        return indexes.build(self.table, self._temporary(index.name), node, f"{index.name} for {self._that_come}")
+    def built(self) -> list[SafeStep]:
+        """Return the steps that build the indexes on the columns that come."""
+        return [self._built(index) for index in self.indexes]
 
-    def _not_null(self) -> list[SafeStep]:
+    def not_null(self) -> list[SafeStep]:
+        """Return the steps that prove NOT NULL of the columns that come."""
         found = []
         for one in self.columns:
             if one.not_null:
@@ -157,12 +179,27 @@ class ColumnMove:
                 found += self._added(self.table, one.proves_not_null, definition, one.comes, valid)
         return found
 
-    def _constraints(self) -> list[SafeStep]:
-        found = []
-        for one in self.constraints:
-            definition = self._definition(one)
-            found += self._added(self._of(one), self._temporary(one.name), definition, self._that_come, one.is_valid)
-        return found
+    def checked(self) -> list[SafeStep]:
+        """Return the steps that add the CHECKs and foreign keys of the columns that come."""
+        return [step for one in self.constraints for step in self.added(one)]
+
+    def added(self, one: ConstraintOn, first: Sequence[ColumnMove] | None = None) -> list[SafeStep]:
+        """Return the steps that add a CHECK or foreign key; where it cannot be NOT VALID, to partitions ``first``."""
+        temporary, found = self.temporary(one.name), []
+        if first is None:
+            return self._added(self._of(one), temporary, self._definition(one), self._that_come, one.is_valid)
+        for leaf in first:
+            found += self._added(leaf.table, temporary, self._definition(one), self._that_come)
+        adopts = self._alter(f"ADD CONSTRAINT {name(temporary)} {self._definition(one, is_proven=True)}")
+        return [*found, SafeStep(adopts, f"{self.table.sql} adopts what its partitions have; no row is read.")]
+
+    def _built(self, index: IndexOn) -> SafeStep:
+        what = f"{index.name} for {self._that_come}"
+        return indexes.build(self.table, self.temporary(index.name), self._on_these(index), what)
+
+    def _on_these(self, index: IndexOn) -> Any:
+        """Return an index on the columns that come, as a tree."""
+        return changed(self._moved(parsed(index.definition)), tableSpace=index.tablespace)
 
     def _added(
         self, table: Relation, conname: str, definition: str, comes: str, is_valid: bool = True
@@ -178,8 +215,8 @@ class ColumnMove:
         )
         return [added, proven] if is_valid else [added]
 
-    def _definition(self, one: ConstraintOn) -> str:
-        """Return a CHECK or foreign key for the columns that come, NOT VALID."""
+    def _definition(self, one: ConstraintOn, *, is_proven: bool = False) -> str:
+        """Return a CHECK or foreign key for the columns that come, NOT VALID where it is not proven."""
         node = parsed(f"ALTER TABLE t ADD {one.definition}").cmds[0].def_
         if one.kind == "c":
             node = changed(node, raw_expr=self._moved(node.raw_expr))
@@ -191,7 +228,7 @@ class ColumnMove:
                     node = changed(node, fk_del_set_cols=self._renamed(node.fk_del_set_cols))
             if (one.partner_schema, one.partner_table) == ours:
                 node = changed(node, pk_attrs=self._renamed(node.pk_attrs))
-        text = command(changed(_ADD, def_=changed(node, skip_validation=True, initially_valid=False)))
+        text = command(changed(_ADD, def_=changed(node, skip_validation=not is_proven, initially_valid=is_proven)))
         return text.removeprefix("ADD ")
 
     def _moved(self, node: Any) -> Any:
@@ -210,7 +247,8 @@ class ColumnMove:
     def _renamed(self, names: Iterable[Any]) -> tuple[Any, ...]:
         return tuple(ast.String(sval=self._comes.get(part.sval, part.sval)) for part in names)
 
-    def _temporary(self, of: str) -> str:
+    def temporary(self, of: str) -> str:
+        """Return the name of what stands for an index or a constraint until the cut-over."""
         return helper(self.table.schema, self.table.name, *self._comes.values(), of)
 
     def _beside(self, of: str) -> str:
@@ -224,30 +262,41 @@ class ColumnMove:
 
     # -- the cut-over
 
-    def _cutover(self) -> list[str]:
-        """Return the statements of the cut-over, but for what the caller adds."""
+    @property
+    def tables(self) -> set[tuple[str, str]]:
+        """The tables that the cut-over locks: this one, and those at the other end of a foreign key."""
         both = [(one.schema, one.table) for one in self.constraints]
         both += [(one.partner_schema or "", one.partner_table or "") for one in self.constraints if one.kind == "f"]
-        tables = sorted({(self.table.schema, self.table.name), *both})
-        lock = f"LOCK TABLE {', '.join(name(*one) for one in tables)} IN ACCESS EXCLUSIVE MODE"
+        return {(self.table.schema, self.table.name), *both}
+
+    def _cutover(self) -> list[str]:
+        """Return the statements of the cut-over, but for what the caller adds."""
         return [
-            lock,
+            f"LOCK TABLE {', '.join(name(*one) for one in sorted(self.tables))} IN ACCESS EXCLUSIVE MODE",
             *(one.sync.guard(one.pair, self.key) for one in self.columns),
             *self._taken_off(),
-            *(one.nothing_else([self.leaving_key(key) for key in self.late_keys]) for one in self.columns),
             *(text for one in self.columns for text in one.renamed()),
             *self._put_on(),
-            *self._told(),
-            self._index_columns(),
+            *self.told(),
+            *(one.index_columns() for one in self.parts),
             trigger_code.compiled_anew(self.table),
         ]
 
     def _taken_off(self) -> list[str]:
         """Take off the columns that leave what the others have already: what refers to a key before the key."""
-        dropped = [publications.taken_out(self.table, list(self._comes))] if self._is_published else []
-        dropped += [f"DROP STATISTICS {name(one.schema, one.name)}" for one in self.statistics]
+        taken = [publications.taken_out(self.table, list(self._comes))] if self._is_published else []
+        return [*taken, *self.constraints_off(), *self.indexes_off(), *self.columns_off()]
+
+    def constraints_off(self) -> list[str]:
+        """Return the statements that drop the statistics and constraints of the columns that leave."""
+        dropped = [f"DROP STATISTICS {name(one.schema, one.name)}" for one in self.statistics]
         for one in sorted(self.constraints, key=lambda one: one.kind != "f"):
             dropped.append(alter_table(self._of(one).identifier, f"DROP CONSTRAINT {name(one.name)}"))
+        return dropped
+
+    def indexes_off(self) -> list[str]:
+        """Return the statements that drop the indexes of the columns that leave."""
+        dropped = []
         for index in self.indexes:
             is_key = index.constraint_kind is not None
             drop = self._alter(f"DROP CONSTRAINT {name(index.name)}") if is_key else None
@@ -259,18 +308,28 @@ class ColumnMove:
                 dropped.append(f"COMMENT ON CONSTRAINT {leaving} ON {self.table.sql} IS NULL")
             if key.comment is not None:
                 dropped.append(f"COMMENT ON INDEX {name(key.schema)}.{leaving} IS NULL")
-        return [*dropped, *(text for one in self.columns for text in one.taken_off())]
+        return dropped
+
+    def columns_off(self) -> list[str]:
+        """Return the statements that take the rest off the columns that leave, and see that nothing is left."""
+        off = [text for one in self.columns for text in one.taken_off()]
+        return [*off, *(one.nothing_else(self.leaving_keys) for one in self.columns)]
 
     def _put_on(self) -> list[str]:
         found = [text for one in self.columns for text in one.put_on()]
         for index in self.indexes:
-            found += self._index(index)
+            found += [*self._index(index), *self._marks(index)]
         for key in self.late_keys:
             found.append(self._alter(f"RENAME CONSTRAINT {name(self._beside(key.name))} TO {name(key.name)}"))
             if key.is_clustered:
                 found.append(self._alter(f"CLUSTER ON {name(key.name)}"))
+        return [*found, *self.constraints_on()]
+
+    def constraints_on(self) -> list[str]:
+        """Return the statements that give constraints and statistics their names."""
+        found = []
         for one in self.constraints:
-            renamed = f"RENAME CONSTRAINT {name(self._temporary(one.name))} TO {name(one.name)}"
+            renamed = f"RENAME CONSTRAINT {name(self.temporary(one.name))} TO {name(one.name)}"
             found.append(alter_table(self._of(one).identifier, renamed))
         resets_targets = any(one.is_new_type for one in self.columns)  # as the plain change does
         for statistics in self.statistics:
@@ -281,19 +340,21 @@ class ColumnMove:
         return [*found, publications.put_back()] if self._is_published else found
 
     def _index(self, index: IndexOn) -> list[str]:
-        temporary, quoted = name(self._temporary(index.name)), name(index.name)
+        temporary, quoted = name(self.temporary(index.name)), name(index.name)
         if index.constraint_kind is not None:
             kind = {"p": "PRIMARY KEY", "u": "UNIQUE"}[index.constraint_kind]
-            found = [self._alter(f"ADD CONSTRAINT {quoted} {kind} USING INDEX {temporary}")]
-        else:
-            found = [f"ALTER INDEX {name(index.schema, self._temporary(index.name))} RENAME TO {quoted}"]
+            return [self._alter(f"ADD CONSTRAINT {quoted} {kind} USING INDEX {temporary}")]
+        return [f"ALTER INDEX {name(index.schema, self.temporary(index.name))} RENAME TO {quoted}"]
+
+    def _marks(self, index: IndexOn) -> list[str]:
+        found, quoted = [], name(index.name)
         if index.is_replica_identity:
             found.append(self._alter(f"REPLICA IDENTITY USING INDEX {quoted}"))
         if index.is_clustered:
             found.append(self._alter(f"CLUSTER ON {quoted}"))
         return found
 
-    def _index_columns(self) -> str:
+    def index_columns(self) -> str:
         """Return the statement that gives the columns of indexes the names of those of the table.
 
         \\d shows them; an index that is built keeps those of then.
@@ -301,7 +362,7 @@ class ColumnMove:
         names = sql.Literal([one.comes for one in self.columns])
         return do(sql.SQL(_INDEX_COLUMNS).format(table=sql.Literal(self.table.sql), names=names)).as_string(None)
 
-    def _told(self) -> list[str]:
+    def told(self) -> list[str]:
         """Return the statements for comments and rights."""
         found = [text for one in self.columns for text in one.told()]
         for index in self._all_indexes:

@@ -58,12 +58,12 @@ def _of_partitions(
     below = [(partition, there.get(partition.oid, own)) for partition, own in named]
     for partition, own in below:
         case.memory.taken(partition.schema).add(own)
-    steps, made = [_declared(table, index, case.node)], [(table, index)]
+    steps, made = [declared(table, index, case.node)], [(table, index)]
     indexes = {table.oid: name(table.schema, index)}
     for partition, own in below:
         indexes[partition.oid] = name(partition.schema, own)
         if partition.oid not in there:
-            make = build if partition.is_leaf else _declared
+            make = build if partition.is_leaf else declared
             steps.append(make(partition, own, case.node))
             made.append((partition, own))
     return [*steps, *(attach(indexes[p.parent], p, own) for p, own in reversed(below))], made
@@ -83,7 +83,8 @@ def build(table: Relation, index: str, node: Any, what: str = "") -> SafeStep:
     )
 
 
-def _declared(table: Relation, index: str, node: Any) -> SafeStep:
+def declared(table: Relation, index: str, node: Any) -> SafeStep:
+    """Return the step that declares an index on a partitioned table, and builds nothing."""
     relation = changed(node.relation, schemaname=table.schema, relname=table.name, inh=False)
     return SafeStep(
         sql=printed(changed(node, relation=relation, idxname=index, if_not_exists=False)),

@@ -48,7 +48,8 @@ class MovedColumn:
     """``comes`` takes the place of the column of ``on``, which is named ``leaves_as`` afterwards.
 
     ``pair`` are the two as ``sync`` knows them before. ``version`` is that of the server, ``default`` that of the
-    column that comes. ``is_new_type`` says that it stands for a change of type, and not for one that is taken back.
+    column that comes; ``gives_default`` says that it is a new one. ``is_new_type`` says that the column stands for a
+    change of type, and not for one that is taken back.
     """
 
     table: Relation
@@ -59,6 +60,7 @@ class MovedColumn:
     pair: ColumnPair
     version: int
     default: str | None = None
+    gives_default: bool = False
     is_new_type: bool = False
 
     @property
@@ -152,22 +154,26 @@ class MovedColumn:
             grown = {True: self.pair.new_type, False: sequence.type}[self.is_new_type]
             as_type = f" AS {grown}" if grows(sequence, self.pair.new_type) else ""
             return [f"ALTER SEQUENCE {there}{as_type} OWNED BY {owner}"]
-        column, leaving = self.on.column, name(self.leaves_as)
+        leaving = name(self.leaves_as)
         made = helper(self.table.schema, self.table.name, self.comes, "sequence")
-        options = [
-            f"SEQUENCE NAME {name(sequence.schema, made)}", f"START WITH {sequence.start}",
-            f"INCREMENT BY {sequence.increment}", f"CACHE {sequence.cache}", "CYCLE" if sequence.cycles else "NO CYCLE",
-        ]  # fmt: skip
-        options += [f"{word} {value}" for word, value in _bounds(sequence)]
-        added = f"ALTER COLUMN {name(self.column)} ADD GENERATED {column.identity} AS IDENTITY ({' '.join(options)})"
         return [
             f"ALTER SEQUENCE {there} INCREMENT BY {sequence.increment}",  # its lock keeps the position as it is
-            self._alter(added),
+            self._added_identity(sequence, made),
             _continued(name(sequence.schema, made), there),
             self._alter(f"ALTER COLUMN {leaving} DROP IDENTITY"),
             self._alter(f"ALTER COLUMN {leaving} DROP NOT NULL"),
             f"ALTER SEQUENCE {name(sequence.schema, made)} RENAME TO {name(sequence.name)}",
         ]
+
+    def _added_identity(self, sequence: SequenceOn, named: str) -> str:
+        """Return the statement that makes the identity of a sequence anew, with a sequence of another name."""
+        options = [
+            f"SEQUENCE NAME {name(sequence.schema, named)}", f"START WITH {sequence.start}",
+            f"INCREMENT BY {sequence.increment}", f"CACHE {sequence.cache}", "CYCLE" if sequence.cycles else "NO CYCLE",
+        ]  # fmt: skip
+        options += [f"{word} {value}" for word, value in _bounds(sequence)]
+        always = self.on.column.identity
+        return self._alter(f"ALTER COLUMN {name(self.column)} ADD GENERATED {always} AS IDENTITY ({' '.join(options)})")
 
     def _alter(self, clause: str) -> str:
         return alter_table(self.table.identifier, clause)

@@ -17,8 +17,9 @@ from typing import Any
 
 from pglast import ast, enums
 
+from pgrunbook.database import column_dependents
 from pgrunbook.database.column_sync import ColumnPair, ColumnSync, Leads, sync_name
-from pgrunbook.database.relations import Column, Index, Relation, constraints_of
+from pgrunbook.database.relations import Column, Relation, constraints_of
 from pgrunbook.database.shadows import Shadow
 from pgrunbook.display.prose import listed
 from pgrunbook.plan.declared import Declared
@@ -115,8 +116,6 @@ def _obstacles(case: Case, table: Relation, column: Column) -> Iterator[str]:
     words = {"word": name_uses.word(column.name), "other": name_uses.word(case.node.newname)}
     for row in case.facts.rows("shadow_obstacles", oid=table.oid, column=column.name, **words):
         yield _WHY[row["kind"]].format(row["name"])
-    if table.is_partitioned and _indexes(case, table, column):
-        yield "the table is partitioned, and has an index on it"
 
 
 def of_rename(case: Case) -> tuple[Relation, Column] | None:
@@ -133,10 +132,6 @@ def _renamed(case: Case) -> tuple[Relation | None, Column | None]:
     if table is None or table.kind not in "rp" or table.is_temporary or table.is_partition:
         return None, None
     return table, case.facts.columns(table).get(node.subname)
-
-
-def _indexes(case: Case, table: Relation, column: Column) -> list[Index]:
-    return [index for index in case.facts.indexes(table.oid) if index.valid and column.name in index.uses]
 
 
 def _pair(old: str, new: str, type_: str) -> ColumnPair:
@@ -166,7 +161,7 @@ class _Rename:
             f"keeps equal to {new}, until contract drops it; SELECT * shows both.",
             tuple(steps),
             cleanup=(self.sync.cleanup(), probes.drop_column(self.table, self.ours)),
-            differs=tuple(self._differs([index for index, _ in indexes_])),
+            differs=tuple(self._differs([label for label, _ in indexes_ if label])),
         )
 
     def _added(self) -> SafeStep:
@@ -200,17 +195,30 @@ class _Rename:
         return [row["name"] for row in self.case.facts.rows("triggers", oid=self.table.oid) if row["on_update"]]
 
     def _indexes(self) -> Iterator[tuple[str, SafeStep]]:
-        """Yield the name of each index on the column of ours, and the step that builds it.
+        """Yield what makes each index on the column of ours, by the label of what it makes, "" for nothing new.
 
-        A key that is checked late is no key of ours: it could fail in the middle of a transaction.
+        Those of a partitioned table are declared, built on each partition, and attached. A key that is checked late is
+        no key of ours: it could fail in the middle of a transaction.
         """
-        late = {k.index for k in constraints_of(self.case.facts.conn, [self.table.oid])[self.table.oid] if k.deferrable}
-        for index in _indexes(self.case, self.table, self.column):
-            node = mapped(parsed(index.definition), self._in_ours)
-            node = changed(node, unique=node.unique and index.name not in late)
-            named = helper(self.table.schema, self.table.name, index.name, "rename")
-            what = f"an index as {quoted(index.name)}, for queries by the old name,"
-            yield named, indexes.build(self.table, named, node, what)
+        facts, made, attached = self.case.facts, dict[int, str](), list[SafeStep]()
+        tables = [self.table, *facts.partitions(self.table)]
+        constraints = constraints_of(facts.conn, [table.oid for table in tables])
+        for table in tables:
+            late = {k.index for k in constraints[table.oid] if k.deferrable}
+            for index in column_dependents.read(facts.conn, table, facts.columns(table)[self.column.name]).indexes:
+                node = mapped(parsed(index.definition), self._in_ours)
+                node = changed(node, unique=node.unique and index.name not in late)
+                named = helper(table.schema, table.name, index.name, "rename")
+                made[index.oid] = name(table.schema, named)
+                label = f"{table.label}.{quoted(named)}"
+                if table.is_partitioned:
+                    yield label, indexes.declared(table, named, node)
+                else:
+                    what = f"an index as {quoted(index.name)}, for queries by the old name,"
+                    yield label, indexes.build(table, named, node, what)
+                if index.parent:
+                    attached.insert(0, indexes.attach(made[index.parent], table, named))
+        yield from (("", step) for step in attached)
 
     def _in_ours(self, node: Any) -> Any:
         if isinstance(node, ast.IndexElem) and node.name == self.column.name:
@@ -243,7 +251,7 @@ class _Rename:
         tables = [self.table, *self.case.facts.partitions(self.table)]
         yield from (Declared("until contract", f"{table.label}.{self.column.sql}", why) for table in tables)
         for index in made:
-            yield Declared("until contract", f"{self.table.label}.{quoted(index)}", why)
+            yield Declared("until contract", index, why)
         for row in self.case.facts.rows("column_rights", oid=self.table.oid, column=self.column.name):
             yield Declared("until contract", f"column {self.table.label}.{self.column.sql} to {row['grantee']}", why)
         if self._triggers() and self._fires_triggers():

@@ -28,10 +28,11 @@ from pgrunbook.database.shadows import Shadow
 from pgrunbook.display.prose import listed
 from pgrunbook.plan.declared import Declared
 from pgrunbook.plan.step import RANGE, Batches, Expansion, SafeStep
-from pgrunbook.safe_forms import probes, small_table, type_cost, type_parts
+from pgrunbook.safe_forms import partition_column, partitioned_move, probes, small_table, type_cost, type_parts
 from pgrunbook.safe_forms.column_move import ColumnMove
 from pgrunbook.safe_forms.form import Case
 from pgrunbook.safe_forms.moved_column import MovedColumn, grows
+from pgrunbook.safe_forms.partition_column import Below
 from pgrunbook.safe_forms.type_parts import TypeChangeParts
 from pgrunbook.sql.deparse import alter_table, changed, command, name, parsed
 from pgrunbook.sql.tree import dotted_name, quoted
@@ -79,17 +80,19 @@ def back(case: Case) -> Expansion | None:
     table = case.facts.relation(case.node.relation) if gone else None
     if table is None:
         return None
-    columns, loop_key, moved = case.facts.columns(table), case.facts.loop_key(table), []
+    columns, loop_key = case.facts.columns(table), case.facts.loop_key(table)
+    moved: list[tuple[MovedColumn, Sequence[Below]]] = []
     for one in gone:
         column, old = columns[one.column_name], columns[one.shadow_name]
         pair = ColumnPair(old.name, column.name, old.type, column.type)
-        moved.append(MovedColumn(
+        returns = MovedColumn(
             table, column_dependents.read(case.facts.conn, table, column), old.name,
             type_parts.shadow_names(table, column.name)[0], ColumnSync(one.sync_name, one.table), pair,
             case.facts.version, column.default,
-        ))  # fmt: skip
-    move = ColumnMove(table, tuple(moved), loop_key.columns if loop_key is not None else ())
-    says = " ".join(f"{m.comes} holds what {m.column} has, also what was written since." for m in moved)
+        )  # fmt: skip
+        moved.append((returns, partition_column.below(case.facts, table, column)))
+    move = partitioned_move.move(moved, loop_key.columns if loop_key is not None else ())
+    says = " ".join(f"{m.comes} holds what {m.column} has, also what was written since." for m in move.columns)
     return Expansion(case.statement, BACK, says, tuple(_returned(move, gone)), cleanup=tuple(move.cleanup()))
 
 
@@ -166,12 +169,16 @@ class _Form:
         key, there, back = loop_key.columns if loop_key is not None else (), [], []
         for one in found:
             pair, on = one.pair, column_dependents.read(case.facts.conn, table, one.column)
-            there.append(
-                MovedColumn(table, on, pair.new, one.parked, one.sync, pair, version, one.default, is_new_type=True)
-            )
+            below = partition_column.below(case.facts, table, one.column)
+            comes = MovedColumn(
+                table, on, pair.new, one.parked, one.sync, pair, version, one.default, one.gives_default,
+                is_new_type=True,
+            )  # fmt: skip
             after, default = pair.renamed(one.parked, one.column.name), one.column.default
-            back.append(MovedColumn(table, on, one.parked, pair.new, one.sync, after, version, default))
-        return cls(case, found, ColumnMove(table, tuple(there), key), ColumnMove(table, tuple(back), key))
+            returns = MovedColumn(table, on, one.parked, pair.new, one.sync, after, version, default)
+            there.append((comes, below))
+            back.append((returns, below))
+        return cls(case, found, partitioned_move.move(there, key), partitioned_move.move(back, key))
 
     def steps(self) -> list[SafeStep]:
         """Return the steps of the change."""
@@ -206,20 +213,7 @@ class _Form:
     def differs(self) -> list[Declared]:
         """Return what differs from the plain change: until contract, and the order of columns, which stays so."""
         table = self.there.table
-        moved = {table.label: f"column order of {table.label}: what has a new type comes last"}
-        for statistics in self.there.statistics:
-            moved[dotted_name(statistics.schema, statistics.name)] = "the columns come in their new order"
-        told = [Declared("column order", what, why) for what, why in moved.items()]
-        for one in self.there.columns:
-            label = f"{table.label}.{quoted(one.leaves_as)}"
-            beside = f"{one.leaves_as} follows {one.column} until contract drops it"
-            grants = [grant for grant in one.on.grants if not grant.sequence]
-            rights = dict.fromkeys(f"column {label} to {grant.grantee}" for grant in grants)
-            told += [Declared("until contract", what, beside) for what in (label, *rights)]
-            for sequence in one.on.sequences:
-                if grows(sequence, one.pair.new_type):
-                    why = f"it grows with {one.column}: as {sequence.type} it would end before the column's values do"
-                    told.append(Declared("sequence type", dotted_name(sequence.schema, sequence.name), why))
+        told = [each for one in self.there.parts for each in [*_differs(one), *one.differs()]]
         for key in self.there.late_keys:
             why = f"it is what {key.name} was: two values that are the same are told by its name, too"
             told.append(Declared("until contract", f"{table.label}.{quoted(self.there.leaving_key(key))}", why))
@@ -234,6 +228,26 @@ class _Form:
             why = f"triggers fire for each row that is filled: {', '.join(triggers)}"
             told.append(Declared("elsewhere", table.sql, why))
         return told
+
+
+def _differs(move: ColumnMove) -> list[Declared]:
+    """Return what differs in one table, which may be a partition."""
+    table = move.table
+    moved = {table.label: f"column order of {table.label}: what has a new type comes last"}
+    for statistics in move.statistics:
+        moved[dotted_name(statistics.schema, statistics.name)] = "the columns come in their new order"
+    told = [Declared("column order", what, why) for what, why in moved.items()]
+    for one in move.columns:
+        label = f"{table.label}.{quoted(one.leaves_as)}"
+        beside = f"{one.leaves_as} follows {one.column} until contract drops it"
+        grants = [grant for grant in one.on.grants if not grant.sequence]
+        rights = dict.fromkeys(f"column {label} to {grant.grantee}" for grant in grants)
+        told += [Declared("until contract", what, beside) for what in (label, *rights)]
+        for sequence in one.on.sequences:
+            if grows(sequence, one.pair.new_type):
+                why = f"it grows with {one.column}: as {sequence.type} it would end before the column's values do"
+                told.append(Declared("sequence type", dotted_name(sequence.schema, sequence.name), why))
+    return told
 
 
 def _fired(case: Case, table: Relation) -> tuple[list[str], bool]:
@@ -256,7 +270,7 @@ def _beside(
         )
         for one, moved in zip(found, move.columns, strict=True)
     ]
-    added = [text for one in found for text in _added(one)]
+    added = [text for one in found for text in _added(case, one)]
     if unlisted:
         added.append(publications.listed(table, [one.pair.new for one in found]))
     synced = [one.sync.installation(one.pair, Leads.OLD) for one in found]
@@ -284,16 +298,20 @@ def _beside(
     return [*tried, *beside, fills]
 
 
-def _added(one: TypeChangeParts) -> list[str]:
+def _added(case: Case, one: TypeChangeParts) -> list[str]:
     """Return the statements that add a column."""
-    column, pair, add = one.column, one.pair, parsed("ALTER TABLE t ADD COLUMN a int").cmds[0]
+    pair, add = one.pair, parsed("ALTER TABLE t ADD COLUMN a int").cmds[0]
     typed = {"typeName": one.definition.typeName, "collClause": one.definition.collClause}
-    clauses = [command(changed(add, def_=changed(add.def_, colname=pair.new, **typed)))]
-    if column.statistics >= 0:
-        clauses.append(f"ALTER COLUMN {name(pair.new)} SET STATISTICS {column.statistics}")
-    if column.options:
-        clauses.append(f"ALTER COLUMN {name(pair.new)} SET ({', '.join(column.options)})")
-    return [alter_table(one.table.identifier, each) for each in clauses]
+    clause = command(changed(add, def_=changed(add.def_, colname=pair.new, **typed)))
+    found = [alter_table(one.table.identifier, clause)]
+    for table in (one.table, *case.facts.partitions(one.table)):
+        column, clauses = case.facts.columns(table)[one.column.name], []
+        if column.statistics >= 0:
+            clauses.append(f"ALTER COLUMN {name(pair.new)} SET STATISTICS {column.statistics}")
+        if column.options:
+            clauses.append(f"ALTER COLUMN {name(pair.new)} SET ({', '.join(column.options)})")
+        found += [alter_table(table.identifier, each, only=table.is_partitioned) for each in clauses]
+    return found
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -27,7 +27,8 @@ _LONGEST = 63
 class TypeChangeParts:
     """An ALTER COLUMN TYPE taken apart: the column, its new type in full, the conversions, and the default behind it.
 
-    ``parked`` is the name of the old column after the cut-over.
+    ``parked`` is the name of the old column after the cut-over. ``gives_default`` says that the statement sets or drops
+    the default, also of partitions.
     """
 
     table: Relation
@@ -37,6 +38,7 @@ class TypeChangeParts:
     sync: ColumnSync
     parked: str
     default: str | None
+    gives_default: bool = False
 
 
 def parts(case: Case) -> list[TypeChangeParts] | str | None:
@@ -71,7 +73,7 @@ def _same_keys(case: Case, table: Relation, changes: Iterable[str], cmds: Sequen
     """
     dropped = {cmd.name: cmd for cmd in cmds if cmd.subtype == A.AT_DropConstraint}
     added = [cmd for cmd in cmds if cmd.subtype == A.AT_AddConstraint and cmd.def_.conname in dropped]
-    if not added:
+    if not added or table.is_partitioned:  # with the key, its indexes on partitions would get new names
         return []
     columns, definitions = case.facts.columns(table), {}
     for one in constraints_of(case.facts.conn, [table.oid])[table.oid]:
@@ -95,7 +97,8 @@ def _part(case: Case, table: Relation, cmd: Any, defaults: Sequence[Any]) -> Typ
     column = case.facts.columns(table).get(cmd.name)
     if column is None:
         return None
-    because = column_dependents.refused(case.facts.conn, table, column.name, last=LAST)
+    below = case.facts.partitions(table)
+    because = column_dependents.refused(case.facts.conn, table, column.name, last=LAST, below=below)
     return "; ".join(because) if because else _taken_apart(case, table, column, cmd, defaults)
 
 
@@ -130,7 +133,7 @@ def _taken_apart(
     sync = ColumnSync(sync_name(table.identifier, column.name, comes), table.identifier)
     given = [expression(each.def_) for each in defaults if each.def_ is not None]
     default = given[-1] if given else None if defaults else column.default
-    return TypeChangeParts(table, column, definition, pair, sync, parked, default)
+    return TypeChangeParts(table, column, definition, pair, sync, parked, default, bool(defaults))
 
 
 def accepted(case: Case, table: Relation, columns: Sequence[str]) -> str:

@@ -1,11 +1,12 @@
 -- name: refused
--- a row is: why a column, or what hangs on it, cannot be carried over to another column
+-- a row is: why a column, or what hangs on it, cannot be carried over to another column; a family is a table, and behind it its partitions
 WITH here AS (
     SELECT c.*,
            a.attnum,
            a.attname,
            a.attgenerated,
-           a.attinhcount
+           a.attinhcount,
+           c.oid <> (%(family)s::oid[])[1] AS is_below
     FROM pg_catalog.pg_class AS c
     JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attname = %(column)s AND NOT a.attisdropped
     WHERE c.oid = %(table)s::oid
@@ -22,7 +23,7 @@ WITH here AS (
     SELECT f.classid,
            f.objid
     FROM found AS f
-    JOIN pg_catalog.pg_class AS i ON i.oid = f.objid AND i.relkind IN ('i', 'S')
+    JOIN pg_catalog.pg_class AS i ON i.oid = f.objid AND i.relkind IN ('i', 'I', 'S')
     WHERE f.classid = 'pg_catalog.pg_class'::regclass
     UNION
     SELECT f.classid,
@@ -34,15 +35,21 @@ WITH here AS (
       AND NOT (k.contype = 'p' AND k.condeferrable)
       AND NOT (k.contype = 'u'
                AND k.condeferrable
-               AND (SELECT coalesce((pg_catalog.to_jsonb(x) ->> 'indnullsnotdistinct')::boolean, false)
-                    FROM pg_catalog.pg_index AS x
-                    WHERE x.indexrelid = k.conindid))
-      AND k.conparentid = 0
+               AND ((SELECT here.relkind = 'p' OR here.is_below FROM here)
+                    OR (SELECT coalesce((pg_catalog.to_jsonb(x) ->> 'indnullsnotdistinct')::boolean, false)
+                        FROM pg_catalog.pg_index AS x
+                        WHERE x.indexrelid = k.conindid)))
+      AND (k.conparentid = 0 OR pg_catalog.cardinality(%(family)s::oid[]) > 1)
+      AND (NOT (SELECT here.relkind = 'p' OR here.is_below FROM here)
+           OR coalesce((pg_catalog.to_jsonb(k) ->> 'conenforced')::boolean, true)
+              AND (k.contype <> 'n' OR k.convalidated))
       AND NOT coalesce((pg_catalog.to_jsonb(k) ->> 'conperiod')::boolean, false)
-      AND (SELECT o.relkind = 'r' AND NOT o.relispartition AND pg_catalog.pg_has_role(o.relowner, 'USAGE')
-           FROM pg_catalog.pg_class AS o
-           WHERE o.oid = k.conrelid)
+      AND (k.conrelid = ANY (%(family)s::oid[])
+           OR (SELECT o.relkind = 'r' AND NOT o.relispartition AND pg_catalog.pg_has_role(o.relowner, 'USAGE')
+               FROM pg_catalog.pg_class AS o
+               WHERE o.oid = k.conrelid))
       AND (k.contype <> 'f'
+           OR k.confrelid = ANY (%(family)s::oid[])
            OR (SELECT o.relkind = 'r' FROM pg_catalog.pg_class AS o WHERE o.oid = k.confrelid))
     UNION
     SELECT k.conindid_class,
@@ -73,24 +80,72 @@ WITH here AS (
     JOIN pg_catalog.pg_depend AS d ON d.refclassid = k.classid AND d.refobjid = k.objid
     WHERE k.classid IN ('pg_catalog.pg_class'::regclass, 'pg_catalog.pg_constraint'::regclass)
       AND (d.deptype <> 'i' OR d.classid NOT IN ('pg_catalog.pg_class'::regclass, 'pg_catalog.pg_type'::regclass,
-                                                 'pg_catalog.pg_trigger'::regclass))
+                                                 'pg_catalog.pg_trigger'::regclass, 'pg_catalog.pg_constraint'::regclass))
+      AND d.deptype NOT IN ('P', 'S')  -- what belongs to a partition
       AND NOT EXISTS (SELECT FROM pg_catalog.pg_attrdef AS e
-                      JOIN here ON here.oid = e.adrelid AND here.attnum = e.adnum
+                      JOIN pg_catalog.pg_attribute AS a ON a.attrelid = e.adrelid AND a.attnum = e.adnum
+                      JOIN here ON a.attname = here.attname AND a.attrelid = ANY (%(family)s::oid[])
                       WHERE d.classid = 'pg_catalog.pg_attrdef'::regclass AND d.objid = e.oid)
 )
-SELECT 'the table has ' || CASE WHEN here.relkind = 'p' THEN 'partitions'
-                                WHEN here.relispartition THEN 'a partitioned table above it'
-                                WHEN here.relhassubclass THEN 'child tables'
-                                WHEN here.attinhcount > 0 THEN 'a parent table'
+SELECT 'the table has ' || CASE WHEN here.relispartition AND NOT here.is_below THEN 'a partitioned table above it'
+                                WHEN here.relhassubclass AND here.relkind <> 'p' THEN 'child tables'
+                                WHEN here.attinhcount > 0 AND NOT here.is_below THEN 'a parent table'
                                 WHEN here.reloftype <> 0 THEN 'a type of its own'
                                 ELSE 'rules' END AS why
 FROM here
-WHERE here.relkind = 'p'
-   OR here.relispartition
-   OR here.relhassubclass AND EXISTS (SELECT FROM pg_catalog.pg_inherits AS h WHERE h.inhparent = here.oid)
-   OR here.attinhcount > 0
+WHERE here.relispartition AND NOT here.is_below
+   OR here.relhassubclass AND here.relkind <> 'p'
+      AND EXISTS (SELECT FROM pg_catalog.pg_inherits AS h WHERE h.inhparent = here.oid)
+   OR here.attinhcount > 0 AND NOT here.is_below
    OR here.reloftype <> 0
    OR here.relhasrules AND EXISTS (SELECT FROM pg_catalog.pg_rewrite AS w WHERE w.ev_class = here.oid)
+UNION ALL
+SELECT 'it is a foreign table'
+FROM here
+WHERE here.relkind = 'f'
+UNION ALL
+SELECT 'the column is in the partition key of ' || here.oid::pg_catalog.regclass::text
+FROM here
+WHERE here.relkind = 'p'
+  AND EXISTS (SELECT
+              FROM pg_catalog.pg_depend AS d
+              WHERE d.classid = 'pg_catalog.pg_class'::regclass
+                AND d.objid = here.oid
+                AND d.objsubid = here.attnum
+                AND d.refclassid = 'pg_catalog.pg_class'::regclass
+                AND d.refobjid = here.oid
+                AND d.refobjsubid = 0
+                AND d.deptype = 'i')
+UNION ALL
+SELECT 'index ' || i.indexrelid::pg_catalog.regclass::text || ' lacks partitions'
+FROM here
+JOIN pg_catalog.pg_index AS i ON i.indrelid = here.oid AND NOT i.indisvalid
+WHERE here.relkind = 'p'
+  AND EXISTS (SELECT FROM found AS f WHERE f.objid = i.indexrelid)
+UNION ALL
+SELECT 'foreign key ' || pg_catalog.quote_ident(k.conname)
+       || CASE WHEN here.relkind = 'p' AND i.indisprimary
+               THEN ' refers to the primary key of a partitioned table, which can adopt no index'
+               ELSE ' refers to the partitioned table itself' END
+FROM here
+JOIN pg_catalog.pg_constraint AS k ON k.confrelid = here.oid AND k.contype = 'f' AND k.conparentid = 0
+JOIN pg_catalog.pg_index AS i ON i.indexrelid = k.conindid
+WHERE here.attnum = ANY (k.confkey)
+  AND (here.relkind = 'p' OR here.is_below)
+  AND (here.relkind = 'p' AND i.indisprimary OR k.conrelid = ANY (%(family)s::oid[]))
+UNION ALL
+SELECT 'NOT NULL constraint ' || pg_catalog.quote_ident(k.conname) || ' has a name of its own, which it would lose'
+FROM here
+JOIN pg_catalog.pg_constraint AS k ON k.conrelid = here.oid AND k.contype = 'n' AND k.conkey = ARRAY[here.attnum]
+WHERE here.is_below
+  AND k.coninhcount > 0
+  AND k.conname <> here.relname || '_' || here.attname || '_not_null'
+  AND NOT EXISTS (SELECT
+                  FROM pg_catalog.pg_inherits AS h
+                  JOIN pg_catalog.pg_constraint AS p ON p.conrelid = h.inhparent
+                  WHERE h.inhrelid = here.oid
+                    AND p.contype = 'n'
+                    AND p.conname = k.conname)
 UNION ALL
 SELECT 'the column is generated'
 FROM here
@@ -135,13 +190,17 @@ SELECT n.nspname::text AS schema,
        pg_catalog.obj_description(k.oid, 'pg_constraint') AS constraint_comment,
        CASE WHEN k.condeferred THEN 'DEFERRABLE INITIALLY DEFERRED'
             WHEN k.condeferrable THEN 'DEFERRABLE'
-            ELSE '' END AS checked_late
+            ELSE '' END AS checked_late,
+       pg_catalog.pg_get_constraintdef(k.oid) AS constraint_definition,
+       c.oid::bigint AS oid,
+       coalesce(h.inhparent, 0)::bigint AS parent
 FROM pg_catalog.pg_index AS i
 JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid AND a.attname = %(column)s AND NOT a.attisdropped
 LEFT JOIN pg_catalog.pg_tablespace AS s ON s.oid = c.reltablespace
 LEFT JOIN pg_catalog.pg_constraint AS k ON k.conrelid = i.indrelid AND k.conindid = c.oid AND k.contype IN ('p', 'u')
+LEFT JOIN pg_catalog.pg_inherits AS h ON h.inhrelid = c.oid
 WHERE i.indrelid = %(table)s::oid
   AND i.indisvalid
   AND (a.attnum = ANY (i.indkey::smallint[])
@@ -163,7 +222,10 @@ SELECT k.conname::text AS name,
        c.relname::text AS table,
        pn.nspname::text AS partner_schema,
        p.relname::text AS partner_table,
-       pg_catalog.obj_description(k.oid, 'pg_constraint') AS comment
+       pg_catalog.obj_description(k.oid, 'pg_constraint') AS comment,
+       k.oid::bigint AS oid,
+       k.conparentid::bigint AS parent,
+       k.coninhcount > 0 AS is_inherited
 FROM pg_catalog.pg_attribute AS a
 JOIN pg_catalog.pg_constraint AS k
   ON k.contype IN ('c', 'f')

@@ -574,15 +574,17 @@ SET pass = %(pass)s,
 WHERE name = %(name)s
 
 -- name: pages
--- a row is: the pages of the largest of a table and its partitions, and the live rows of a page as its statistics tell
-SELECT (pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_size')::bigint)::bigint AS pages,
-       CASE WHEN c.relpages > 0 THEN c.reltuples / c.relpages ELSE 50 END::float8 AS rows_of_page
-FROM pg_catalog.pg_class AS c
-WHERE c.oid IN (SELECT p.relid FROM pg_catalog.pg_partition_tree(%(table)s::regclass) AS p
-                UNION ALL
-                SELECT %(table)s::regclass)
-  AND c.relkind = 'r'
-ORDER BY pages DESC
+-- a row is: the pages of the largest of a table and its partitions, and the live rows of one page of each, as statistics tell
+SELECT p.pages,
+       p.rows_of_page * pg_catalog.sum(p.pages) OVER () / greatest(p.pages, 1) AS rows_of_page
+FROM (SELECT (pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_size')::bigint)::bigint AS pages,
+             CASE WHEN c.relpages > 0 THEN c.reltuples / c.relpages ELSE 50 END::float8 AS rows_of_page
+      FROM pg_catalog.pg_class AS c
+      WHERE c.oid IN (SELECT p.relid FROM pg_catalog.pg_partition_tree(%(table)s::regclass) AS p
+                      UNION ALL
+                      SELECT %(table)s::regclass)
+        AND c.relkind = 'r') AS p
+ORDER BY p.pages DESC
 LIMIT 1
 
 -- name: has_refused_rows
