@@ -105,6 +105,11 @@ SELECT count(*) AS ranges,
 FROM pgrunbook.swap_range AS r
 WHERE r.name = %(name)s
 
+-- name: room
+-- a row is: how much the log of changes of a swap takes
+SELECT coalesce(pg_catalog.pg_total_relation_size(pg_catalog.to_regclass(pg_catalog.format('pgrunbook.%%I', %(log)s::text))), 0)
+       AS bytes
+
 -- name: pages
 -- a row is: a table without partitions that holds rows of this one, with its pages
 SELECT c.oid::bigint AS relation,
