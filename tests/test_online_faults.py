@@ -134,6 +134,28 @@ def test_writers_work_on_behind_a_disk_that_a_swap_has_filled(small_place: tuple
 
 @pytest.mark.slow
 @pytest.mark.every_version
+def test_disk_that_is_full_before_the_cut_over_ends_the_swap(small_place: tuple[Place, Path]) -> None:
+    """Its log has filled the disk while nobody was at work: the next run gives its room back to the writers."""
+    place, disk = small_place
+    made, code = run("swap", table="orders", shape=WIDER, cutover="postponed")
+    assert (made.status, code) == (Status.DONE, 0), error(made)
+    fill_up(disk, 600_000)
+    with flooded(place, lambda: True) as errors:
+        wait_until(lambda: errors)
+    assert "No space left on device" in errors[0]
+    made, code = run("swap", table="orders")
+    told = error(made)
+    assert (made.status, code) == (Status.FAILED, 1), told
+    assert told.startswith(NO_ROOM), told
+    assert NOTHING_LEFT in told
+    assert place.left == []
+    with Traffic(place) as traffic:
+        wait_until(lambda: traffic.done > 20)
+    assert traffic.errors == []
+
+
+@pytest.mark.slow
+@pytest.mark.every_version
 def test_disk_is_full_in_a_change_of_type(place: Place, small_disk: Path) -> None:
     """In the fill, or in an index: the migration is taken back, others work on, and the next release ends it."""
     (place.folder / "migrations" / "0001_a.sql").write_text("ALTER TABLE orders ALTER COLUMN id TYPE bigint;")

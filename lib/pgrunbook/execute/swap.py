@@ -58,15 +58,7 @@ def fill(
             conn, target, swap, goals=goals, workers=workers, on_part=on_part, most_log_bytes=most_log_bytes
         )
     except (NoRoomError, psycopg.errors.DiskFull) as exc:
-        why = said(exc) if isinstance(exc, psycopg.Error) else str(exc)
-        now = swap_store.of_table(conn, choice.table) or swap
-        swap_end.abandon(conn, target, now, attempts=AWAY_ATTEMPTS)
-        raise StatementFailed(
-            f"gave up the swap of {choice.table.label}: there is no more room for it",
-            detail=f"{why[0].upper()}{why[1:]}.",
-            hint=f"Make room (it takes {swap_begin.SPACE_TIMES} times what the table does), or name a time with fewer"
-            " writes; then begin it again. most_log_mb lets its log grow further.",
-        ) from exc
+        raise _given_up(conn, target, swap, exc) from exc
 
 
 def cut_over(
@@ -80,9 +72,17 @@ def cut_over(
     attempts: int,
     on_attempt: Callable[[int, str], None],
 ) -> TableCutover:
-    """Let the two tables change their places. Raises Refused without a permit, and as ``online.cutover``."""
+    """Let the two tables change their places; where the disk is full before the first time, the swap is taken away.
+
+    Raises Refused without a permit, StatementFailed where it was taken away, and as ``online.cutover``.
+    """
     permit.check(subject, conn)
-    return cutover.cut_over(conn, target, swap, keep_hours=keep_hours, attempts=attempts, on_attempt=on_attempt)
+    try:
+        return cutover.cut_over(conn, target, swap, keep_hours=keep_hours, attempts=attempts, on_attempt=on_attempt)
+    except psycopg.errors.DiskFull as exc:
+        if swap.is_new_live:
+            raise
+        raise _given_up(conn, target, swap, exc) from exc
 
 
 def settle(
@@ -97,3 +97,15 @@ def end(conn: Connection, target: Target, permit: Permit, subject: str, swap: Ta
     """Drop the old table of a swap, or take the swap away. Raises Refused without a permit, and as its parts."""
     permit.check(subject, conn)
     return swap_end.abandon(conn, target, swap) if away else swap_end.finish(conn, target, swap)
+
+
+def _given_up(conn: Connection, target: Target, swap: TableSwap, exc: NoRoomError | psycopg.Error) -> StatementFailed:
+    """Take a swap away that has no more room; return the error that says so."""
+    why = said(exc) if isinstance(exc, psycopg.Error) else str(exc)
+    swap_end.abandon(conn, target, swap_store.of_table(conn, swap.table) or swap, attempts=AWAY_ATTEMPTS)
+    return StatementFailed(
+        f"gave up the swap of {swap.table.label}: there is no more room for it",
+        detail=f"{why[0].upper()}{why[1:]}.",
+        hint=f"Make room (it takes {swap_begin.SPACE_TIMES} times what the table does), or name a time with fewer"
+        " writes; then begin it again. most_log_mb lets its log grow further.",
+    )
