@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +14,7 @@ import yaml
 
 from acting import error, pgrunbook, run, wait_until
 from forks import ForkedProcess
-from kill_stage import children, sessions
+from kill_stage import ENDS_S, children, sessions
 from pgrunbook.config import targets
 from pgrunbook.record.run import Status
 from scenes import beside, safe_plan_of
@@ -54,7 +55,9 @@ def killed_while_it_waits(place: Place, begun: Callable[[], bool], *words: str) 
     with place.holding("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM other"):
         wait_until(lambda: is_true(place, OLD))
         with pgrunbook("run", *words, "--target", "demo", "-p", "table=orders", *WAITS) as process:
-            wait_until(lambda: process.poll() is not None or begun())
+            ends = time.monotonic() + ENDS_S  # on a busy machine a run takes a minute to begin
+            while process.poll() is None and not begun() and time.monotonic() < ends:
+                time.sleep(0.05)
             assert process.poll() is None, process.communicate()
             kill(process.pid)
     wait_until(lambda: not sessions(targets.load("demo")))
