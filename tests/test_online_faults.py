@@ -134,12 +134,11 @@ def test_writers_work_on_behind_a_disk_that_a_swap_has_filled(small_place: tuple
 
 @pytest.mark.slow
 @pytest.mark.every_version
-def test_disk_that_is_full_before_the_cut_over_ends_the_swap(small_place: tuple[Place, Path]) -> None:
-    """Its log has filled the disk while nobody was at work: the next run gives its room back to the writers."""
-    place, disk = small_place
+def test_disk_that_is_full_before_the_cut_over_ends_the_swap(place: Place, small_disk: Path) -> None:
+    """It was filled while nobody was at work: the next run gives the room of the swap back to the writers."""
     made, code = run("swap", table="orders", shape=WIDER, cutover="postponed")
     assert (made.status, code) == (Status.DONE, 0), error(made)
-    fill_up(disk, 600_000)
+    fill_up(small_disk, 100_000)
     with flooded(place, lambda: True) as errors:
         wait_until(lambda: errors)
     assert "No space left on device" in errors[0]
