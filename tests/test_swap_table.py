@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 
 import psycopg
@@ -11,7 +12,7 @@ import pytest
 
 from pgrunbook.database.checksums import TableName
 from pgrunbook.database.connection import connect
-from pgrunbook.errors import Broken, Refused, WrongInput
+from pgrunbook.errors import Blocked, Broken, Refused, WrongInput
 from pgrunbook.online import carried, cutover, swap_copy, swap_sync
 from pgrunbook.online.swap_shape import SwapChoice
 from servers import Server
@@ -805,3 +806,25 @@ def test_rows_are_laid_out_by_types_of_postgresql_only(stage: SwapStage) -> None
     stage.ready(SwapChoice(odd, order=("m",)))
     stage.cut_over()
     assert stage.rows("SELECT count(*) FROM odd") == [(100,)]
+
+
+@pytest.mark.slow
+def test_end_of_a_swap_that_gets_no_lock_keeps_no_writer_waiting(twins: SwapStage) -> None:
+    """A reader that never ends is named; the log is not locked before the table, and the locks are requested briefly."""
+    hasty = stage_of(twins.server, twins.database, attempts=3, lock_patience_ms=100)
+    hasty.begun(SwapChoice(ORDERS))
+    with hasty.session() as reader, hasty.session() as writer, ThreadPoolExecutor(1) as pool:
+        reader.execute("BEGIN; SELECT count(*) FROM orders")
+        writer.execute("SET lock_timeout = '500ms'")
+        ended, written = pool.submit(hasty.abandon), 0
+        while not ended.done():
+            written += writer.execute("UPDATE orders SET note = 'w' WHERE number = 1").rowcount
+        assert written > 0
+        with pytest.raises(
+            Blocked, match=r"could not lock table public\.orders to end its swap, in 3 attempts"
+        ) as caught:
+            ended.result()
+        assert f"process {reader.info.backend_pid} " in caught.value.detail
+        reader.execute("COMMIT")
+    hasty.abandon()
+    assert hasty.rows(OUR_TRIGGER) == []

@@ -265,13 +265,14 @@ def _standing(target: Target) -> TargetStanding:
             who = activity.identity(conn)
             server = f"PostgreSQL {who.server_version}, {who.role}"
             now = locks.run_in_progress(conn)
+            left = _unfinished(conn, target)
             if target.migrations is None:
-                return TargetStanding(target=target.name, server=server, at_work=now or None)
+                return TargetStanding(target=target.name, server=server, at_work=now or None, unfinished=left)
             history = histories.read(conn, target)
             return TargetStanding(
                 target=target.name, server=server, version=history.version() or None, at_work=now or None,
                 pending=len(history.pending()), problems=len(history.problems()),
-                for_contract=_waiting(conn),
+                for_contract=_waiting(conn), unfinished=left,
             )  # fmt: skip
     except RunbookError as exc:
         return TargetStanding(target=target.name, error=exc.message)
@@ -283,6 +284,16 @@ def _waiting(conn: Connection) -> tuple[str, ...] | None:
 
     try:
         return tuple(one.label for one in shadows.read(conn))
+    except Refused:
+        return None
+
+
+def _unfinished(conn: Connection, target: Target) -> tuple[str, ...] | None:
+    """Return the changes that nobody has ended, None where schema pgrunbook is not to be read."""
+    from pgrunbook.procedures import unfinished_changes
+
+    try:
+        return unfinished_changes.names(conn, target.name)
     except Refused:
         return None
 

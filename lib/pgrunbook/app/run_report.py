@@ -142,7 +142,8 @@ class RequestsReport(_Printed):
 class TargetStanding(_Printed):
     """How a target stands; what was not found out is null, and ``error`` says why.
 
-    ``for_contract`` names the columns that live beside others until contract drops them.
+    ``for_contract`` names the columns that live beside others until contract drops them, ``unfinished`` the changes
+    that somebody has begun and no run is at work on; ``pgrunbook doctor`` says how each is ended.
     """
 
     target: str
@@ -151,6 +152,7 @@ class TargetStanding(_Printed):
     pending: int | None = None
     problems: int | None = None
     for_contract: tuple[str, ...] | None = None
+    unfinished: tuple[str, ...] | None = None
     at_work: str | None = None
     error: str | None = None
 
@@ -158,7 +160,8 @@ class TargetStanding(_Printed):
         """Return it as a row of the table that people read."""
         if self.error is not None:
             return (self.target, "-", "-", "-", self.error)
-        now = self.at_work or "no run"
+        left = f"; {'; '.join(self.unfinished)}: pgrunbook doctor --target {self.target}" if self.unfinished else ""
+        now = f"{self.at_work or 'no run'}{left}"
         if self.pending is None:
             return (self.target, self.server or "-", "-", "-", now)
         problems = f", {counted(self.problems, 'problem')}" if self.problems else ""

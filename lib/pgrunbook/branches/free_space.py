@@ -14,9 +14,14 @@ SEGMENT_BYTES = 16 * 1024 * 1024
 WAL_BYTES = 160 * 1024 * 1024  # a server that starts writes some segments of its own
 
 
+def left() -> int:
+    """Return how many bytes the disk of the state directory has left."""
+    return shutil.disk_usage(state_folder("servers")).free
+
+
 def check(what: str, needed_bytes: int) -> None:
     """See that the state directory has room for something, and for some WAL beside it. Raises Refused."""
-    free, needed = shutil.disk_usage(state_folder("servers")).free, needed_bytes + WAL_BYTES
+    free, needed = left(), needed_bytes + WAL_BYTES
     if free < needed:
         raise Refused(
             f"refused to begin: there is too little space on the disk for {what}",
@@ -27,7 +32,7 @@ def check(what: str, needed_bytes: int) -> None:
 
 def lack(told: str) -> str:
     """Return how a program that failed lacked room: by what it told, or by what is left; "" where it did not."""
-    free = shutil.disk_usage(state_folder("servers")).free
+    free = left()
     if FULL in told:
         return next(line.strip() for line in told.splitlines() if FULL in line)
     return f"{paths.state_dir()} has {human(free)} left." if free < SEGMENT_BYTES else ""

@@ -94,7 +94,7 @@ def remnants(conn: Connection) -> list[Remnant]:
             )
             for row in queries.rows(conn, "leftovers", "of_tools")
         ),
-        *_helpers(conn),
+        *helpers(conn),
     ]  # fmt: skip
 
 
@@ -123,7 +123,7 @@ def _remedy(row: Mapping[str, Any]) -> str:
     return f"DROP INDEX CONCURRENTLY {row['name']}"
 
 
-def _helpers(conn: Connection) -> Iterator[Remnant]:
+def helpers(conn: Connection) -> Iterator[Remnant]:
     """Yield what a safe form of ours has left: a run takes its helpers away, unless it was cut off.
 
     What lives beside a column until contract is no leftover.

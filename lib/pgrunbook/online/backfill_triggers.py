@@ -36,6 +36,18 @@ def refuse_behind(conn: Connection, made: ColumnBackfill, target: str) -> None:
             )
 
 
+def refuse_follower(conn: Connection, made: ColumnBackfill, target: str) -> None:
+    """Raise Refused where a column is filled that follows another since a change of type: that would be undone."""
+    for one in shadows.read(conn):
+        is_of_table = (one.table_schema, one.table_name) == (made.table.schema, made.table.name)
+        if is_of_table and one.kind == "type change" and one.shadow_name in made.values:
+            raise Refused(
+                f"cannot fill {one.label}: it follows {one.beside} until contract",
+                detail=f"{one.migration} ({one.kind}) has left both, and a trigger would undo what is filled.",
+                hint=f"Fill {one.beside}; or pgrunbook run contract --target {target}.",
+            )
+
+
 def _touched(made: ColumnBackfill) -> set[str]:
     """Return the columns that are filled or read, there or back."""
     texts = [*made.values.values(), *made.back.values(), *([made.where] if made.where else [])]

@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 
 from pgrunbook.config.targets import Target
+from pgrunbook.database import step_log
 from pgrunbook.database.checksums import TableName
 from pgrunbook.database.connection import Connection, transaction
 from pgrunbook.database.queries import rows
@@ -50,6 +51,7 @@ def look(conn: Connection, choice: SwapChoice) -> SwappedTable:
     oid = conn.oid_of("regclass", str(choice.table))
     if oid is None:
         raise WrongInput(f"there is no table {choice.table.label}", hint="Name it with its schema, as public.orders.")
+    _refuse_half_done(conn, choice)
     (facts,) = rows(conn, "swap", "facts", oid=oid)
     found = tuple(carried.hanging(conn, oid))
     _refuse_kind(choice, facts)
@@ -151,6 +153,16 @@ def _drop_unchecked(conn: Connection, table: SwappedTable, new: TableName) -> No
     there = {row["name"] for row in rows(conn, "swap", "unchecked", oid=table.oid)}
     for name in sorted(there):
         conn.execute(f'ALTER TABLE {new} DROP CONSTRAINT "{name.replace(chr(34), chr(34) * 2)}"'.encode())
+
+
+def _refuse_half_done(conn: Connection, choice: SwapChoice) -> None:
+    """Raise Refused where a migration is half done: its loops may be in the middle of pages of the table of today."""
+    for begun in [one for way in ("up", "down") for one in step_log.unfinished(conn, way)]:
+        raise Refused(
+            f"cannot swap {choice.table.label}: {begun.migration} is half done",
+            detail="It goes on with the table as it was then; the new one has other pages and helpers.",
+            hint=f"Go on with it (pgrunbook run --resume {begun.run_id}), or roll it back; then begin the swap.",
+        )
 
 
 def _refuse_kind(choice: SwapChoice, facts: dict[str, Any]) -> None:

@@ -39,7 +39,7 @@ RANGE_PAGES = 512  # 4 MB: about a tenth of a second
 ORDERED_ROWS = 250_000
 WORKERS = 2
 COPY_TIMEOUT_MS = 3_600_000
-LATENCY_MS = 20.0
+GOALS = ThrottleGoals()
 MOST_REFUSED = 5
 MOST_COPIES = 10
 
@@ -55,9 +55,10 @@ def copy_whole(
     target: Target,
     swap: TableSwap,
     *,
-    latency_ms: float = LATENCY_MS,
+    goals: ThrottleGoals = GOALS,
     workers: int = WORKERS,
     on_range: Callable[[SwapProgress], None] = lambda _: None,
+    refuse: Callable[[], None] = lambda: None,
 ) -> None:
     """Plan the ranges where that was not done yet, and copy them; where the table is rewritten meanwhile, begin again.
 
@@ -68,7 +69,7 @@ def copy_whole(
         if not progress(conn, swap).ranges:
             plan_ranges(conn, swap)
         try:
-            copy(target, swap, latency_ms=latency_ms, workers=workers, on_range=on_range)
+            copy(target, swap, goals=goals, workers=workers, on_range=on_range, refuse=refuse)
             return
         except RewrittenError:
             log.info("copy %s of %s of %s begins again: it was rewritten", attempt, MOST_COPIES, swap.table)
@@ -119,15 +120,16 @@ def copy(
     target: Target,
     swap: TableSwap,
     *,
-    latency_ms: float = LATENCY_MS,
+    goals: ThrottleGoals = GOALS,
     workers: int = WORKERS,
     on_range: Callable[[SwapProgress], None] = lambda _: None,
+    refuse: Callable[[], None] = lambda: None,
 ) -> SwapProgress:
     """Copy what is not copied yet, with several sessions; return what is.
 
     It rests where the latency of small transactions on the table is above its goal. Raises psycopg's errors unchanged:
     ranges that are committed stay, and the same call goes on. Raises RewrittenError where the table was rewritten
-    meanwhile, Interrupted and Blocked as ``online.throttle``.
+    meanwhile, Interrupted and Blocked as ``online.throttle``, and what ``refuse`` raises between two ranges.
     Locks: AccessShareLock on the table, RowExclusiveLock on the new one, for each range.
     """
     with ExitStack() as opened:
@@ -136,7 +138,7 @@ def copy(
         ]
         first = conns.pop()
         probe = opened.enter_context(LatencyProbe(target, *swap.table, conns[0].info.backend_pid))
-        throttle = Throttle(first, swap.relation, ThrottleGoals(latency_ms), probe=probe, run_id=swap.run_id)
+        throttle = Throttle(first, swap.relation, goals, probe=probe, run_id=swap.run_id, refuse=refuse)
         throttle.rest = 0.0  # who is not hurt is not spared
         pool = opened.enter_context(ThreadPoolExecutor(workers))
         throttle.turn()

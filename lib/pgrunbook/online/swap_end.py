@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
+import psycopg
 from psycopg import sql
 
 from pgrunbook.config.targets import Target
+from pgrunbook.database import lock_wait
 from pgrunbook.database.connection import Connection, transaction
-from pgrunbook.errors import Refused
+from pgrunbook.database.lock_wait import LockRequest
+from pgrunbook.display.prose import counted
+from pgrunbook.errors import Blocked, Refused
 from pgrunbook.inverse.reader import CLASSES, reading
 from pgrunbook.inverse.recreation import drop_and_recreate
 from pgrunbook.inverse.way import NoInverseError, Way
 from pgrunbook.online import swap_store, swap_trust
-from pgrunbook.online.change_log import ChangeLog
+from pgrunbook.online.change_log import ChangeLog, whole
 from pgrunbook.online.swap_store import SwapState, TableSwap
+from pgrunbook.sql.lock_modes import CONFLICTS
 
+SHORTEST_LOCK_TIMEOUT_MS = 50
 VALIDATE_TIMEOUT_MS = 24 * 3_600_000
 _MAKES, _WITH_DATA = "CREATE MATERIALIZED VIEW ", " WITH DATA"
+
+log = logging.getLogger(__name__)
 
 
 def settle(
@@ -94,8 +103,8 @@ def _view_of(text: str) -> str:
 def finish(conn: Connection, target: Target, swap: TableSwap) -> TableSwap:
     """Drop the old table, the log and our index: from now on there is no way back but a restore.
 
-    Raises Refused before the cut-over, and where something is to be settled yet.
-    Locks: AccessExclusiveLock on both tables, for a moment.
+    Raises Refused before the cut-over, and where something is to be settled yet; Blocked where the lock is not to be
+    had. Locks: AccessExclusiveLock on both tables, for a moment.
     """
     if swap.state is not SwapState.CUT_OVER:
         raise Refused(
@@ -109,9 +118,10 @@ def finish(conn: Connection, target: Target, swap: TableSwap) -> TableSwap:
     return _ended(conn, target, swap, SwapState.FINISHED)
 
 
-def abandon(conn: Connection, target: Target, swap: TableSwap) -> TableSwap:
-    """Take a swap away: the new table, the log and the triggers. Raises Refused where the new table is the live one.
+def abandon(conn: Connection, target: Target, swap: TableSwap, *, attempts: int = 0) -> TableSwap:
+    """Take a swap away: the new table, the log and the triggers; in so many attempts, 0 for those of the target.
 
+    Raises Refused where the new table is the live one, Blocked where the lock is not to be had.
     Locks: AccessExclusiveLock on the table, for a moment.
     """
     if swap.is_new_live:
@@ -119,18 +129,56 @@ def abandon(conn: Connection, target: Target, swap: TableSwap) -> TableSwap:
             f"cannot take the swap of {swap.table.label} away: the new table is the live one",
             detail="What was written since the cut-over is brought back by swapping back first.",
         )
-    return _ended(conn, target, swap, SwapState.ABANDONED)
+    return _ended(conn, target, swap, SwapState.ABANDONED, attempts)
 
 
-def _ended(conn: Connection, target: Target, swap: TableSwap, state: SwapState) -> TableSwap:
-    with transaction(conn, lock_timeout_ms=target.lock_timeout_ms, statement_timeout_ms=target.statement_timeout_ms):
-        for name in (f"changes_{swap.name}", f"changes_{swap.name}_back"):
-            for statement in ChangeLog(name, swap.table, swap.plan.key, swap.live_side).drop():
-                conn.execute(statement)
-        conn.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(swap.other.identifier()))
-        if swap.plan.has_own_index and swap.is_new_live:
-            index = sql.Identifier(swap.table.schema, f"swap_{swap.name}_key")
-            conn.execute(sql.SQL("DROP INDEX IF EXISTS {}").format(index))
-        after = replace(swap, state=state)
-        swap_store.note(conn, after)
+def _ended(conn: Connection, target: Target, swap: TableSwap, state: SwapState, attempts: int = 0) -> TableSwap:
+    """Drop all of it, and note that; where the disk has no room for the note, drop first: that makes room."""
+    after = replace(swap, state=state)
+    try:
+        _locked(conn, target, swap, attempts, lambda: _drop(conn, swap, after))
+    except psycopg.errors.DiskFull as exc:
+        log.info("the swap of %s is dropped before that is noted: %s", swap.table, exc)
+        _locked(conn, target, swap, attempts, lambda: _drop(conn, swap))
+        _locked(conn, target, swap, attempts, lambda: _drop(conn, swap, after))
     return after
+
+
+def _drop(conn: Connection, swap: TableSwap, after: TableSwap | None = None) -> None:
+    for name in (f"changes_{swap.name}", f"changes_{swap.name}_back"):
+        for statement in ChangeLog(name, swap.table, swap.plan.key, swap.live_side).drop():
+            conn.execute(statement)
+    conn.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(swap.other.identifier()))
+    if swap.plan.has_own_index and swap.is_new_live:
+        index = sql.Identifier(swap.table.schema, f"swap_{swap.name}_key")
+        conn.execute(sql.SQL("DROP INDEX IF EXISTS {}").format(index))
+    if after is not None:
+        swap_store.note(conn, after)
+
+
+def _locked(conn: Connection, target: Target, swap: TableSwap, attempts: int, work: Callable[[], None]) -> None:
+    """Do the work in a transaction that locks the live table before the log, as its writers do.
+
+    Where it locked the log first, a writer could be chosen as the victim of a deadlock. Raises Blocked.
+    """
+    wanted = [LockRequest(str(swap.table), "AccessExclusiveLock", CONFLICTS["AccessExclusiveLock"])]
+    patience_ms, holders, attempts = float(target.lock_patience_ms), "", attempts or target.attempts
+    for attempt in range(1, attempts + 1):
+        is_there = conn.oid_of("regclass", str(swap.table)) is not None
+        if is_there:
+            seen = lock_wait.until_free(conn, wanted, patience_ms=patience_ms)
+            holders = "; ".join(map(str, seen.holders[:3])) or holders
+        lock_timeout_ms = min(target.lock_timeout_ms, SHORTEST_LOCK_TIMEOUT_MS * 2 ** min(attempt - 1, 16))
+        try:
+            with transaction(conn, lock_timeout_ms=lock_timeout_ms, statement_timeout_ms=target.statement_timeout_ms):
+                if is_there:
+                    conn.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(whole(conn, swap.table)))
+                return work()
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected) as exc:
+            log.info("attempt %s of %s to end the swap of %s: %s", attempt, attempts, swap.table, exc)
+            patience_ms = min(patience_ms, lock_wait.LAST_PATIENCE_MS)
+    raise Blocked(
+        f"could not lock table {swap.table.label} to end its swap, in {counted(attempts, 'attempt')}",
+        detail=f"{holders or 'Sessions of the application use the table without a pause'}.",
+        hint="Wait until these sessions have ended, or end them; then do this again.",
+    )

@@ -14,9 +14,11 @@ from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection, transaction
 from pgrunbook.database.control import Obedience
 from pgrunbook.errors import Broken
-from pgrunbook.online import change_log, swap_build, swap_copy, swap_store, swap_trust
+from pgrunbook.online import change_log, swap_build, swap_copy, swap_room, swap_store, swap_trust
 from pgrunbook.online.change_log import of_live, value, whole
+from pgrunbook.online.swap_room import SwapRoom
 from pgrunbook.online.swap_store import SwapState, TableSwap
+from pgrunbook.online.throttle import ThrottleGoals
 
 DRAIN_TIMEOUT_MS = 3_600_000
 NEAR_NOTES = 200
@@ -172,17 +174,32 @@ def fill(
     target: Target,
     swap: TableSwap,
     *,
-    latency_ms: float = swap_copy.LATENCY_MS,
+    goals: ThrottleGoals = swap_copy.GOALS,
     workers: int = swap_copy.WORKERS,
     on_part: Callable[[str, int], None] = lambda _what, _rows: None,
+    most_log_bytes: int = 0,
 ) -> TableSwap:
     """Bring a swap up to its cut-over: copy, catch up, build, compare; return it as it is then.
 
-    The same call goes on where it stopped. Raises as its parts; Broken where the rows are not the same in the end.
+    The same call goes on where it stopped. Raises as its parts; Broken where the rows are not the same in the end,
+    NoRoomError where the room is used up, as ``online.swap_room`` says.
     """
+    with swap_room.watched(conn, target, swap, most_log_bytes) as room:
+        return _filled(conn, target, swap, room, goals, workers, on_part)
+
+
+def _filled(
+    conn: Connection,
+    target: Target,
+    swap: TableSwap,
+    room: SwapRoom,
+    goals: ThrottleGoals,
+    workers: int,
+    on_part: Callable[[str, int], None],
+) -> TableSwap:
     if swap.state is SwapState.COPYING:
         swap_copy.copy_whole(
-            conn, target, swap, latency_ms=latency_ms, workers=workers,
+            conn, target, swap, goals=goals, workers=workers, refuse=room.refuse,
             on_range=lambda one: on_part("copied", one.rows),
         )  # fmt: skip
         with _snapshot(conn):

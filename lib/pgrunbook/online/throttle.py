@@ -87,7 +87,8 @@ class Throttle:
 
     ``rows`` is the size of the next batch. ``probe`` measures the latency of others; without one, that of the loop's
     own COMMIT is all that is known. ``on_wait`` is called when the loop begins to wait, ``on_pause`` for a command.
-    ``run_id`` names the run whose pace and commands a person may change.
+    ``run_id`` names the run whose pace and commands a person may change. ``refuse`` is called at each turn, and while
+    it waits: what it raises ends the loop.
     """
 
     conn: Connection
@@ -98,6 +99,7 @@ class Throttle:
     run_id: str = control.ALL
     on_wait: Callable[[Brake], None] = lambda _: None
     on_pause: Callable[[Order], None] = lambda _: None
+    refuse: Callable[[], None] = lambda: None
     samples: list[ThrottleSample] = field(default_factory=list, init=False)
     waits: list[ThrottleWait] = field(default_factory=list, init=False)
     rest: float = field(default=FIRST_REST, init=False)
@@ -232,6 +234,7 @@ class Throttle:
 
     def _obey(self) -> None:
         began, self._pause = time.monotonic(), ""
+        self.refuse()
         self._obedience.now()
         if self._pause:
             self._note_wait(began, self._pause)

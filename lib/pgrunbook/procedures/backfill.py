@@ -70,6 +70,7 @@ def plan_the_batches(here: Session) -> Table:
         )
     here.facts.update(made=made, order=order, capture=_capture(here, made))
     here.subject = frozenset({made.subject})
+    backfill_triggers.refuse_follower(here.conn, made, here.target.name)
     if given.keep_in_sync:
         backfill_triggers.refuse_behind(here.conn, made, here.target.name)
     here.journal("backfill-planned", subject=made.subject, table=made.table.label, relation=made.table.sql,

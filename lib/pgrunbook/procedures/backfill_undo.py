@@ -219,6 +219,14 @@ def _refuse_conflicts(here: Session, end: BackfillEnd, table: Table) -> None:
     if found and decided == "stop":
         here.show(table)
         again = command(here, end.run.run_id, BACK)
+        if all(one.way == "not to be told" for one in found.samples):
+            raise Refused(
+                f"cannot tell whether {counted(found.rows, 'row')} of {end.made.table.label} are those of the backfill",
+                detail="The table was swapped since, or somebody has switched a trigger of ours off."
+                f"{found.lines()}{chr(10)}  Each of them is in {undo_data.FILE}, with its values before.",
+                hint="A restore brings old values back, beside this database. To give them up: "
+                f"{command(here, end.run.run_id, ABANDON)}",
+            )
         raise Refused(
             f"{counted(found.rows, 'row')} of {end.made.table.label} that the backfill has filled"
             f" {'was' if found.rows == 1 else 'were'} changed by somebody since",

@@ -20,10 +20,10 @@ from pgrunbook.database.vitals import Urgency, Vitals
 from pgrunbook.display.prose import counted, listed
 from pgrunbook.display.show import BAD, GOOD, QUIET, WARN, Cell, Table
 from pgrunbook.display.units import human
-from pgrunbook.errors import RunbookError
+from pgrunbook.errors import Refused, RunbookError
 from pgrunbook.history import repair
 from pgrunbook.history.repair import HistoryRepair
-from pgrunbook.procedures import monitor_views, slow_queries
+from pgrunbook.procedures import monitor_views, slow_queries, unfinished_changes
 from pgrunbook.record import door
 from pgrunbook.rehearse import drift
 
@@ -51,6 +51,7 @@ def diagnose(target: Target, conn: Connection, seen: Vitals) -> list[Symptom]:
     looks: tuple[tuple[Section, Callable[[], Iterator[Symptom]]], ...] = (
         ("history", lambda: _half_done(target, conn)),
         ("history", lambda: _history(target, conn)),
+        ("left-behind", lambda: _unfinished(target, conn)),
         ("left-behind", lambda: _leftovers(leftovers.remnants(conn))),
         ("slow", lambda: _slow(target, conn)),
     )
@@ -162,6 +163,15 @@ def _history(target: Target, conn: Connection) -> Iterator[Symptom]:
     for entry in history.problems():
         what = f"{entry.name} is {entry.state.replace('_', ' ')}"
         yield Symptom("history", what, entry.note, mends.get(entry.name, "as it says: no row of the history mends it"))
+
+
+def _unfinished(target: Target, conn: Connection) -> Iterator[Symptom]:
+    try:
+        found = unfinished_changes.read(conn, target.name)
+    except Refused:
+        return  # somebody else's schema has the name of ours: section history says so
+    for one in found:
+        yield Symptom("left-behind", one.what, one.why, one.todo)
 
 
 def _leftovers(found: Sequence[Remnant]) -> Iterator[Symptom]:

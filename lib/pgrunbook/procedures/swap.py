@@ -16,9 +16,10 @@ from pgrunbook.database import locks, sqlstate
 from pgrunbook.database.checksums import TableName
 from pgrunbook.database.connection import Connection, connect
 from pgrunbook.database.queries import rows
+from pgrunbook.database.vitals import MB
 from pgrunbook.display import progress
 from pgrunbook.display.show import Banner, Card, Table
-from pgrunbook.errors import NOTHING_CHANGED, Refused, RunbookError, StatementFailed, WrongInput
+from pgrunbook.errors import NOTHING_CHANGED, Blocked, Refused, RunbookError, StatementFailed, WrongInput
 from pgrunbook.execute import permit
 from pgrunbook.execute import swap as execution
 from pgrunbook.online import carried, swap_begin, swap_copy, swap_shape, swap_store, swap_sync
@@ -135,7 +136,8 @@ def make_and_fill(here: Session) -> Card:
             try:
                 swap = execution.fill(
                     conn, here.target, permitted, work.subject, work.choice, work.table,
-                    latency_ms=given.latency_ms, workers=given.workers, on_part=on_part,
+                    goals=swap_views.goals(given), workers=given.workers, most_log_bytes=given.most_log_mb * MB,
+                    on_part=on_part,
                 )  # fmt: skip
             except KeyboardInterrupt as exc:
                 raise swap_views.stopped(here.target.name, work.choice.table, runs.again()) from exc
@@ -288,7 +290,8 @@ def _at_work(here: Session, work: SwapWork) -> Iterator[Connection]:
         try:
             yield conn
         except (psycopg.Error, RunbookError) as exc:
-            raise _explained(here, work, exc) from exc
+            error = _explained(here, work, exc)
+            raise error from (exc.__cause__ if error is exc else exc)
 
 
 def _explained(here: Session, work: SwapWork, exc: psycopg.Error | RunbookError) -> RunbookError:
@@ -302,10 +305,13 @@ def _explained(here: Session, work: SwapWork, exc: psycopg.Error | RunbookError)
                 refused = swap_copy.refused_rows(conn, swap) if swap.state is SwapState.COPYING else []
             state = "" if swap is None else STATES[swap.state].format(swap.table.label)
     except (psycopg.Error, RunbookError):
+        swap = None
         state, refused = "Not known, the server does not answer: pgrunbook.swap says how far the swap is.", []
     here.journal("swap-stopped", error=str(exc).partition("\n")[0], kind=type(exc).__name__, state=state)
     if isinstance(exc, RunbookError):
         exc.state = state or exc.state
+        if isinstance(exc, Blocked) and swap is not None and not (swap.state.is_over or swap.is_new_live):
+            exc.hint = f"{exc.hint} Or take the swap away: {away}"
         return exc
     if refused:
         return StatementFailed(

@@ -5,23 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pgrunbook.database.checksums import TableName
+from pgrunbook.database.row_tracker import FIRST
 from pgrunbook.display.prose import counted, listed
 from pgrunbook.display.show import GOOD, PLAIN, QUIET, WARN, Card, Cell, Table
 from pgrunbook.errors import Interrupted
+from pgrunbook.online.brakes import BrakeLimits
 from pgrunbook.online.carried import CARRIED, Hanging
 from pgrunbook.online.cutover import TableCutover
 from pgrunbook.online.swap_begin import SwapTrial
 from pgrunbook.online.swap_store import SwapPlan, SwapProgress, SwapState, TableSwap
+from pgrunbook.online.throttle import ThrottleGoals
+from pgrunbook.session.parameters import Swap
 
 GOAL_MS = 100.0
 
 
+def goals(given: Swap) -> ThrottleGoals:
+    """Return what the parameters let the throttle aim at."""
+    brakes = BrakeLimits(lag_s=given.max_lag_s, transaction_s=given.max_transaction_age_s)
+    return ThrottleGoals(given.latency_ms, patience_s=given.patience_s, brakes=brakes)
+
+
 def hanging(found: Sequence[Hanging]) -> Table:
     """Return the table of all that hangs on a table."""
-    rows = [
-        (one.kind, one.says, listed(one.columns) if one.columns else "", CARRIED.get(one.kind, "it cannot be carried"))
-        for one in found
-    ]
+    rows = [(one.kind, one.says, listed(one.columns) if one.columns else "", _becomes(one)) for one in found]
     return Table(["kind", "what", "columns", "what becomes of it"], rows, empty="Nothing hangs on the table.")
 
 
@@ -123,6 +130,12 @@ def command(target: str, table: TableName, do: str) -> str:
     """Return the command for a step of a swap."""
     asked = "" if do == "swap" else f" -p do={do}"
     return f"pgrunbook run swap --target {target} -p table={table.label}{asked}"
+
+
+def _becomes(one: Hanging) -> str:
+    if one.kind == "trigger" and one.says.startswith(f"trigger {FIRST}_"):
+        return "made at the cut-over; its undo data ends: behind it nobody can tell which rows it was captured of"
+    return CARRIED.get(one.kind, "it cannot be carried")
 
 
 def _filled(expression: str | None, is_generated: bool, is_there: bool) -> Cell:

@@ -13,7 +13,7 @@ from typing import Any
 
 from pglast import ast
 
-from pgrunbook.database import shadows
+from pgrunbook.database import open_swaps, shadows
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.facts import Facts
 from pgrunbook.database.relations import constraints_of
@@ -87,6 +87,7 @@ class Expander:
     ) -> None:
         self._is_back, self._release = is_back, release
         self._shadows = shadows.there(conn, rows_conn, is_branch=applied)
+        self._swaps = tuple(open_swaps.read(rows_conn or conn, is_branch=applied and rows_conn is None))
         self._facts = Facts(conn, rows_conn)
         self._off, self._batch_rows = off or {}, batch_rows
         self._memory = Memory()
@@ -116,13 +117,15 @@ class Expander:
             node = inner
         is_off = str(statement.place) in self._off
         case = Case(
-            statement, node, self._facts, self._memory, self._batch_rows, self._applied, tuple(self._shadows), is_off,
-            self._is_back,
+            statement, node, self._facts, self._memory, self._batch_rows, self._applied, tuple(self._shadows),
+            self._swaps, is_off, self._is_back,
         )  # fmt: skip
         is_fresh = self._names.are_fresh(node)
-        if not is_fresh and not _taken_back(case):
-            unfinished.refuse(case)
-            left_fill.refuse(case)
+        if not is_fresh:
+            is_taken_back = bool(_taken_back(case))
+            unfinished.refuse(case, is_taken_back=is_taken_back)
+            if not is_taken_back:
+                left_fill.refuse(case)
         parts = self._parts(node)
         beyond = outside.find(self._facts, tree(statement.sql))
         if beyond is not None:

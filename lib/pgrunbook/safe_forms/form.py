@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pgrunbook.database.facts import Facts
+from pgrunbook.database.open_swaps import OpenSwap
 from pgrunbook.database.shadows import Shadow
 from pgrunbook.plan.step import Expansion
 from pgrunbook.sql.statements import Statement
@@ -29,7 +30,8 @@ class Case:
     """A statement, its parse tree, and the database on which it is judged.
 
     ``is_branch`` says that this database is a branch, where the statement is executed next: it may be tried.
-    ``shadows`` are the columns that live beside another until contract, also by earlier statements of the release.
+    ``shadows`` are the columns that live beside another until contract, also by earlier statements of the release;
+    ``swaps`` are those that are not ended.
     With ``is_off`` the statement's safe form is switched off; ``is_back`` says that a migration is taken back.
     """
 
@@ -40,6 +42,7 @@ class Case:
     batch_rows: int = 1_000
     is_branch: bool = False
     shadows: tuple[Shadow, ...] = ()
+    swaps: tuple[OpenSwap, ...] = ()
     is_off: bool = False
     is_back: bool = False
 

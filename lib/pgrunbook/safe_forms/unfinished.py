@@ -21,13 +21,17 @@ _BY_NAME = (A.AT_DropColumn, A.AT_AlterColumnType, A.AT_SetExpression, A.AT_Drop
 _WHOLE = (Kind.OBJECT_TABLE, Kind.OBJECT_SCHEMA)
 
 
-def refuse(case: Case) -> None:
+def refuse(case: Case, *, is_taken_back: bool = False) -> None:
     """Refuse a statement that changes one of two columns of which a trigger keeps the other equal, or their table.
 
-    What it would do to the pair is not what it says, and what it leaves would break each write to the table.
+    What it would do to the pair is not what it says, and what it leaves would break each write to the table. So would
+    what changes the key of a table whose swap is not ended. ``is_taken_back`` says that the statement ends the pair.
     So is one that adds or drops a column of a table that a publication has with a list until contract.
     Raises Refused.
     """
+    _refuse_swapped(case)
+    if is_taken_back:
+        return
     found = touched(case)
     if found is None:
         _refuse_unsent(case)
@@ -43,6 +47,21 @@ def refuse(case: Case) -> None:
         else f"Release {found.migration} and its contract before it; or switch the safe form of the {found.kind} off"
         " (safe_forms_off).",
     )
+
+
+def _refuse_swapped(case: Case) -> None:
+    node = case.node
+    cmds = node.cmds if isinstance(node, ast.AlterTableStmt) else ()
+    is_added = any(cmd.subtype == A.AT_AddColumn for cmd in cmds)
+    if not case.swaps or is_added or isinstance(node, ast.DropStmt):  # who drops the table takes its trigger away
+        return
+    for one in case.swaps:
+        # Each column of the key as if another lived beside it, under a name that no statement has.
+        key = tuple(Shadow(one.schema, one.table, name, "", "rename", "", "") for name in one.key)
+        for found in _touched(replace(case, shadows=key)):
+            is_of_key = bool(cmds) or (isinstance(node, ast.RenameStmt) and node.renameType == Kind.OBJECT_COLUMN)
+            place = f"could not plan {case.statement.place} ({case.statement.kind})"
+            raise one.refused(place, found.column_name if is_of_key else "")
 
 
 def touched(case: Case) -> Shadow | None:

@@ -264,6 +264,8 @@ class Swap(Parameters):
     """The parameters of swap: the table, and the SQL of its new ``shape``: {table} is the new one, {old} that of today.
 
     ``values`` fills columns by expressions over the old table, ``back`` the other way; ``cutover`` may be a time.
+    The copy waits as a backfill does. Where the log takes more than ``most_log_mb`` (0: a fifth of the table, 256 at
+    least), the swap is taken away.
     """
 
     table: str = ""
@@ -278,6 +280,10 @@ class Swap(Parameters):
     attempts: int = Field(default=10, ge=1, le=1_000)
     latency_ms: float = Field(default=20.0, gt=0, le=60_000)
     workers: int = Field(default=2, ge=1, le=16)
+    max_lag_s: float = Field(default=30.0, ge=0, le=86_400)
+    max_transaction_age_s: int = Field(default=600, ge=0, le=86_400)
+    patience_s: int = Field(default=1_800, ge=0, le=604_800)
+    most_log_mb: int = Field(default=0, ge=0, le=100_000_000)
     force: bool = False
 
 
@@ -314,13 +320,11 @@ class Backfill(Parameters):
     ``where`` leaves rows out. With ``keep_in_sync`` a trigger fills what is written meanwhile; ``back`` are columns and
     expressions for programs that write the filled columns; with ``leave_in_sync`` the trigger stays. ``order`` is that
     of the batches. Rows that the server refuses ``stop`` it, or up to ``most_bad_rows`` are passed over (``skip``).
-
     With ``undo_data`` the old values are captured. ``do`` is ``back`` to bring those of the run ``of_run`` back, where
     ``on_conflict`` decides on rows that somebody has changed since, or ``abandon`` to take what is left of it away.
 
-    The throttle aims at a latency of others of ``latency_ms``, at batches of ``batch_ms`` and ``most_batch_rows`` at
-    most. It waits while ``wait_while`` (a query) gives more than 0, a standby lags by ``max_lag_s``, or a transaction
-    is older than ``max_transaction_age_s``; for ``patience_s`` at most.
+    The throttle aims at ``latency_ms`` of others, ``batch_ms`` and ``most_batch_rows``. It waits for ``patience_s``
+    while ``wait_while`` gives more than 0, or ``max_lag_s`` or ``max_transaction_age_s`` is passed.
     """
 
     table: str = ""

@@ -70,6 +70,19 @@ WHERE r.table_schema = %(schema)s
   AND r.name <> %(name)s
   AND r.state IN ('open', 'paused')
 
+-- name: half_done
+-- a row is: a stage of a rollout that is not over, and that some of its rows have reached and others not
+SELECT r.name,
+       s.name AS stage,
+       s.state,
+       pg_catalog.format('%I.%I', r.table_schema, r.table_name) AS table,
+       r.column_name AS column
+FROM pgrunbook.rollout AS r
+JOIN pgrunbook.rollout_stage AS s ON s.rollout = r.name
+WHERE r.state IN ('open', 'paused', 'abandoned')
+  AND s.state IN ('writing', 'going back')
+ORDER BY r.name, s.stage
+
 -- name: begin
 -- a row is: nothing; notes that a rollout begins
 INSERT INTO pgrunbook.rollout (name, table_schema, table_name, column_name, head, state, run_id, changed_by, changed_at)

@@ -44,6 +44,16 @@ FROM pgrunbook.swap AS s
 WHERE %(name)s IN ('', s.name)
 ORDER BY s.state IN ('finished', 'abandoned'), s.made_at DESC
 
+-- name: open
+-- a row is: a swap that is not ended, with the key by which writes are noted
+SELECT s.table_schema AS schema,
+       s.table_name AS table,
+       s.state,
+       ARRAY(SELECT k.name FROM pg_catalog.jsonb_array_elements_text(s.plan -> 'key') AS k (name)) AS key
+FROM pgrunbook.swap AS s
+WHERE s.state NOT IN ('finished', 'abandoned')
+ORDER BY 1, 2
+
 -- name: begin
 -- a row is: nothing; notes that a swap is begun, in the place of one of this table that has ended
 INSERT INTO pgrunbook.swap AS s (name, table_schema, table_name, run_id, state, plan, relation, made_at)
@@ -104,6 +114,11 @@ SELECT count(*) AS ranges,
        coalesce(sum(r.rows), 0)::bigint AS rows
 FROM pgrunbook.swap_range AS r
 WHERE r.name = %(name)s
+
+-- name: room
+-- a row is: how much the log of changes of a swap takes
+SELECT coalesce(pg_catalog.pg_total_relation_size(pg_catalog.to_regclass(pg_catalog.format('pgrunbook.%%I', %(log)s::text))), 0)
+       AS bytes
 
 -- name: pages
 -- a row is: a table without partitions that holds rows of this one, with its pages
