@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -124,7 +125,7 @@ def _fill(swap: TableSwap) -> None:
     target = targets.load("swapped")
     with connect(target, purpose="bench") as conn:
         swap_copy.plan_ranges(conn, swap)
-        swap_copy.copy(target, swap, latency_ms=UNTHROTTLED_MS)
+        swap_copy.copy(target, swap, goals=replace(swap_copy.GOALS, latency_ms=UNTHROTTLED_MS))
         swap_sync.catch_up(conn, swap)
         swap_store.note(conn, swap_build.build(conn, swap))
 
