@@ -49,12 +49,36 @@ END
 
 
 @dataclass(frozen=True)
+class Hung:
+    """Indexes and constraints that hang on columns of a table."""
+
+    indexes: tuple[IndexOn, ...] = ()
+    constraints: tuple[ConstraintOn, ...] = ()
+
+    def beside(self, other: Hung) -> Hung:
+        """Return these and others, each once."""
+        indexes_ = tuple(dict.fromkeys((*self.indexes, *other.indexes)))
+        return Hung(indexes_, tuple(dict.fromkeys((*self.constraints, *other.constraints))))
+
+    def without(self, other: Hung) -> Hung:
+        """Return these without others."""
+        indexes_ = tuple(each for each in self.indexes if each not in other.indexes)
+        return Hung(indexes_, tuple(each for each in self.constraints if each not in other.constraints))
+
+
+@dataclass(frozen=True)
 class ColumnMove:
-    """Columns of one table that are moved together; ``key`` names its rows."""
+    """Columns of one table that are moved together; ``key`` names its rows.
+
+    ``taken`` is taken off the columns that leave, and ``given`` is put on those that come: by default both are what
+    hangs on the columns.
+    """
 
     table: Relation
     columns: tuple[MovedColumn, ...]
     key: tuple[str, ...] = ()
+    taken: Hung | None = None
+    given: Hung | None = None
 
     def steps(self, *, ends: Iterable[str], says: str) -> list[SafeStep]:
         """Return the steps; ``ends`` are the last statements of the cut-over."""
@@ -101,8 +125,14 @@ class ColumnMove:
         return found
 
     @property
+    def carried(self) -> Hung:
+        """What hangs on one of the columns."""
+        indexes_ = dict.fromkeys(index for one in self.columns for index in one.on.indexes)
+        return Hung(tuple(indexes_), tuple(dict.fromkeys(each for one in self.columns for each in one.on.constraints)))
+
+    @property
     def indexes(self) -> list[IndexOn]:
-        """The indexes that use one of the columns, the primary key first; but for :attr:`late_keys`."""
+        """The indexes of the columns that come, the primary key first; but for :attr:`late_keys`."""
         return [index for index in self._all_indexes if not index.checked_late]
 
     @property
@@ -116,14 +146,12 @@ class ColumnMove:
 
     @property
     def _all_indexes(self) -> list[IndexOn]:
-        found = dict.fromkeys(index for one in self.columns for index in one.on.indexes)
-        return sorted(found, key=lambda index: (index.constraint_kind != "p", index.name))
+        return _ordered_indexes(self.carried if self.given is None else self.given)
 
     @property
     def constraints(self) -> list[ConstraintOn]:
-        """The CHECKs and foreign keys that use one of the columns, the CHECKs first."""
-        found = dict.fromkeys(each for one in self.columns for each in one.on.constraints)
-        return sorted(found, key=lambda each: (each.kind, each.schema, each.table, each.name))
+        """The CHECKs and foreign keys of the columns that come, the CHECKs first."""
+        return _ordered_constraints(self.carried if self.given is None else self.given)
 
     @property
     def statistics(self) -> list[StatisticsOn]:
@@ -133,6 +161,10 @@ class ColumnMove:
     @property
     def _is_published(self) -> bool:
         return any(one.on.is_published for one in self.columns)
+
+    @property
+    def _taken(self) -> Hung:
+        return self.carried if self.taken is None else self.taken
 
     @property
     def _comes(self) -> dict[str, str]:
@@ -153,7 +185,7 @@ class ColumnMove:
         found = []
         for one in self.columns:
             if one.not_null:
-                valid, definition = one.on.is_not_null_proven, f"{one.not_null} NOT VALID"
+                valid, definition = one.is_proven, f"{one.not_null} NOT VALID"
                 found += self._added(self.table, one.proves_not_null, definition, one.comes, valid)
         return found
 
@@ -226,8 +258,9 @@ class ColumnMove:
 
     def _cutover(self) -> list[str]:
         """Return the statements of the cut-over, but for what the caller adds."""
-        both = [(one.schema, one.table) for one in self.constraints]
-        both += [(one.partner_schema or "", one.partner_table or "") for one in self.constraints if one.kind == "f"]
+        all_ = [*self.constraints, *_ordered_constraints(self._taken)]
+        both = [(one.schema, one.table) for one in all_]
+        both += [(one.partner_schema or "", one.partner_table or "") for one in all_ if one.kind == "f"]
         tables = sorted({(self.table.schema, self.table.name), *both})
         lock = f"LOCK TABLE {', '.join(name(*one) for one in tables)} IN ACCESS EXCLUSIVE MODE"
         return [
@@ -246,9 +279,11 @@ class ColumnMove:
         """Take off the columns that leave what the others have already: what refers to a key before the key."""
         dropped = [publications.taken_out(self.table, list(self._comes))] if self._is_published else []
         dropped += [f"DROP STATISTICS {name(one.schema, one.name)}" for one in self.statistics]
-        for one in sorted(self.constraints, key=lambda one: one.kind != "f"):
+        for one in sorted(_ordered_constraints(self._taken), key=lambda one: one.kind != "f"):
             dropped.append(alter_table(self._of(one).identifier, f"DROP CONSTRAINT {name(one.name)}"))
-        for index in self.indexes:
+        for index in _ordered_indexes(self._taken):
+            if index.checked_late:
+                continue
             is_key = index.constraint_kind is not None
             drop = self._alter(f"DROP CONSTRAINT {name(index.name)}") if is_key else None
             dropped.append(drop or f"DROP INDEX {name(index.schema, index.name)}")
@@ -315,6 +350,14 @@ class ColumnMove:
 
     def _alter(self, clause: str) -> str:
         return alter_table(self.table.identifier, clause)
+
+
+def _ordered_indexes(hung: Hung) -> list[IndexOn]:
+    return sorted(hung.indexes, key=lambda index: (index.constraint_kind != "p", index.name))
+
+
+def _ordered_constraints(hung: Hung) -> list[ConstraintOn]:
+    return sorted(hung.constraints, key=lambda each: (each.kind, each.schema, each.table, each.name))
 
 
 _ADD = parsed("ALTER TABLE t ADD CHECK (true)").cmds[0]

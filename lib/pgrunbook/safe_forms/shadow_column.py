@@ -32,6 +32,7 @@ from pgrunbook.safe_forms import probes, small_table, type_cost, type_parts
 from pgrunbook.safe_forms.column_move import ColumnMove
 from pgrunbook.safe_forms.form import Case
 from pgrunbook.safe_forms.moved_column import MovedColumn, grows
+from pgrunbook.safe_forms.side_changes import SideChanges
 from pgrunbook.safe_forms.type_parts import TypeChangeParts
 from pgrunbook.sql.deparse import alter_table, changed, command, name, parsed
 from pgrunbook.sql.tree import dotted_name, quoted
@@ -47,11 +48,13 @@ def change(case: Case) -> Expansion | None:
     The default of a column may be dropped and set in the same statement.
     """
     found = type_parts.parts(case)
-    if not isinstance(found, list) or small_table.is_small(case, found[0].table):
+    if not isinstance(found, list):
+        return None
+    if small_table.changed_table(case) is not None and small_table.is_small(case, found[0].table):
         return None
     if not type_cost.of(case, found[0].table).rewrites:
         return None
-    form = _Form.of(case, found)
+    form = _Form.of(case, found, type_parts.beside(case))
     one = len(found) == 1
     return Expansion(
         case.statement,
@@ -68,7 +71,7 @@ def change(case: Case) -> Expansion | None:
         cleanup=tuple(form.cleanup()),
         differs=tuple(form.differs()),
         back=tuple(form.way_back()),
-        back_cleanup=tuple(form.back.cleanup()),
+        back_cleanup=tuple(form.back_cleanup()),
         same_as=type_parts.accepted(case, found[0].table, [part.column.name for part in found]),
     )
 
@@ -86,7 +89,7 @@ def back(case: Case) -> Expansion | None:
         moved.append(MovedColumn(
             table, column_dependents.read(case.facts.conn, table, column), old.name,
             type_parts.shadow_names(table, column.name)[0], ColumnSync(one.sync_name, one.table), pair,
-            case.facts.version, column.default,
+            case.facts.version, column.default, column.not_null, column.not_null,
         ))  # fmt: skip
     move = ColumnMove(table, tuple(moved), loop_key.columns if loop_key is not None else ())
     says = " ".join(f"{m.comes} holds what {m.column} has, also what was written since." for m in moved)
@@ -122,8 +125,9 @@ def _changed(case: Case) -> tuple[Relation, Mapping[str, Column], Sequence[Any]]
     return table, case.facts.columns(table), node.cmds
 
 
-def _returned(move: ColumnMove, gone: Sequence[Shadow]) -> list[SafeStep]:
+def _returned(move: ColumnMove, gone: Sequence[Shadow], beside: SideChanges | None = None) -> list[SafeStep]:
     """Return the steps by which the old columns take their places again, and the new ones are dropped."""
+    beside = beside or SideChanges()
     tried = [
         SafeStep(
             one.sync.proof(one.pair, move.key),
@@ -135,13 +139,15 @@ def _returned(move: ColumnMove, gone: Sequence[Shadow]) -> list[SafeStep]:
     ends = [one.sync.removal() for one in move.columns]
     ends.append(alter_table(move.table.identifier, *(f"DROP COLUMN {name(one.leaves_as)}" for one in move.columns)))
     ends += [one.removal() for one in gone]
+    ends += [alter_table(move.table.identifier, *beside.back_last)] if beside.back_last else []
+    ends += beside.back_then
     if any(one.on.publications for one in move.columns):
         ends.append(publications.whole(move.table))
     says = " ".join(
         f"{one.comes} becomes {one.column} again, with all that hangs on it; the new column is dropped."
         for one in move.columns
     )
-    return [*tried, *move.steps(ends=ends, says=says)]
+    return [*tried, *beside.back_first, *move.steps(ends=ends, says=says)]
 
 
 def shadow(case: Case) -> list[Shadow]:
@@ -156,44 +162,59 @@ class _Form:
 
     case: Case
     found: list[TypeChangeParts]
+    beside: SideChanges
     there: ColumnMove
     back: ColumnMove
 
     @classmethod
-    def of(cls, case: Case, found: list[TypeChangeParts]) -> _Form:
+    def of(cls, case: Case, found: list[TypeChangeParts], beside: SideChanges) -> _Form:
         """Read what hangs on the columns."""
         table, version, loop_key = found[0].table, case.facts.version, case.facts.loop_key(found[0].table)
         key, there, back = loop_key.columns if loop_key is not None else (), [], []
         for one in found:
             pair, on = one.pair, column_dependents.read(case.facts.conn, table, one.column)
-            there.append(
-                MovedColumn(table, on, pair.new, one.parked, one.sync, pair, version, one.default, is_new_type=True)
-            )
-            after, default = pair.renamed(one.parked, one.column.name), one.column.default
-            back.append(MovedColumn(table, on, one.parked, pair.new, one.sync, after, version, default))
-        return cls(case, found, ColumnMove(table, tuple(there), key), ColumnMove(table, tuple(back), key))
+            was, becomes = one.column.not_null, one.not_null
+            there.append(MovedColumn(
+                table, on, pair.new, one.parked, one.sync, pair, version, one.default, was, becomes, is_new_type=True
+            ))  # fmt: skip
+            after, default = pair.behind(one.parked, one.column.name), one.column.default
+            back.append(MovedColumn(table, on, one.parked, pair.new, one.sync, after, version, default, becomes, was))
+        carried = ColumnMove(table, tuple(there)).carried
+        before, behind = carried.beside(beside.gone), carried.without(beside.gone).beside(beside.added)
+        moves = (
+            ColumnMove(table, tuple(there), key, before, behind),
+            ColumnMove(table, tuple(back), key, behind, before),
+        )
+        return cls(case, found, beside, *moves)
 
     def steps(self) -> list[SafeStep]:
         """Return the steps of the change."""
-        ends = [one.sync.turn(one.pair, Leads.NEW) for one in self.back.columns]
+        beside, table = self.beside, self.there.table
+        ends = [alter_table(table.identifier, *beside.last)] if beside.last else []
+        ends += [one.sync.turn(one.pair, Leads.NEW) for one in self.back.columns]
         ends += [_registered(self.case, one).entry() for one in self.found]
         says = " ".join(
             f"{one.comes} becomes {one.column} with all that hangs on it; {one.column} goes on as {one.leaves_as}."
             for one in self.there.columns
         )
-        first = _beside(self.case, self.found, self.there, self._unlisted)
-        return [*first, *self.there.steps(ends=ends, says=says)]
+        says += " The rest of the statement only writes the catalog, and is part of it." if beside.last else ""
+        made = _beside(self.case, self.found, self.there, self._unlisted)
+        return [*beside.first, *made, *self.there.steps(ends=ends, says=says)]
 
     def cleanup(self) -> list[str]:
         """Return the queries for what drops all that was made before the cut-over."""
         drops = [probes.drop_column(one.table, one.pair.new) for one in self.found]
         if self._unlisted:
             drops.append(publications.cleanup(self.there.table))
-        return [*(one.sync.cleanup() for one in self.found), *self.there.cleanup(), *drops]
+        return [*(one.sync.cleanup() for one in self.found), *self.there.cleanup(), *drops, *self.beside.cleanup]
 
     def way_back(self) -> list[SafeStep]:
         """Return the steps of the way back."""
-        return _returned(self.back, [_registered(self.case, one) for one in self.found])
+        return _returned(self.back, [_registered(self.case, one) for one in self.found], self.beside)
+
+    def back_cleanup(self) -> list[str]:
+        """Return the queries for what drops all that the way back has made before its cut-over."""
+        return [*self.back.cleanup(), *self.beside.back_cleanup]
 
     @property
     def _publications(self) -> list[Publication]:
@@ -209,7 +230,7 @@ class _Form:
         moved = {table.label: f"column order of {table.label}: what has a new type comes last"}
         for statistics in self.there.statistics:
             moved[dotted_name(statistics.schema, statistics.name)] = "the columns come in their new order"
-        told = [Declared("column order", what, why) for what, why in moved.items()]
+        told = [*self.beside.differs, *(Declared("column order", what, why) for what, why in moved.items())]
         for one in self.there.columns:
             label = f"{table.label}.{quoted(one.leaves_as)}"
             beside = f"{one.leaves_as} follows {one.column} until contract drops it"
@@ -250,7 +271,7 @@ def _beside(
     new, old = _listed(one.pair.new for one in found), _listed(one.column.name for one in found)
     tried = [
         SafeStep(
-            one.sync.trial(one.pair, move.key, not_null=one.column.not_null and moved.on.is_not_null_proven),
+            one.sync.trial(one.pair, move.key, not_null=one.not_null and moved.is_proven),
             f"Try whether each value of {one.column.name} can be converted; reads and writes go on.",
             quick=False,
         )
