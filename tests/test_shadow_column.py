@@ -283,6 +283,168 @@ def test_what_is_not_enforced_or_not_valid_stays_so(server: Server) -> None:
         assert both.conn.execute("SELECT count(*) FROM app.t WHERE n IS NULL").fetchall() == [(1,)]
 
 
+# Each kind of what may stand beside a change of type, of its column and of others, in no order.
+BESIDE = EVERYTHING.replace(
+    "INSERT INTO app.t (n, k) SELECT i, i",
+    "ALTER TABLE app.t ADD x integer CONSTRAINT x_there NOT NULL DEFAULT 3, ADD y integer, ADD z integer DEFAULT 4;"
+    "ALTER TABLE app.t ADD CONSTRAINT between CHECK (x < 5), ADD CONSTRAINT y_once UNIQUE (y, a);"
+    "INSERT INTO app.t (n, k, y) SELECT i, i, i",
+)
+AT_ONCE_WITH = (
+    "ALTER TABLE app.t ADD CONSTRAINT positive CHECK (n > -5 OR k >= 0), ADD later integer DEFAULT 2,"
+    " ALTER n DROP NOT NULL, ALTER y SET NOT NULL, ALTER n TYPE numeric(12, 1) USING n / 2.0 + k,"
+    " DROP CONSTRAINT positive, ALTER x DROP NOT NULL, ALTER x SET DEFAULT 9, ALTER z DROP DEFAULT,"
+    " ALTER n SET DEFAULT 1.5, ALTER n SET STATISTICS 90, ALTER y SET STATISTICS 80, DROP CONSTRAINT IF EXISTS nobody,"
+    " ALTER k DROP IDENTITY IF EXISTS, ADD CHECK (n < 1000), ADD CONSTRAINT n_once UNIQUE (n, a), DROP CONSTRAINT"
+    " y_once, DROP CONSTRAINT between, DROP CONSTRAINT to_parent, ADD CONSTRAINT to_parent FOREIGN KEY (k) REFERENCES"
+    " app.parent, ADD CONSTRAINT y_once UNIQUE (y), ADD token uuid DEFAULT gen_random_uuid()"
+)
+
+
+@pytest.mark.parametrize(
+    ("made", "change"),
+    [(BESIDE, AT_ONCE_WITH), (BESIDE, "ALTER TABLE app.t ALTER y TYPE bigint, ALTER y SET NOT NULL")],
+)
+def test_what_stands_beside_a_change_of_type_is_done_with_it(server: Server, made: str, change: str) -> None:
+    """As PostgreSQL does it, whatever the order; and all of it is taken back."""
+    with stage(server, f"beside {len(change)}", made) as both:
+        before = looks(both.conn)
+        expansions = planned(both.conn, change)
+        both.plain.execute(change)
+        declared = [each for one in expansions for each in one.differs]
+        differ = diff(looks(both.plain), looks(both.conn))
+        assert [d.line() for d in differ if not is_declared(d, declared)] == []
+        rows = "SELECT a, n, k, x, y, z FROM app.t ORDER BY a"
+        assert both.conn.execute(rows).fetchall() == both.plain.execute(rows).fetchall()
+        undone(both.conn, expansions)
+        assert [d.line() for d in diff(before, looks(both.conn))] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", [AT_ONCE_WITH])
+def test_given_up_at_any_step_nothing_of_what_stands_beside_is_left(server: Server, change: str) -> None:
+    """Cleanup behind each number of steps: the schema is as before."""
+    number = 0
+    while True:
+        with stage(server, f"beside {len(change)}", BESIDE) as both:
+            before = looks(both.conn)
+            expansions = plan(both.conn, change, batch_rows=15)
+            steps = expansions[0].steps
+            if number == len(steps):
+                return
+            perform(both.conn, expansions, until=lambda step, last=steps[number]: step is last)
+            undo(both.conn, expansions)
+            assert [d.line() for d in diff(before, looks(both.conn))] == [], steps[number].says
+        number += 1
+
+
+NOT_BESIDE = {
+    "DROP k": "the data of t.k is lost",
+    "ADD h bigint GENERATED ALWAYS AS (k) STORED": "a stored generated column is written",
+    "ADD b bigint CHECK (b > 0)": "ADD COLUMN with a constraint or GENERATED stands beside it",
+    "ALTER k ADD GENERATED ALWAYS AS IDENTITY": "ADD IDENTITY stands beside it",
+    "SET (fillfactor = 50)": "SET REL OPTIONS stands beside it",
+    "ADD UNIQUE (k) DEFERRABLE": "ADD CONSTRAINT stands beside it",
+    "ALTER k TYPE bigint USING n": "USING reads n, which gets another type in the same statement",
+    "ALTER k TYPE bigint USING g": "USING reads g, which is generated behind the trigger",
+    "ALTER k TYPE text USING tableoid::text": "USING reads tableoid, which is not a column of the row",
+}
+
+
+@pytest.mark.parametrize("what", sample([*NOT_BESIDE], 5))
+def test_what_cannot_stand_beside_a_change_of_type_is_told(server: Server, what: str) -> None:
+    """The gate names it; nothing is passed over."""
+    made = "CREATE TABLE app.t (id integer PRIMARY KEY, n integer, k integer NOT NULL,"
+    made += " g integer GENERATED ALWAYS AS (id) STORED)"
+    with stage(server, "not beside", made) as both:
+        (found,) = plan(both.conn, f"ALTER TABLE app.t ALTER n TYPE bigint, {what}", batch_rows=15)
+        assert (found.form, found.gate is not None) == ("", True)
+        assert found.gate is not None
+        assert NOT_BESIDE[what] in found.gate.says
+        assert "rewrites every row and every index of the table under the lock (" in found.gate.says
+
+
+# What follows in the release, and whether the old column stands in its way until contract.
+FOLLOWS = {
+    "DROP TYPE app.color": True,
+    "ALTER TYPE app.color RENAME TO shade; CREATE TYPE app.color AS ENUM ('x'); DROP TYPE app.shade": True,
+    "ALTER TYPE app.color RENAME TO shade; CREATE TYPE app.color AS ENUM ('x'); DROP TYPE app.color": False,
+    "DROP TYPE IF EXISTS public.color": False,
+    "ALTER TYPE app.color RENAME TO shade": False,
+    "CREATE VIEW app.v AS SELECT * FROM app.t": True,
+    "CREATE MATERIALIZED VIEW app.v AS SELECT t.* FROM app.t": True,
+    "CREATE VIEW app.v AS SELECT count(*) FROM app.t": False,
+    "CREATE TABLE app.c (LIKE app.t)": True,
+    "INSERT INTO app.o SELECT * FROM app.t": True,
+    "INSERT INTO app.t (id) SELECT * FROM app.o": False,
+    "ALTER TABLE app.t RENAME CONSTRAINT t_pkey TO key_of_t": False,
+}
+
+
+@pytest.mark.parametrize("later", sample([*FOLLOWS], 6))
+def test_what_follows_may_leave_no_room_for_the_old_column(server: Server, later: str) -> None:
+    """Then the change runs as it is written, and a gate names what follows."""
+    made = "CREATE TABLE app.t (id integer PRIMARY KEY, n app.color); CREATE TABLE app.o (id integer)"
+    with stage(server, "follows", made) as both:
+        found, *_ = plan(both.conn, f"ALTER TABLE app.t ALTER n TYPE text;\n{later}", batch_rows=15)
+        assert (found.form, found.gate is not None) == (("", True) if FOLLOWS[later] else ("shadow-column", False))
+        if found.gate is not None:
+            assert "because m.sql:2" in found.gate.says
+
+
+OF_ROW = """
+CREATE TABLE app.t (id integer PRIMARY KEY, a integer, n integer, note text);
+INSERT INTO app.t SELECT i, nullif(i % 9, 0), i FROM generate_series(1, 100) AS i;
+"""
+
+
+def test_a_value_that_is_made_of_several_columns(server: Server) -> None:
+    """Whichever of them changes, until the cut-over; then it leads alone, and the old one is a cast of it."""
+    with stage(server, "of row", OF_ROW) as both:
+        conn, made = both.conn, "coalesce(a, 0) * n + 0.5"
+        before = conn.execute("SELECT id, a FROM app.t ORDER BY id").fetchall()
+        (found,) = plan(conn, f"ALTER TABLE app.t ALTER a TYPE numeric(12, 1) USING {made}", batch_rows=15)
+        perform(conn, [found], until=lambda step: step is found.steps[2])
+        conn.execute("UPDATE app.t SET n = 7 WHERE id = 3; UPDATE app.t SET a = 5 WHERE id = 4")
+        conn.execute("INSERT INTO app.t (id, a, n) VALUES (101, 2, 3); UPDATE app.t SET n = NULL WHERE id = 60")
+        perform(conn, [found], until=lambda step: step is found.steps[-1])
+        told = f"SELECT count(*) FROM app.t WHERE pgrunbook_new_a IS DISTINCT FROM {made}"
+        assert conn.execute(told).fetchone() == (0,)
+        perform(conn, [found])
+        refuse_foreign(conn)
+        conn.execute("UPDATE app.t SET n = 0, note = 'x' WHERE id = 5; UPDATE app.t SET a = 42 WHERE id = 6")
+        conn.execute("UPDATE app.t SET a = NULL WHERE id = 7; INSERT INTO app.t (id, a) VALUES (102, 8)")
+        conn.execute("ALTER TABLE app.t DROP COLUMN n; INSERT INTO app.t (id, a) VALUES (103, 9)")
+        assert conn.execute("SELECT a FROM app.t WHERE id IN (3, 4, 5, 6, 101) ORDER BY id").fetchall() == [
+            (21.5,), (20.5,), (25.5,), (42,), (6.5,),
+        ]  # fmt: skip
+        conn.execute("ALTER TABLE app.t ADD COLUMN n integer")
+        undone(conn, [found])
+        changed = {4: 5, 6: 42, 7: None, 101: 2, 102: 8, 103: 9}
+        expected = {id_: changed.get(id_, a) for id_, a in [*before, *((each, None) for each in (101, 102, 103))]}
+        assert dict(conn.execute("SELECT id, a FROM app.t").fetchall()) == expected
+        refuse_foreign(conn)
+
+
+def test_a_value_that_the_old_type_cannot_hold_stands_in_the_way_back(server: Server) -> None:
+    """Also where the new values are made of several columns."""
+    with stage(server, "of row", OF_ROW) as both:
+        expansions = planned(both.conn, "ALTER TABLE app.t ALTER a TYPE bigint USING a::bigint + n")
+        both.conn.execute("UPDATE app.t SET a = 5000000000 WHERE id = 3")
+        with pytest.raises(psycopg.errors.IntegrityConstraintViolation, match="do not agree, in 1 of its rows"):
+            undone(both.conn, expansions)
+
+
+def test_somebody_renames_the_type(server: Server) -> None:
+    """Clients write on, and the old values follow."""
+    with stage(server, "renamed type", OF_ROW) as both:
+        expansions = planned(both.conn, "ALTER TABLE app.t ALTER note TYPE app.color USING note::app.color")
+        both.conn.execute("ALTER TYPE app.color RENAME TO colour; UPDATE app.t SET note = 'red' WHERE id = 5")
+        undone(both.conn, expansions)
+        found = both.conn.execute("SELECT note, pg_typeof(note)::text FROM app.t WHERE id = 5").fetchall()
+        assert found == [("red", "text")]
+
+
 # Old type, new type, USING, and the expression of the old type for a number.
 PAIRS = {
     "int to bigint": ("integer", "bigint", "", "({})"),

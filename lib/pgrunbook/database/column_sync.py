@@ -6,7 +6,8 @@
 2. ``Leads.NEW``, after it: the old column follows, so that going back loses no write. It keeps a value that
    ``forward`` makes the new one of; any other becomes what ``backward`` makes of it. Nobody names the old column, so
    an INSERT that gives it a value has none for its columns' names: its values are in the old order, and the value is
-   the new column's.
+   the new column's. Where ``forward`` reads ``others``, the old column keeps its value until the new one is changed,
+   and then becomes what ``backward`` makes of it: the other columns have no say any more.
 3. ``Leads.BOTH``: two names of one value. An INSERT that gives the old name a value fills the new one from it, any
    other one fills the old one. An UPDATE of one changes the other; where both change, the new one counts.
 
@@ -30,143 +31,13 @@ from enum import StrEnum
 
 from psycopg import sql
 
+from pgrunbook.database import column_sync_bodies as bodies
 from pgrunbook.database.queries import load
 from pgrunbook.database.row_tracker import LAST, SCHEMA
 from pgrunbook.sql.own_code import do
 
 # What the conversion of a value to or from text may depend on.
 _SETTINGS = ("TimeZone", "DateStyle", "IntervalStyle", "extra_float_digits", "bytea_output", "lc_monetary", "xmloption")
-_AGREES = """
-DECLARE
-    made {new_type};
-BEGIN
-    made := {forward}(was);
-    IF CAST(ROW(made) AS record) OPERATOR(pg_catalog.*=) CAST(ROW(becomes) AS record) THEN
-        RETURN true;
-    END IF;
-    RETURN made IS NOT DISTINCT FROM becomes;
-EXCEPTION WHEN OTHERS THEN
-    RETURN false;  -- it cannot be converted, or its type has no equality beside that of its bytes
-END
-"""
-_OLD_LEADS = """
-BEGIN
-    BEGIN
-        NEW.{new} := {forward}(NEW.{old});
-        RETURN NEW;
-    EXCEPTION WHEN OTHERS THEN
-        NEW.{new} := NULL;
-    END;
-    INSERT INTO {notes} DEFAULT VALUES;
-    RETURN NEW;
-END
-"""
-_NEW_LEADS = """
-BEGIN
-    IF {agrees}(NEW.{old}, NEW.{new}) THEN
-        RETURN NEW;
-    END IF;
-    IF TG_OP = 'INSERT' AND NEW.{old} IS DISTINCT FROM NULL THEN
-        NEW.{new} := {forward}(NEW.{old});
-        RETURN NEW;
-    END IF;
-    BEGIN
-        NEW.{old} := {backward}(NEW.{new});
-    EXCEPTION WHEN OTHERS THEN
-        NEW.{old} := NULL;
-    END;
-    IF NOT {agrees}(NEW.{old}, NEW.{new}) THEN
-        NEW.{old} := NULL;
-        INSERT INTO {notes} DEFAULT VALUES;
-    END IF;
-    RETURN NEW;
-END
-"""
-_BOTH_LEAD = """
-BEGIN
-    IF TG_OP = 'INSERT' THEN
-        IF NEW.{old} IS DISTINCT FROM NULL THEN
-            NEW.{new} := {forward}(NEW.{old});
-        ELSE
-            NEW.{old} := {backward}(NEW.{new});
-        END IF;
-    ELSIF CAST(ROW(NEW.{new}) AS record) OPERATOR(pg_catalog.*<>) CAST(ROW(OLD.{new}) AS record) THEN
-        NEW.{old} := {backward}(NEW.{new});
-    ELSIF CAST(ROW(NEW.{old}) AS record) OPERATOR(pg_catalog.*<>) CAST(ROW(OLD.{old}) AS record) THEN
-        NEW.{new} := {forward}(NEW.{old});
-    END IF;
-    RETURN NEW;
-END
-"""
-_PROOF = """
-DECLARE
-    found text;
-    rows bigint;
-BEGIN
-    SELECT g.tgname INTO found
-    FROM pg_trigger AS g
-    JOIN pg_class AS c ON c.oid = g.tgrelid AND c.relkind = 'r'
-    WHERE g.tgfoid = {called}::regprocedure AND g.tgenabled <> 'A';
-    IF found IS NOT NULL THEN
-        RAISE 'somebody has switched trigger % off', found;
-    END IF;
-    {begins};
-    SELECT count(*), min({place}) INTO rows, found FROM {table} AS t WHERE NOT {agrees}(t.{old}, t.{new});
-    IF rows > 0 THEN
-        RAISE integrity_constraint_violation USING MESSAGE = format({says}, rows), DETAIL = format({more}, found);
-    END IF;
-END
-"""
-# What was noted before the rows are read is among what is read; what is noted later is found by the guard.
-_FROM_HERE = "DELETE FROM {notes}"
-_UNLESS_NOTED = """
-    IF NOT EXISTS (SELECT FROM {notes})
-       AND NOT EXISTS (SELECT
-                       FROM pg_trigger AS g
-                       WHERE g.tgfoid = {called}::regprocedure
-                         AND NOT EXISTS (SELECT
-                                         FROM pg_depend AS d
-                                         WHERE d.classid = 'pg_trigger'::regclass
-                                           AND d.objid = g.oid
-                                           AND d.refobjid = g.tgfoid
-                                           AND d.xmin = g.xmin)) THEN
-        RETURN;
-    END IF
-"""
-_TRIAL = """
-DECLARE
-    one record;
-    made {new_type};
-    rows bigint := 0;
-    told text := '';
-BEGIN
-    FOR one IN SELECT {place} AS place, t.{old} AS was FROM {table} AS t LOOP
-        BEGIN
-            made := {forward}(one.was);
-            IF {not_null} AND made IS NOT DISTINCT FROM NULL THEN
-                RAISE 'it would be NULL';
-            END IF;
-        EXCEPTION WHEN OTHERS THEN
-            rows := rows + 1;
-            IF rows <= 5 THEN
-                told := told || format(' %s: %s.', one.place, sqlerrm);
-            END IF;
-        END;
-    END LOOP;
-    IF rows > 0 THEN
-        RAISE integrity_constraint_violation USING MESSAGE = format({says}, rows), DETAIL = ltrim(told);
-    END IF;
-END
-"""
-_HIDDEN = """
-DECLARE
-    taken text;
-BEGIN
-    FOR taken IN {granted} LOOP
-        EXECUTE taken;
-    END LOOP;
-END
-"""
 
 
 class Leads(StrEnum):
@@ -183,7 +54,10 @@ class ColumnPair:
 
     Types are spelt as in SQL, with their modifiers. ``forward`` has the name ``was`` for the old value, ``backward``
     the name ``becomes`` for the new one; their results are assigned to the columns. ``is_steady`` says that neither
-    depends on a setting: then none is set for each row, which costs 5 microseconds.
+    depends on a setting: then none is set for each row, which costs 5 microseconds. ``others`` are further columns of
+    the row, with their types, that ``forward`` reads by the names that :meth:`argument` gives; ``again`` then makes
+    the new value of an old one (``was``) that is alone. ``is_behind`` says that the new column has taken the old one's
+    place.
     """
 
     old: str
@@ -193,10 +67,18 @@ class ColumnPair:
     forward: str = "was"
     backward: str = "becomes"
     is_steady: bool = False
+    others: tuple[tuple[str, str], ...] = ()
+    again: str = ""
+    is_behind: bool = False
 
-    def renamed(self, old: str, new: str) -> ColumnPair:
-        """Return the pair under other names."""
-        return replace(self, old=old, new=new)
+    def behind(self, old: str, new: str) -> ColumnPair:
+        """Return the pair under the names that the columns have after the cut-over."""
+        return replace(self, old=old, new=new, is_behind=True)
+
+    @staticmethod
+    def argument(number: int) -> str:
+        """Return the name by which ``forward`` knows another column."""
+        return f"beside_{number}"
 
 
 @dataclass(frozen=True)
@@ -227,22 +109,14 @@ class ColumnSync:
         Execute them in one transaction, as the role, and with the settings, of the migration.
         Locks: ShareRowExclusiveLock on the table and its partitions.
         """
-        trigger, convert = sql.Identifier(self.trigger_name), self._convert
+        trigger = sql.Identifier(self.trigger_name)
         statements: list[sql.Composable] = [
             sql.SQL(self._clearance()),
             sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(self.table),
             sql.SQL("CREATE TABLE {} (id pg_catalog.int8 GENERATED ALWAYS AS IDENTITY PRIMARY KEY)").format(self.notes),
-            convert("forward", "was", pair.old_type, pair.new_type, pair.forward),
-            convert("backward", "becomes", pair.new_type, pair.old_type, pair.backward),
-            sql.SQL(
-                "CREATE FUNCTION {}(was {}, becomes {}) RETURNS pg_catalog.bool LANGUAGE plpgsql"
-                " SET search_path = pg_catalog, pg_temp{} AS {}"
-            ).format(
-                self._function("agrees"), sql.SQL(pair.old_type), sql.SQL(pair.new_type), _settings(pair),
-                self._literal(_AGREES, pair),
-            ),
+            *self._functions(pair),
             sql.SQL(self.turn(pair, leads)),
-            *(sql.SQL("REVOKE ALL ON FUNCTION {} FROM PUBLIC").format(self._function(kind)) for kind in _KINDS),
+            *(sql.SQL("REVOKE ALL ON FUNCTION {} FROM PUBLIC").format(self._function(kind)) for kind in _kinds(pair)),
             do(self._hidden()),
             sql.SQL("CREATE TRIGGER {} BEFORE INSERT OR UPDATE ON {} FOR EACH ROW EXECUTE FUNCTION {}()").format(
                 trigger, self.table, self._function("write")
@@ -256,7 +130,8 @@ class ColumnSync:
 
         Execute it while nobody writes to the table.
         """
-        body = {Leads.OLD: _OLD_LEADS, Leads.NEW: _NEW_LEADS, Leads.BOTH: _BOTH_LEAD}[leads]
+        new_leads = bodies.NEW_LEADS_ALONE if pair.others else bodies.NEW_LEADS
+        body = {Leads.OLD: bodies.OLD_LEADS, Leads.NEW: new_leads, Leads.BOTH: bodies.BOTH_LEAD}[leads]
         made = sql.SQL(
             "CREATE OR REPLACE FUNCTION {}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER"
             " SET search_path = pg_catalog, pg_temp{} AS {}"
@@ -268,12 +143,17 @@ class ColumnSync:
 
         They read all rows, and leave nothing behind. Locks: AccessShareLock on the table.
         """
-        block = sql.SQL(_TRIAL).format(
-            new_type=sql.SQL(pair.new_type), old=sql.Identifier(pair.old), table=self.table,
-            place=_place(key), forward=self._function("forward"), not_null=sql.Literal(not_null),
+        block = sql.SQL(bodies.TRIAL).format(
+            new_type=sql.SQL(pair.new_type), table=self.table, place=_place(key),
+            selected=sql.SQL(", ").join(
+                sql.SQL("{} AS {}").format(sql.Identifier("t", column), sql.Identifier(argument))
+                for column, argument, _ in _arguments(pair)
+            ),
+            found=sql.SQL(", ").join(sql.Identifier("one", argument) for _, argument, _ in _arguments(pair)),
+            forward=self._function("forward"), not_null=sql.Literal(not_null),
             says=sql.Literal(f"values of {self.table.as_string(None)} cannot be converted, in %s of its rows"),
         )  # fmt: skip
-        made = self._convert("forward", "was", pair.old_type, pair.new_type, pair.forward)
+        made = self._convert("forward", _arguments(pair), pair.new_type, pair.forward)
         dropped = sql.SQL("DROP FUNCTION {}").format(self._function("forward"))
         statements = (sql.SQL(self._clearance()), made, do(block), dropped)
         return ";\n".join(statement.as_string(None) for statement in statements)
@@ -284,31 +164,34 @@ class ColumnSync:
         return sql.SQL(is_due).format(sql.Identifier(pair.new), self.converted(pair))
 
     def converted(self, pair: ColumnPair) -> sql.Composed:
-        """Return the value of the new column, made from the old one of ``t``."""
-        return sql.SQL("{}(t.{})").format(self._function("forward"), sql.Identifier(pair.old))
+        """Return the value of the new column, made from the old one of ``t``, or from several."""
+        return sql.SQL("{}({})").format(self._function("forward"), _given("t", pair))
 
     def proof(self, pair: ColumnPair, key: Sequence[str] = ()) -> str:
         """Return the statement that fails where a row's columns do not agree, or the trigger is switched off.
 
         It reads all rows, and names one by its key. Locks: AccessShareLock on the table.
         """
-        return self._proof(pair, key, _FROM_HERE)
+        return self._proof(pair, key, bodies.FROM_HERE)
 
     def guard(self, pair: ColumnPair, key: Sequence[str] = ()) -> str:
         """Return the statement that fails where the proof would, while nobody writes to the table.
 
         It reads rows only where one could not be converted since the proof, or somebody has had the trigger off.
         """
-        return self._proof(pair, key, _UNLESS_NOTED)
+        return self._proof(pair, key, bodies.UNLESS_NOTED)
 
     def _proof(self, pair: ColumnPair, key: Sequence[str], begins: str) -> str:
         called = sql.Literal(f"{self._function('write').as_string(None)}()")
-        block = sql.SQL(_PROOF).format(
-            called=called, table=self.table, agrees=self._function("agrees"), place=_place(key),
+        block = sql.SQL(bodies.PROOF).format(
+            called=called, table=self.table, place=_place(key), agrees=self._function(_compares(pair)),
+            compared=sql.SQL(", ").join(
+                [sql.Identifier("t", pair.old), sql.Identifier("t", pair.new)]
+                + [sql.Identifier("t", other) for other, _ in pair.others if not pair.is_behind]
+            ),
             says=sql.Literal(f"two columns of {self.table.as_string(None)} do not agree, in %s of its rows"),
             more=sql.Literal("One is %s. What the other type cannot hold is NULL there."),
             begins=sql.SQL(begins).format(notes=self.notes, called=called),
-            old=sql.Identifier(pair.old), new=sql.Identifier(pair.new),
         )  # fmt: skip
         return do(block).as_string(None)
 
@@ -349,18 +232,48 @@ class ColumnSync:
         """Return the block that takes back what default privileges have given to others."""
         names = [self.name, f"{self.name}_id_seq", *(f"{kind}_{self.name}" for kind in _KINDS)]
         query = load("own_schema")["granted"].replace("%(names)s", sql.Literal(names).as_string(None))
-        return sql.SQL(_HIDDEN).format(granted=sql.SQL(query.replace("%%", "%").rstrip().rstrip(";")))
+        return sql.SQL(bodies.HIDDEN).format(granted=sql.SQL(query.replace("%%", "%").rstrip().rstrip(";")))
 
-    def _convert(self, kind: str, argument: str, given: str, made: str, expression: str) -> sql.Composed:
-        return sql.SQL("CREATE FUNCTION {}({} {}) RETURNS {} LANGUAGE sql RETURN {}").format(
-            self._function(kind), sql.SQL(argument), sql.SQL(given), sql.SQL(made), sql.SQL(f"({expression})")
+    def _functions(self, pair: ColumnPair) -> list[sql.Composable]:
+        """Return the statements that create the conversions, and the functions that compare what they make."""
+        was, becomes = [(pair.old, "was", pair.old_type)], [(pair.new, "becomes", pair.new_type)]
+        found: list[sql.Composable] = [
+            self._convert("forward", _arguments(pair), pair.new_type, pair.forward),
+            self._convert("backward", becomes, pair.old_type, pair.backward),
+        ]
+        if not pair.others:
+            return [*found, self._comparison("agrees", bodies.AGREES, pair, was + becomes)]
+        of_row = [*was, *becomes, *_arguments(pair)[1:]]
+        return [
+            *found,
+            self._convert("again", was, pair.new_type, pair.again),
+            self._comparison("follows", bodies.AGREES, pair, of_row),
+            self._comparison("returns", bodies.AGREES, replace(pair, others=()), was + becomes, forward="again"),
+            self._comparison("agrees", bodies.AGREES_ALONE, pair, was + becomes),
+        ]
+
+    def _comparison(
+        self, kind: str, body: str, pair: ColumnPair, arguments: Sequence[Argument], forward: str = "forward"
+    ) -> sql.Composed:
+        composed = sql.SQL(
+            "CREATE FUNCTION {}({}) RETURNS pg_catalog.bool LANGUAGE plpgsql"
+            " SET search_path = pg_catalog, pg_temp{} AS {}"
         )
+        body_ = self._literal(body, pair, forward)
+        return composed.format(self._function(kind), _declared(arguments), _settings(pair), body_)
 
-    def _literal(self, body: str, pair: ColumnPair) -> sql.Literal:
+    def _convert(self, kind: str, arguments: Sequence[Argument], made: str, expression: str) -> sql.Composed:
+        composed = sql.SQL("CREATE FUNCTION {}({}) RETURNS {} LANGUAGE sql RETURN {}")
+        return composed.format(self._function(kind), _declared(arguments), sql.SQL(made), sql.SQL(f"({expression})"))
+
+    def _literal(self, body: str, pair: ColumnPair, forward: str = "forward") -> sql.Literal:
         composed = sql.SQL(body).format(
-            old=sql.Identifier(pair.old), new=sql.Identifier(pair.new), new_type=sql.SQL(pair.new_type),
-            forward=self._function("forward"), backward=self._function("backward"), agrees=self._function("agrees"),
-            notes=self.notes,
+            old=sql.Identifier(pair.old), new=sql.Identifier(pair.new), notes=self.notes,
+            made_type=sql.SQL(_as_of("becomes", pair.new_type)), was_type=sql.SQL(_as_of("was", pair.old_type)),
+            given=sql.SQL(", ").join(sql.Identifier(argument) for _, argument, _ in _arguments(pair)),
+            row=_given("NEW", pair), forward=self._function(forward),
+            numbers=sql.Literal(sql.Identifier(SCHEMA, f"{self.name}_id_seq").as_string(None)),
+            **{kind: self._function(kind) for kind in ("backward", "again", "agrees", "returns")},
         )  # fmt: skip
         return sql.Literal(composed.as_string(None))
 
@@ -368,7 +281,40 @@ class ColumnSync:
         return sql.Identifier(SCHEMA, f"{kind}_{self.name}")
 
 
-_KINDS = ("write", "agrees", "forward", "backward")  # in the order in which they can be dropped
+# In the order in which they can be dropped.
+_KINDS = ("write", "agrees", "follows", "returns", "forward", "backward", "again")
+Argument = tuple[str, str, str]  # of a conversion: the column, the name by which it is known, the type
+
+
+def _kinds(pair: ColumnPair) -> list[str]:
+    return [kind for kind in _KINDS if pair.others or kind not in ("follows", "returns", "again")]
+
+
+def _arguments(pair: ColumnPair) -> list[Argument]:
+    """Return the arguments of ``forward``."""
+    others = ((other, pair.argument(number), type_) for number, (other, type_) in enumerate(pair.others))
+    return [(pair.old, "was", pair.old_type), *others]
+
+
+def _declared(arguments: Sequence[Argument]) -> sql.Composed:
+    return sql.SQL(", ").join(sql.SQL(f"{argument} {type_}") for _, argument, type_ in arguments)
+
+
+def _given(row: str, pair: ColumnPair) -> sql.Composed:
+    """Return the arguments of ``forward`` for a row, which is ``t`` or NEW."""
+    return sql.SQL(", ").join(
+        sql.SQL(f"{row}.{{}}").format(sql.Identifier(column)) for column, _, _ in _arguments(pair)
+    )
+
+
+def _compares(pair: ColumnPair) -> str:
+    """Return the kind of the function that tells whether the columns of a row agree."""
+    return "follows" if pair.others and not pair.is_behind else "agrees"
+
+
+def _as_of(argument: str, type_: str) -> str:
+    """Return the type of a variable; that of an argument goes on when somebody renames the type."""
+    return type_ if "(" in type_ else f"{argument}%TYPE"
 
 
 def filled(columns: Sequence[tuple[ColumnSync, ColumnPair]], rows: str) -> str:

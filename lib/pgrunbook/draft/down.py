@@ -313,6 +313,7 @@ class _Writer:
         written = _pseudo(file, line, "ALTER TABLE", back.own[-1].sql)
         self.planner.put(Expansion(written, OWN_WAY, says, back.own, cleanup=back.own_cleanup), new=True)
         self._execute(back.own)
+        self.planner.taken_away()
 
     def _execute(self, steps: Sequence[SafeStep]) -> None:
         with self.conn.as_target():

@@ -27,6 +27,7 @@ from pgrunbook.display.prose import listed
 from pgrunbook.plan.declared import Declared
 from pgrunbook.plan.step import SafeStep
 from pgrunbook.safe_forms import indexes, probes, trigger_code
+from pgrunbook.safe_forms.hung import Hung
 from pgrunbook.safe_forms.moved_column import MovedColumn, comment
 from pgrunbook.sql.deparse import alter_table, changed, command, helper, mapped, name, parsed
 from pgrunbook.sql.own_code import do
@@ -51,11 +52,17 @@ END
 
 @dataclass(frozen=True)
 class ColumnMove:
-    """Columns of one table that are moved together; ``key`` names its rows."""
+    """Columns of one table that are moved together; ``key`` names its rows.
+
+    ``taken`` is taken off the columns that leave, and ``given`` is put on those that come: by default both are what
+    hangs on the columns.
+    """
 
     table: Relation
     columns: tuple[MovedColumn, ...]
     key: tuple[str, ...] = ()
+    taken: Hung | None = None
+    given: Hung | None = None
 
     def steps(self, *, ends: Iterable[str], says: str) -> list[SafeStep]:
         """Return the steps; ``ends`` are the last statements of the cut-over."""
@@ -118,8 +125,13 @@ class ColumnMove:
         return found
 
     @property
+    def carried(self) -> Hung:
+        """What hangs on one of the columns."""
+        return Hung.on([one.on for one in self.columns])
+
+    @property
     def indexes(self) -> list[IndexOn]:
-        """The indexes that use one of the columns, the primary key first; but for :attr:`late_keys`."""
+        """The indexes of the columns that come, the primary key first; but for :attr:`late_keys`."""
         return [index for index in self._all_indexes if not index.checked_late]
 
     @property
@@ -138,14 +150,12 @@ class ColumnMove:
 
     @property
     def _all_indexes(self) -> list[IndexOn]:
-        found = {index.name: index for one in self.columns for index in one.on.indexes}
-        return sorted(found.values(), key=lambda index: (index.constraint_kind != "p", index.name))
+        return (self.carried if self.given is None else self.given).ordered_indexes
 
     @property
     def constraints(self) -> list[ConstraintOn]:
-        """The CHECKs and foreign keys that use one of the columns, the CHECKs first."""
-        found = dict.fromkeys(each for one in self.columns for each in one.on.constraints)
-        return sorted(found, key=lambda each: (each.kind, each.schema, each.table, each.name))
+        """The CHECKs and foreign keys of the columns that come, the CHECKs first."""
+        return (self.carried if self.given is None else self.given).ordered_constraints
 
     @property
     def statistics(self) -> list[StatisticsOn]:
@@ -175,7 +185,7 @@ class ColumnMove:
         found = []
         for one in self.columns:
             if one.not_null:
-                valid, definition = one.on.is_not_null_proven, f"{one.not_null} NOT VALID"
+                valid, definition = one.is_proven, f"{one.not_null} NOT VALID"
                 found += self._added(self.table, one.proves_not_null, definition, one.comes, valid)
         return found
 
@@ -265,8 +275,9 @@ class ColumnMove:
     @property
     def tables(self) -> set[tuple[str, str]]:
         """The tables that the cut-over locks: this one, and those at the other end of a foreign key."""
-        both = [(one.schema, one.table) for one in self.constraints]
-        both += [(one.partner_schema or "", one.partner_table or "") for one in self.constraints if one.kind == "f"]
+        every = [*self.constraints, *self._constraints_taken]
+        both = [(one.schema, one.table) for one in every]
+        both += [(one.partner_schema or "", one.partner_table or "") for one in every if one.kind == "f"]
         return {(self.table.schema, self.table.name), *both}
 
     def _cutover(self) -> list[str]:
@@ -290,14 +301,20 @@ class ColumnMove:
     def constraints_off(self) -> list[str]:
         """Return the statements that drop the statistics and constraints of the columns that leave."""
         dropped = [f"DROP STATISTICS {name(one.schema, one.name)}" for one in self.statistics]
-        for one in sorted(self.constraints, key=lambda one: one.kind != "f"):
+        for one in sorted(self._constraints_taken, key=lambda one: one.kind != "f"):
             dropped.append(alter_table(self._of(one).identifier, f"DROP CONSTRAINT {name(one.name)}"))
         return dropped
+
+    @property
+    def _constraints_taken(self) -> list[ConstraintOn]:
+        return self.constraints if self.taken is None else self.taken.ordered_constraints
 
     def indexes_off(self) -> list[str]:
         """Return the statements that drop the indexes of the columns that leave."""
         dropped = []
-        for index in self.indexes:
+        for index in (self.carried if self.taken is None else self.taken).ordered_indexes:
+            if index.checked_late:
+                continue
             is_key = index.constraint_kind is not None
             drop = self._alter(f"DROP CONSTRAINT {name(index.name)}") if is_key else None
             dropped.append(drop or f"DROP INDEX {name(index.schema, index.name)}")

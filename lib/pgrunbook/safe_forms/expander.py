@@ -250,6 +250,13 @@ class Expander:
             return self._rows_stay and not settings(node) and getattr(node, "intoClause", None) is None
         return isinstance(node, ast.CreateFunctionStmt | ast.CommentStmt)
 
+    def taken_away(self) -> None:
+        """Forget the columns beside others that the own way back of a form has just dropped on the branch."""
+        columns = {one: self._facts.named((one.table_schema, one.table_name)) for one in self._shadows}
+        self._facts.forget()
+        self._shadows = [one for one, table in columns.items() if table is not None
+                         and one.shadow_name in self._facts.columns(table)]  # fmt: skip
+
     def put(self, expansion: Expansion, *, new: bool = False) -> None:
         """Replace the expansion that was returned last, or with ``new`` append another one."""
         if not new:

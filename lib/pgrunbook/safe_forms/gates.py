@@ -13,6 +13,7 @@ from pgrunbook.display.prose import counted
 from pgrunbook.plan.step import Gate
 from pgrunbook.safe_forms import (
     add_column,
+    code,
     dependents,
     merges,
     name_uses,
@@ -134,8 +135,10 @@ def _alter(case: Case) -> Gate | None:
         return None
     found = (_alter_command(case, table, cmd) for cmd in case.node.cmds)
     own = next((gate for gate in found if gate is not None), None)
-    changes_type = any(cmd.subtype == A.AT_AlterColumnType for cmd in case.node.cmds)
-    return type_gate.find(case, table) if own is None and changes_type else own
+    if all(cmd.subtype != A.AT_AlterColumnType for cmd in case.node.cmds):
+        return own
+    of_type = type_gate.find(case, table)
+    return of_type if own is None else code.joined(own, [of_type] if of_type is not None else [])
 
 
 def _alter_command(case: Case, table: Relation, cmd: Any) -> Gate | None:
@@ -266,8 +269,8 @@ def captured(gate: Gate, days: int) -> Gate:
     """Return the gate of a statement whose data is captured, and kept for so many days: it is not lost."""
     if not gate.loses:
         return gate
-    says = f"the data of {gate.loses} is captured and kept for {days} days, and code that still uses it fails"
-    return replace(gate, says=says, loses="")
+    lost, kept = f"the data of {gate.loses} is lost", f"the data of {gate.loses} is captured and kept for {days} days"
+    return replace(gate, says=gate.says.replace(lost, kept), loses="")
 
 
 def _type_name(type_: Any) -> str:

@@ -49,7 +49,8 @@ class MovedColumn:
 
     ``pair`` are the two as ``sync`` knows them before. ``version`` is that of the server, ``default`` that of the
     column that comes; ``gives_default`` says that it is a new one. ``is_new_type`` says that the column stands for a
-    change of type, and not for one that is taken back.
+    change of type, and not for one that is taken back. ``was_not_null`` is whether the column that leaves is NOT NULL,
+    ``is_not_null`` whether the one that comes is to be.
     """
 
     table: Relation
@@ -59,6 +60,8 @@ class MovedColumn:
     sync: ColumnSync
     pair: ColumnPair
     version: int
+    was_not_null: bool
+    is_not_null: bool
     default: str | None = None
     gives_default: bool = False
     is_new_type: bool = False
@@ -71,10 +74,15 @@ class MovedColumn:
     @property
     def not_null(self) -> str | None:
         """The constraint by which the column that comes is NOT NULL before the cut-over, None where it may be NULL."""
-        if not self.on.column.not_null:
+        if not self.is_not_null:
             return None
         comes = name(self.comes)
         return f"NOT NULL {comes}" if self._has_named_not_null else f"CHECK ({comes} IS DISTINCT FROM NULL)"
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether NOT NULL is to hold for each row, where it does."""
+        return self.on.is_not_null_proven or not self.on.column.not_null
 
     @property
     def proves_not_null(self) -> str:
@@ -87,7 +95,7 @@ class MovedColumn:
         if column.identity is not None:  # it has no default, and cannot be nullable
             return []
         dropped = [self._alter(f"ALTER COLUMN {quoted} DROP DEFAULT")]  # it may have had none, or another one
-        return [*dropped, self._alter(f"ALTER COLUMN {quoted} DROP NOT NULL")] if column.not_null else dropped
+        return [*dropped, self._alter(f"ALTER COLUMN {quoted} DROP NOT NULL")] if self.was_not_null else dropped
 
     def nothing_else(self, keeps: Sequence[str]) -> str:
         """Return the statement that fails where something hangs on the column that was not there when it was planned.
@@ -109,12 +117,12 @@ class MovedColumn:
     def put_on(self) -> list[str]:
         """Return the statements that give the column that has come what the other one had."""
         column, quoted, found = self.on.column, name(self.column), []
-        if column.not_null and self._has_named_not_null:
+        if self.is_not_null and self._has_named_not_null:
             not_null = column.not_null_name or ""
             if column.identity is not None:  # an identity's column cannot be nullable: its own is still there
                 found.append(self._alter(f"RENAME CONSTRAINT {name(not_null)} TO {name(self._leaving_not_null)}"))
             found.append(self._alter(f"RENAME CONSTRAINT {name(self.proves_not_null)} TO {name(not_null)}"))
-        elif column.not_null:
+        elif self.is_not_null:
             found.append(self._alter(f"ALTER COLUMN {quoted} SET NOT NULL"))
             found.append(self._alter(f"DROP CONSTRAINT {name(self.proves_not_null)}"))
         if self.default is not None:

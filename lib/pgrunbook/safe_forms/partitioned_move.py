@@ -28,6 +28,7 @@ from pgrunbook.plan.step import SafeStep
 from pgrunbook.safe_forms import indexes, probes
 from pgrunbook.safe_forms.column_move import ColumnMove
 from pgrunbook.safe_forms.constraints import NOT_NULL_IS_A_CONSTRAINT, NOT_NULL_OF_PARTITIONS
+from pgrunbook.safe_forms.hung import Hung
 from pgrunbook.safe_forms.moved_column import MovedColumn
 from pgrunbook.safe_forms.partition_column import Below, PartitionColumn
 from pgrunbook.sql.deparse import add_constraint, alter_table, changed, literal, name, parsed, text
@@ -320,26 +321,34 @@ class PartitionedMove(PartMove):
         return found
 
 
-def move(columns: Sequence[tuple[MovedColumn, Sequence[Below]]], key: tuple[str, ...]) -> ColumnMove:
+def move(
+    columns: Sequence[tuple[MovedColumn, Sequence[Below]]],
+    key: tuple[str, ...],
+    taken: Hung | None = None,
+    given: Hung | None = None,
+) -> ColumnMove:
     """Return the move of columns of one table; each with what there is of it below, where that is partitioned.
 
-    A default that is new is that of the partitions, too.
+    A default that is new is that of the partitions, too. ``taken`` and ``given`` are those of a table without any.
     """
     moved = tuple(one for one, _ in columns)
     table, version = moved[0].table, moved[0].version
     if not table.is_partitioned:
-        return ColumnMove(table, moved, key)
+        return ColumnMove(table, moved, key, taken, given)
     parts: dict[Partition, list[PartitionColumn]] = {}
     for one, there in columns:
         for part in there:
             default = one.default if one.gives_default else part.on.column.default
             parts.setdefault(part.table, []).append(_below(one, part, default))
     lower = tuple(PartMove(part, tuple(theirs), key) for part, theirs in parts.items())
-    return PartitionedMove(table, tuple(PartitionColumn(**_fields(one)) for one in moved), key, lower, version)
+    own = tuple(PartitionColumn(**_fields(one)) for one in moved)
+    return PartitionedMove(table, own, key, below=lower, version=version)
 
 
 def _below(one: MovedColumn, part: Below, default: str | None) -> PartitionColumn:
+    not_null = part.on.column.not_null
     fields = {**_fields(one), "table": part.table, "on": part.on, "default": default}
+    fields |= {"was_not_null": not_null, "is_not_null": not_null}
     return PartitionColumn(**fields, is_bound=part.is_bound)
 
 

@@ -33,6 +33,7 @@ from pgrunbook.safe_forms.column_move import ColumnMove
 from pgrunbook.safe_forms.form import Case
 from pgrunbook.safe_forms.moved_column import MovedColumn, grows
 from pgrunbook.safe_forms.partition_column import Below
+from pgrunbook.safe_forms.side_changes import SideChanges
 from pgrunbook.safe_forms.type_parts import TypeChangeParts
 from pgrunbook.sql.deparse import alter_table, changed, command, name, parsed
 from pgrunbook.sql.tree import dotted_name, quoted
@@ -48,11 +49,13 @@ def change(case: Case) -> Expansion | None:
     The default of a column may be dropped and set in the same statement.
     """
     found = type_parts.parts(case)
-    if not isinstance(found, list) or small_table.is_small(case, found[0].table):
+    if not isinstance(found, list):
+        return None
+    if small_table.changed_table(case) is not None and small_table.is_small(case, found[0].table):
         return None
     if not type_cost.of(case, found[0].table).rewrites:
         return None
-    form = _Form.of(case, found)
+    form = _Form.of(case, found, type_parts.beside(case))
     one = len(found) == 1
     return Expansion(
         case.statement,
@@ -69,7 +72,7 @@ def change(case: Case) -> Expansion | None:
         cleanup=tuple(form.cleanup()),
         differs=tuple(form.differs()),
         back=tuple(form.way_back()),
-        back_cleanup=tuple(form.back.cleanup()),
+        back_cleanup=tuple(form.back_cleanup()),
         same_as=type_parts.accepted(case, found[0].table, [part.column.name for part in found]),
     )
 
@@ -88,7 +91,7 @@ def back(case: Case) -> Expansion | None:
         returns = MovedColumn(
             table, column_dependents.read(case.facts.conn, table, column), old.name,
             type_parts.shadow_names(table, column.name)[0], ColumnSync(one.sync_name, one.table), pair,
-            case.facts.version, column.default,
+            case.facts.version, column.not_null, column.not_null, column.default,
         )  # fmt: skip
         moved.append((returns, partition_column.below(case.facts, table, column)))
     move = partitioned_move.move(moved, loop_key.columns if loop_key is not None else ())
@@ -125,8 +128,9 @@ def _changed(case: Case) -> tuple[Relation, Mapping[str, Column], Sequence[Any]]
     return table, case.facts.columns(table), node.cmds
 
 
-def _returned(move: ColumnMove, gone: Sequence[Shadow]) -> list[SafeStep]:
+def _returned(move: ColumnMove, gone: Sequence[Shadow], beside: SideChanges | None = None) -> list[SafeStep]:
     """Return the steps by which the old columns take their places again, and the new ones are dropped."""
+    beside = beside or SideChanges()
     tried = [
         SafeStep(
             one.sync.proof(one.pair, move.key),
@@ -138,13 +142,15 @@ def _returned(move: ColumnMove, gone: Sequence[Shadow]) -> list[SafeStep]:
     ends = [one.sync.removal() for one in move.columns]
     ends.append(alter_table(move.table.identifier, *(f"DROP COLUMN {name(one.leaves_as)}" for one in move.columns)))
     ends += [one.removal() for one in gone]
+    ends += [alter_table(move.table.identifier, *beside.back_last)] if beside.back_last else []
+    ends += beside.back_then
     if any(one.on.publications for one in move.columns):
         ends.append(publications.whole(move.table))
     says = " ".join(
         f"{one.comes} becomes {one.column} again, with all that hangs on it; the new column is dropped."
         for one in move.columns
     )
-    return [*tried, *move.steps(ends=ends, says=says)]
+    return [*tried, *beside.back_first, *move.steps(ends=ends, says=says)]
 
 
 def shadow(case: Case) -> list[Shadow]:
@@ -159,48 +165,60 @@ class _Form:
 
     case: Case
     found: list[TypeChangeParts]
+    beside: SideChanges
     there: ColumnMove
     back: ColumnMove
 
     @classmethod
-    def of(cls, case: Case, found: list[TypeChangeParts]) -> _Form:
+    def of(cls, case: Case, found: list[TypeChangeParts], beside: SideChanges) -> _Form:
         """Read what hangs on the columns."""
         table, version, loop_key = found[0].table, case.facts.version, case.facts.loop_key(found[0].table)
         key, there, back = loop_key.columns if loop_key is not None else (), [], []
         for one in found:
             pair, on = one.pair, column_dependents.read(case.facts.conn, table, one.column)
             below = partition_column.below(case.facts, table, one.column)
+            was, becomes = one.column.not_null, one.not_null
             comes = MovedColumn(
-                table, on, pair.new, one.parked, one.sync, pair, version, one.default, one.gives_default,
+                table, on, pair.new, one.parked, one.sync, pair, version, was, becomes, one.default, one.gives_default,
                 is_new_type=True,
             )  # fmt: skip
-            after, default = pair.renamed(one.parked, one.column.name), one.column.default
-            returns = MovedColumn(table, on, one.parked, pair.new, one.sync, after, version, default)
+            after, default = pair.behind(one.parked, one.column.name), one.column.default
+            returns = MovedColumn(table, on, one.parked, pair.new, one.sync, after, version, becomes, was, default)
             there.append((comes, below))
             back.append((returns, below))
-        return cls(case, found, partitioned_move.move(there, key), partitioned_move.move(back, key))
+        carried = ColumnMove(table, tuple(one for one, _ in there)).carried
+        before, behind = carried.beside(beside.gone), carried.without(beside.gone).beside(beside.added)
+        moves = (partitioned_move.move(there, key, before, behind), partitioned_move.move(back, key, behind, before))
+        return cls(case, found, beside, *moves)
 
     def steps(self) -> list[SafeStep]:
         """Return the steps of the change."""
-        ends = [one.sync.turn(one.pair, Leads.NEW) for one in self.back.columns]
+        beside, table = self.beside, self.there.table
+        ends = [alter_table(table.identifier, *beside.last)] if beside.last else []
+        ends += [one.sync.turn(one.pair, Leads.NEW) for one in self.back.columns]
         ends += [_registered(self.case, one).entry() for one in self.found]
         says = " ".join(
             f"{one.comes} becomes {one.column} with all that hangs on it; {one.column} goes on as {one.leaves_as}."
             for one in self.there.columns
         )
-        first = _beside(self.case, self.found, self.there, self._unlisted)
-        return [*first, *self.there.steps(ends=ends, says=says)]
+        says += " The rest of the statement only writes the catalog, and is part of it." if beside.last else ""
+        made = _beside(self.case, self.found, self.there, self._unlisted)
+        return [*beside.first, *made, *self.there.steps(ends=ends, says=says)]
 
     def cleanup(self) -> list[str]:
         """Return the queries for what drops all that was made before the cut-over."""
         drops = [probes.drop_column(one.table, one.pair.new) for one in self.found]
         if self._unlisted:
             drops.append(publications.cleanup(self.there.table))
-        return [*(one.sync.cleanup() for one in self.found), *self.there.cleanup(), *drops]
+        return [*(one.sync.cleanup() for one in self.found), *self.there.cleanup(), *drops, *self.beside.cleanup]
 
     def way_back(self) -> list[SafeStep]:
         """Return the steps of the way back."""
-        return _returned(self.back, [_registered(self.case, one) for one in self.found])
+        return _returned(self.back, [_registered(self.case, one) for one in self.found], self.beside)
+
+    def back_cleanup(self) -> list[str]:
+        """Return the queries for what drops all that the way back has made before its cut-over."""
+        return [*self.back.cleanup(), *self.beside.back_cleanup]
 
     @property
     def _publications(self) -> list[Publication]:
@@ -213,7 +231,8 @@ class _Form:
     def differs(self) -> list[Declared]:
         """Return what differs from the plain change: until contract, and the order of columns, which stays so."""
         table = self.there.table
-        told = [each for one in self.there.parts for each in [*_differs(one), *one.differs()]]
+        told = [*self.beside.differs]
+        told += [each for one in self.there.parts for each in [*_differs(one), *one.differs()]]
         for key in self.there.late_keys:
             why = f"it is what {key.name} was: two values that are the same are told by its name, too"
             told.append(Declared("until contract", f"{table.label}.{quoted(self.there.leaving_key(key))}", why))
@@ -264,7 +283,7 @@ def _beside(
     new, old = _listed(one.pair.new for one in found), _listed(one.column.name for one in found)
     tried = [
         SafeStep(
-            one.sync.trial(one.pair, move.key, not_null=one.column.not_null and moved.on.is_not_null_proven),
+            one.sync.trial(one.pair, move.key, not_null=one.not_null and moved.is_proven),
             f"Try whether each value of {one.column.name} can be converted; reads and writes go on.",
             quick=False,
         )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg
@@ -14,21 +14,23 @@ from pgrunbook.database.column_dependents import IndexOn
 from pgrunbook.database.column_sync import ColumnPair, ColumnSync, sync_name
 from pgrunbook.database.relations import Column, Relation, constraints_of
 from pgrunbook.database.row_tracker import LAST
-from pgrunbook.safe_forms import deferrable_keys
+from pgrunbook.safe_forms import deferrable_keys, side_changes
 from pgrunbook.safe_forms.form import Case
+from pgrunbook.safe_forms.side_changes import SideChanges
 from pgrunbook.sql.deparse import changed, expression, helper, mapped, parsed
 from pgrunbook.sql.tree import column_names
 
 A = enums.AlterTableType
 _LONGEST = 63
+_TEXT = "::pg_catalog.text"
 
 
 @dataclass(frozen=True)
 class TypeChangeParts:
     """An ALTER COLUMN TYPE taken apart: the column, its new type in full, the conversions, and the default behind it.
 
-    ``parked`` is the name of the old column after the cut-over. ``gives_default`` says that the statement sets or drops
-    the default, also of partitions.
+    ``parked`` is the name of the old column after the cut-over; ``not_null`` is whether the new one is to be NOT NULL.
+    ``gives_default`` says that the statement sets or drops the default, also of partitions.
     """
 
     table: Relation
@@ -38,6 +40,7 @@ class TypeChangeParts:
     sync: ColumnSync
     parked: str
     default: str | None
+    not_null: bool
     gives_default: bool = False
 
 
@@ -46,6 +49,40 @@ def parts(case: Case) -> list[TypeChangeParts] | str | None:
 
     All columns are moved in one cut-over: where the statement stops half way, none of them is changed.
     """
+    taken = _commands(case)
+    if taken is None:
+        return None
+    table, changes, defaults, rest = taken
+    if case.is_off or case.is_back:
+        return "its safe form is switched off" if case.is_off else "it takes back one that ran as it is written"
+    if rest and table.is_partitioned:
+        return "the table has partitions, and the statement does more: give each change of type one of its own"
+    beside = side_changes.read(case, table, changes, rest)
+    if isinstance(beside, str):
+        return beside
+    found = []
+    for cmd in changes.values():
+        part = _part(case, table, cmd, [each for each in defaults if each.name == cmd.name])
+        if isinstance(part, TypeChangeParts):
+            part = replace(part, not_null=beside.not_null.get(cmd.name, part.column.not_null))
+        found.append(part)
+    because = list(dict.fromkeys(one for one in found if isinstance(one, str)))
+    if None in found or because:
+        return "; ".join(because) or None
+    return [one for one in found if isinstance(one, TypeChangeParts)]
+
+
+def beside(case: Case) -> SideChanges:
+    """Return what a statement that has the form does beside its changes of type."""
+    taken = _commands(case)
+    found = side_changes.read(case, taken[0], taken[1], taken[3]) if taken is not None else ""
+    if isinstance(found, str):
+        raise AssertionError("a statement without the form")
+    return found
+
+
+def _commands(case: Case) -> tuple[Relation, dict[str, Any], list[Any], list[Any]] | None:
+    """Return the table, the changes of type by column, the defaults of these columns, and the other subcommands."""
     node = case.node
     if not isinstance(node, ast.AlterTableStmt) or node.objtype != enums.ObjectType.OBJECT_TABLE:
         return None
@@ -54,16 +91,8 @@ def parts(case: Case) -> list[TypeChangeParts] | str | None:
     if table is None or table.is_temporary or not changes:
         return None
     defaults = [each for each in node.cmds if each.subtype == A.AT_ColumnDefault and each.name in changes]
-    same = _same_keys(case, table, changes, node.cmds)
-    if len(changes) + len(defaults) + len(same) < len(node.cmds):
-        return "the statement does more than that: give each change of type one of its own"
-    if case.is_off or case.is_back:
-        return "its safe form is switched off" if case.is_off else "it takes back one that ran as it is written"
-    found = [_part(case, table, cmd, [each for each in defaults if each.name == cmd.name]) for cmd in changes.values()]
-    because = list(dict.fromkeys(one for one in found if isinstance(one, str)))
-    if None in found or because:
-        return "; ".join(because) or None
-    return [one for one in found if isinstance(one, TypeChangeParts)]
+    own = [*changes.values(), *defaults, *_same_keys(case, table, changes, node.cmds)]
+    return table, changes, defaults, [cmd for cmd in node.cmds if all(cmd is not one for one in own)]
 
 
 def _same_keys(case: Case, table: Relation, changes: Iterable[str], cmds: Sequence[Any]) -> list[Any]:
@@ -110,11 +139,13 @@ def _taken_apart(
     if made is None:
         return None  # the server refuses it as written, too
     using = definition.raw_default
-    if using is not None and set(column_names(using)) - {column.name}:
-        return "USING reads other columns"
+    others = _others(case, table, column, using)
+    if isinstance(others, str):
+        return others
     if using is not None and case.facts.volatile(using):
         return "USING gives another value each time"
-    forward = "was" if using is None else expression(mapped(using, lambda part: _argument(part, column.name)))
+    named = {column.name: "was", **{each.name: ColumnPair.argument(n) for n, each in enumerate(others)}}
+    forward = "was" if using is None else expression(mapped(using, lambda part: _argument(part, named)))
     oid, type_ = made
     if not all(_is_accepted(case, f"CAST(NULL AS {each})") for each in (column.type, type_)):
         return "one of the types refuses NULL"
@@ -123,17 +154,21 @@ def _taken_apart(
         column_dependents.is_steady(conn, *both) for both in ((column.type_oid, oid), (oid, column.type_oid))
     )
     casts = _is_accepted(case, f"CAST(CAST(NULL AS {type_}) AS {column.type})")
-    backward = f"becomes{'' if casts else '::pg_catalog.text'}::{column.type}"
+    backward = f"becomes{'' if casts else _TEXT}::{column.type}"
     comes, parked = shadow_names(table, column.name)
     if late := deferrable_keys.obstacle(case, table, column, definition, type_):
         return late
     if {comes, parked} & set(case.facts.columns(table)):
         return "the column of an earlier change waits for contract"
-    pair = ColumnPair(column.name, comes, column.type, type_, forward, backward, steady)
+    again = f"was{'' if _is_accepted(case, f'CAST(CAST(NULL AS {column.type}) AS {type_})') else _TEXT}::{type_}"
+    pair = ColumnPair(
+        column.name, comes, column.type, type_, forward, backward, steady,
+        tuple((each.name, each.type) for each in others), again if others else "",
+    )  # fmt: skip
     sync = ColumnSync(sync_name(table.identifier, column.name, comes), table.identifier)
     given = [expression(each.def_) for each in defaults if each.def_ is not None]
     default = given[-1] if given else None if defaults else column.default
-    return TypeChangeParts(table, column, definition, pair, sync, parked, default, bool(defaults))
+    return TypeChangeParts(table, column, definition, pair, sync, parked, default, column.not_null, bool(defaults))
 
 
 def accepted(case: Case, table: Relation, columns: Sequence[str]) -> str:
@@ -157,9 +192,26 @@ def shadow_names(table: Relation, column: str) -> tuple[str, str]:
     return helper(table.schema, table.name, column, "new"), helper(table.schema, table.name, column, "old")
 
 
-def _argument(part: Any, column: str) -> Any:
-    is_column = isinstance(part, ast.ColumnRef) and getattr(part.fields[-1], "sval", None) == column
-    return ast.ColumnRef(fields=(ast.String(sval="was"),)) if is_column else part
+def _others(case: Case, table: Relation, column: Column, using: Any) -> list[Column] | str:
+    """Return the other columns of the row that USING reads, or why the trigger cannot read them as well."""
+    columns, found = case.facts.columns(table), []
+    changing = {cmd.name for cmd in case.node.cmds if cmd.subtype == A.AT_AlterColumnType}
+    for each in dict.fromkeys(column_names(using) if using is not None else ()):
+        there = columns.get(each)
+        if there is None:
+            return f"USING reads {each}, which is not a column of the row"
+        if there.generated:
+            return f"USING reads {each}, which is generated behind the trigger that would keep the columns equal"
+        if each != column.name and each in changing:
+            return f"USING reads {each}, which gets another type in the same statement"
+        if each != column.name:
+            found.append(there)
+    return found
+
+
+def _argument(part: Any, named: Mapping[str, str]) -> Any:
+    name = str(getattr(part.fields[-1], "sval", "")) if isinstance(part, ast.ColumnRef) else ""
+    return ast.ColumnRef(fields=(ast.String(sval=named[name]),)) if name in named else part
 
 
 def type_of(case: Case, definition: Any) -> tuple[int, str] | None:

@@ -13,12 +13,15 @@ from pgrunbook.database.relations import Relation
 from pgrunbook.database.shadows import Shadow
 from pgrunbook.errors import NOTHING_CHANGED, Refused
 from pgrunbook.safe_forms.form import Case
+from pgrunbook.sql.deparse import name, parsed
 from pgrunbook.sql.statements import Statement
-from pgrunbook.sql.tree import strings, tree
+from pgrunbook.sql.tree import strings, tree, walk
 
 A, Kind = enums.AlterTableType, enums.ObjectType
 _BY_NAME = (A.AT_DropColumn, A.AT_AlterColumnType, A.AT_SetExpression, A.AT_DropExpression)
 _WHOLE = (Kind.OBJECT_TABLE, Kind.OBJECT_SCHEMA)
+_TYPES = (Kind.OBJECT_TYPE, Kind.OBJECT_DOMAIN)
+_OF_TABLE = (Kind.OBJECT_TABCONSTRAINT, Kind.OBJECT_TRIGGER, Kind.OBJECT_POLICY, Kind.OBJECT_RULE)  # their names only
 
 
 def refuse(case: Case, *, is_taken_back: bool = False) -> None:
@@ -74,6 +77,9 @@ def breaking(case: Case, later: Iterable[Statement]) -> Statement | None:
 
     Where a publication sends all columns of their table, that is also one which adds or drops a column there.
     """
+    if not case.shadows:
+        return None
+    types, pairs = _old_types(case), {(one.table_schema, one.table_name) for one in case.shadows}
     tables = {(one.table_schema, one.table_name) for one in case.shadows if one.kind == "type change"}
     there = [table for name in sorted(tables) if (table := case.facts.named(name)) is not None]
     unlisted = {
@@ -82,8 +88,10 @@ def breaking(case: Case, later: Iterable[Statement]) -> Statement | None:
     for one in later:
         after = replace(case, node=tree(one.sql))
         table = _with_other_columns(after)
-        if any(_touched(after)) or (table is not None and table.oid in unlisted):
+        breaks = any(_touched(after)) or (table is not None and table.oid in unlisted)
+        if breaks or _drops(after.node, types) or any(_copies_columns(after.node, pair) for pair in pairs):
             return one
+        types = [_renamed(after.node, type_) for type_ in types]
     return None
 
 
@@ -116,6 +124,50 @@ def _with_other_columns(case: Case) -> Relation | None:
     return case.facts.relation(node.relation) if changes else None
 
 
+def _copies_columns(node: Any, table: tuple[str, ...]) -> bool:
+    """Tell whether a statement keeps all columns of a table, and would keep the one that goes with contract, too."""
+    match node:
+        case ast.ViewStmt() | ast.CreateTableAsStmt():
+            parts = list(walk(node.query))
+        case ast.InsertStmt():
+            parts = list(walk(node.selectStmt))
+        case ast.CreateStmt():
+            parts = list(walk(node))
+        case _:
+            return False
+    likes = [part.relation for part in parts if isinstance(part, ast.TableLikeClause)]
+    has_star = any(isinstance(part, ast.A_Star) for part in parts)
+    named = likes + [part for part in parts if has_star and isinstance(part, ast.RangeVar)]
+    return any(_is_same(tuple(filter(None, (one.schemaname, one.relname))), table) for one in named)
+
+
+def _old_types(case: Case) -> list[tuple[str, ...]]:
+    """Return the names of the types that the old columns of a change of type have, and keep until contract."""
+    table = case.facts.relation(case.node.relation)
+    columns = case.facts.columns(table) if table is not None else {}
+    changed = [one.column_name for one in case.shadows if one.kind == "type change"]
+    types = (parsed(f"SELECT NULL::{columns[each].type}").targetList[0].val.typeName for each in changed)
+    return [strings(type_.names) for type_ in types]
+
+
+def _drops(node: Any, types: Iterable[tuple[str, ...]]) -> bool:
+    if not isinstance(node, ast.DropStmt) or node.removeType not in _TYPES:
+        return False
+    return any(_is_same(strings(entry.names), type_) for entry in node.objects for type_ in types)
+
+
+def _renamed(node: Any, type_: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the name of a type behind a statement."""
+    is_rename = isinstance(node, ast.RenameStmt) and node.renameType in _TYPES
+    return (*type_[:-1], node.newname) if is_rename and _is_same(strings(node.object), type_) else type_
+
+
+def _is_same(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    """Tell whether two names may be one: of one of them the schema may be left out."""
+    parts = min(len(one), len(other))
+    return one[-parts:] == other[-parts:]
+
+
 def _touched(case: Case) -> Iterator[Shadow]:
     if not case.shadows:
         return
@@ -125,16 +177,28 @@ def _touched(case: Case) -> Iterator[Shadow]:
             yield from _of(case, node.relation, node.subname, node.newname)
         case ast.RenameStmt() if node.renameType == Kind.OBJECT_SCHEMA:
             yield from (one for one in case.shadows if one.table_schema == node.subname)
+        case ast.RenameStmt() if node.renameType in _OF_TABLE:
+            pass
         case ast.RenameStmt() | ast.AlterObjectSchemaStmt() if node.relation is not None:
             yield from _of(case, node.relation)
         case ast.DropStmt() if node.removeType in _WHOLE:
             yield from _dropped(case, node)
+        case ast.DropStmt() if node.removeType in _TYPES:
+            dropped = {case.facts.type_oid(name(*strings(entry.names))) for entry in node.objects} - {None}
+            yield from (one for one in case.shadows if _type_of(case, one) in dropped)
         case ast.AlterTableStmt():
             for cmd in node.cmds:
                 if cmd.subtype in _BY_NAME:
                     yield from _of(case, node.relation, cmd.name)
                 elif cmd.subtype == A.AT_AddColumn:
                     yield from _of(case, node.relation, cmd.def_.colname)
+
+
+def _type_of(case: Case, one: Shadow) -> int | None:
+    """Return the type of a column that goes with contract, None where it is not there yet."""
+    table = case.facts.named((one.table_schema, one.table_name))
+    column = case.facts.columns(table).get(one.shadow_name) if table is not None else None
+    return column.type_oid if column is not None else None
 
 
 def _dropped(case: Case, node: Any) -> Iterator[Shadow]:
@@ -149,10 +213,10 @@ def _dropped(case: Case, node: Any) -> Iterator[Shadow]:
 def _of(case: Case, named: ast.RangeVar, *columns: str) -> Iterator[Shadow]:
     """Yield the shadows of a table, or those in which one of these columns is."""
     table = case.facts.relation(named)
-    schema, name = (table.schema, table.name) if table else (named.schemaname or "", str(named.relname))
+    schema, relname = (table.schema, table.name) if table else (named.schemaname or "", str(named.relname))
     if not columns:
-        yield from (one for one in case.shadows if (one.table_schema, one.table_name) == (schema, name))
+        yield from (one for one in case.shadows if (one.table_schema, one.table_name) == (schema, relname))
     for column in columns:
-        found = shadows.of_column(case.shadows, schema, name, column)
+        found = shadows.of_column(case.shadows, schema, relname, column)
         if found is not None:
             yield found

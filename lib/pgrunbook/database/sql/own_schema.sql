@@ -117,7 +117,7 @@ WITH RECURSIVE us AS (
                OR p.proname ~ '^note_changes_[0-9a-f]{16}(_back)?$')
            AND p.prorettype = 'pg_catalog.trigger'::regtype
            OR p.proname ~ '^fill_[0-9a-f]{16}(_[0-9]+)?$'
-           OR p.proname ~ '^(agrees|forward|backward)_sync_[0-9a-f]{16}$'
+           OR p.proname ~ '^(agrees|follows|returns|forward|backward|again)_sync_[0-9a-f]{16}$'
            -- Only within the transaction that changes the type of a key back.
            OR p.proname ~ '^old_kept_[0-9a-f]{16}(_[0-9]+)?$'
            OR p.proname = 'refuse_ledger_change'
