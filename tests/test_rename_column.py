@@ -421,6 +421,7 @@ class Writers:
                 both = _CHANGES[chance.randrange(len(_CHANGES))]
                 try:
                     with conn.transaction():
+                        conn.execute("SELECT pg_advisory_xact_lock(7)")  # or the other one writes between both tables
                         for table, column in (("n", name), ("same", "value")):
                             text = both.format(table=table, column=column)
                             conn.execute(text, {"key": key, "value": value, "other": key + 1000})

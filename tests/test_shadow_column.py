@@ -513,6 +513,7 @@ class Writers:
 
     server: Server
     value: str
+    truncates: bool = True
     stopped: threading.Event = field(default_factory=threading.Event)
 
     def run(self, seed: int) -> int:
@@ -534,7 +535,7 @@ class Writers:
             "first": luck.randrange(10**6, 10**8) * 3 + own,
         }
         kinds = WRITES[: -1 if done % 10 < 9 else None]
-        if done % 60 == 59:
+        if done % 60 == 59 and self.truncates:
             # Without it, TRUNCATE has a snapshot for which CREATE INDEX CONCURRENTLY waits, which TRUNCATE waits for.
             conn.execute("LOCK TABLE app.t IN ACCESS EXCLUSIVE MODE")
             conn.execute("TRUNCATE app.t, twin")
@@ -544,9 +545,9 @@ class Writers:
 
 
 @contextmanager
-def writing(server: Server, value: str) -> Iterator[None]:
+def writing(server: Server, value: str, *, truncates: bool = True) -> Iterator[None]:
     """Let clients write meanwhile; an error that one of them sees is raised at the end."""
-    writers = Writers(server, value)
+    writers = Writers(server, value, truncates)
     with ThreadPoolExecutor(3) as pool:
         running = [pool.submit(writers.run, seed) for seed in (1, 2, 3)]
         try:
