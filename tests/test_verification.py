@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import resource
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -406,6 +407,53 @@ def test_a_tampering_is_found_and_said_where(records: Records, what: str) -> Non
     assert set(expected) <= told, found.problems
     assert (found.exit_code, found.is_true) == (3, False)
     assert all(one.says for one in found.problems)
+
+
+def places(part: object, at: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """Each place in a statement."""
+    if at:
+        yield at
+    some = part.items() if isinstance(part, dict) else enumerate(part) if isinstance(part, list) else ()
+    for key, one in some:
+        yield from places(one, (*at, key))
+
+
+def otherwise(statement: object, at: tuple[str | int, ...]) -> Iterator[object]:
+    """The statement with something else at a place: nothing, another name, and a value of each other type."""
+    for value in ("GONE", "RENAMED", None, "", "x", -1, 2**70, 1.5, True, [], {}, [1], {"a": 1}):
+        made: Any = copy.deepcopy(statement)
+        within = made
+        for key in at[:-1]:
+            within = within[key]
+        was = within[at[-1]]
+        if value in ("GONE", "RENAMED"):
+            del within[at[-1]]
+        if value == "RENAMED" and isinstance(within, dict):
+            within[f"{at[-1]}x"] = was
+        elif value not in ("GONE", "RENAMED"):
+            within[at[-1]] = value
+        if made != statement:
+            yield made
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [0, 1, 4, 8])
+def test_a_line_that_says_something_else_is_told_and_never_a_traceback(records: Records, number: int) -> None:
+    """At each place of it."""
+    whole, failed = records.lines, list[str]()
+    before = envelope.read(whole[number])
+    for at in places(before.statement()):
+        for made in otherwise(before.statement(), at):
+            line = Envelope(envelope.encoded(made), before.signatures).line()
+            records.write([*whole[:number], line, *whole[number + 1 :]])
+            try:
+                if records.verify().exit_code != 3:
+                    failed.append(f"{at}: true")
+            except WrongInput:
+                continue
+            except Exception as exc:
+                failed.append(f"{at}: {exc!r}")
+    assert not failed
 
 
 def test_the_list_of_tamperings_is_long_enough() -> None:

@@ -100,7 +100,7 @@ def _expected(found: Verification, target: str) -> Iterator[_Expected]:
         anchor = line.predicate.get("anchor")
         if line.is_open or not isinstance(anchor, dict) or anchor.get("target") != target:
             continue
-        opened = by_seq.get(int(anchor.get("line") or 0))
+        opened = by_seq.get(_number(anchor.get("line")))
         if opened is not None:
             yield _Expected(opened, anchor, is_unasked=False)
         faithful = line.predicate.get("faithful")
@@ -108,9 +108,14 @@ def _expected(found: Verification, target: str) -> Iterator[_Expected]:
         yield _Expected(line, anchor, is_unasked=not was_asked)
 
 
+def _number(value: object) -> int:
+    """Return a number of a line, 0 where somebody has written something else."""
+    return value if isinstance(value, int) else 0
+
+
 def _is_restored(one: _Expected, newest: Mapping[int, int], place: ServerPlace) -> bool:
     """Tell whether the database went back to before a line, as its server's own identity and timeline prove."""
-    system, timeline = str(one.anchor.get("system_identifier", "")), int(one.anchor.get("timeline") or 0)
+    system, timeline = str(one.anchor.get("system_identifier", "")), _number(one.anchor.get("timeline"))
     if system and place.system_identifier != system:
         return True
     later = max((seq for of, seq in newest.items() if of <= timeline), default=0)

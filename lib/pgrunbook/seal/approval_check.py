@@ -115,7 +115,8 @@ def _attempts(folder: Path, lines: Sequence[SealedLine]) -> Iterator[_Attempt]:
         ended = lines[n + 1] if n + 1 < len(lines) and not lines[n + 1].is_open else None
         if ended is not None:
             said = ended.predicate
-            permits = [one for one in said.get("permitted") or () if isinstance(one, dict)]
+            told = said.get("permitted")
+            permits = [one for one in told if isinstance(one, dict)] if isinstance(told, list) else []
             yield _Attempt(line, ended, said.get("changed") is True, permits)
         elif n + 1 == len(lines) and _is_asked(line):
             try:

@@ -150,7 +150,8 @@ def _agreement(said: Mapping[str, Any]) -> str:
     if not faithful:
         return ""
     asked = "" if faithful.get("database_asked") else "; the database was not asked"
-    told = "; ".join(map(str, faithful.get("differences", ())))
+    differences = faithful.get("differences") or []
+    told = "; ".join(map(str, differences if isinstance(differences, list) else [differences]))
     return (told or "notebooks and journal agree") + asked
 
 

@@ -147,12 +147,12 @@ def _standings(
         wrong.setdefault((problem.run_id, problem.part), problem.word)
     for run_id, lines in found.attempts().items():
         last = lines[-1].predicate
-        runbook = last["runbook"]["name"] if isinstance(last.get("runbook"), dict) else str(last.get("runbook", ""))
+        runbook = last.get("runbook", "")
         of = str(last.get("target", {}).get("name", "")) if isinstance(last.get("target"), dict) else ""
         unasked = "not looked at" if of != target or not target else "none: it wrote nothing there"
         yield RunStanding(
             run=run_id,
-            runbook=runbook,
+            runbook=str(runbook.get("name", "") if isinstance(runbook, dict) else runbook),
             target=of,
             outcome=_open(outputs / run_id) if lines[-1].is_open else str(last.get("outcome", "")),
             attempts=sum(line.is_open for line in lines),
@@ -186,7 +186,8 @@ def _faithful(line: SealedLine) -> str:
     if line.is_open or not isinstance(told, dict):
         return "-"
     differences = told.get("differences") or []
-    return "yes" if told.get("holds") is True and not differences else f"no: {counted(len(differences), 'difference')}"
+    count = len(differences) if isinstance(differences, list) else 1
+    return "yes" if told.get("holds") is True and not count else f"no: {counted(count, 'difference')}"
 
 
 def _tone(text: str) -> str:

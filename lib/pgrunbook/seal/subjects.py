@@ -53,9 +53,10 @@ def digest(path: Path, most: int | None = None) -> str:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         return ""
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        return ""
     with os.fdopen(handle, "rb", buffering=0) as file:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            return ""
         while left is None or left > 0:
             part = file.read(1 << 20 if left is None else min(left, 1 << 20))
             if not part:
