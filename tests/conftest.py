@@ -53,6 +53,7 @@ def pytest_configure() -> None:
 def pytest_collection_finish() -> None:
     """Leave all that was collected out of the garbage collector's rounds; hardly anything of that is garbage."""
     gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
     gc.enable()
 
 

@@ -132,6 +132,7 @@ class Loop:
         ).left
 
 
+@pytest.mark.slow
 @pytest.mark.newest
 def test_old_values_come_back_and_nothing_of_ours_is_left(target: Target) -> None:
     """Rows that had none are empty again; purge takes what was captured only behind that."""

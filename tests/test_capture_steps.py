@@ -225,6 +225,18 @@ def test_a_form_of_several_steps_is_kept_around_the_one_that_destroys(conn: Conn
     assert found.expansion == unknown
 
 
+def test_what_a_small_table_loses_with_a_type_is_kept(conn: Conn) -> None:
+    """Its change runs as it is written, with statements of ours before and behind it."""
+    expansion = Expander(conn, batch_rows=1_000).expand(
+        statement("ALTER TABLE t ALTER b TYPE varchar(1) USING left(b, 1)")
+    )
+    assert expansion.steps[-1].sql != expansion.statement.sql
+    undo = Inverter(conn).inverse(expansion.statement)
+    found = undo_data.with_capture(conn, expansion, undo, Site("m", "s", "up", 1), rows_conn=None, batch_rows=1_000)
+    assert found.because == ""
+    assert {(keep.table, keep.column) for step in found.expansion.steps for keep in step.keeps} == {("public.t", "b")}
+
+
 def test_what_is_ours_is_left_out(conn: Conn) -> None:
     """Neither sums nor schemas tell of what is kept."""
     Way(conn, "DROP TABLE keyless").there()

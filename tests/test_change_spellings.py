@@ -27,7 +27,7 @@ Project = Callable[..., Target]
 FILE = Path(__file__).parent / "ordinary" / "spellings.sql"
 FORMS = {"shadow-column", "rename-column"}
 AS_WRITTEN = {"type-change", "runs-as-written"}
-REPLACED = re.compile('DROP COLUMN ("code"|note)')  # the column is dropped and added
+REPLACED = re.compile('DROP COLUMN ("code"|"?note)')  # the column is dropped, and added perhaps
 PARTS = 4  # of the enumeration: each is a release of its own
 TABLES = """
 CREATE TYPE kind AS ENUM ('new', 'done');

@@ -74,6 +74,7 @@ OF_THE_KEY = ("ALTER COLUMN id TYPE bigint", "RENAME COLUMN id TO number", "DROP
 OTHERS = ("ALTER COLUMN amount TYPE bigint", "ADD COLUMN more int", "ADD CHECK (id > 0)")
 
 
+@pytest.mark.slow
 def test_key_of_a_table_whose_swap_is_not_ended_keeps_its_name_and_type(target: Target) -> None:
     """Else each write of the application would fail in the trigger that notes it; once it is ended, nothing does."""
     do(target, "CREATE SCHEMA app")

@@ -75,6 +75,7 @@ def refuses_two_of_one(conn: Conn) -> str:
     return refused.value.diag.constraint_name or ""
 
 
+@pytest.mark.newest
 def test_clients_swap_values_all_the_time(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """There, on the way back, and there again until contract; it ends as the plain change does."""
     with stage(server, "deferrable", TABLE) as both:
@@ -124,6 +125,7 @@ def test_given_up_at_any_step_it_leaves_nothing(server: Server) -> None:
         number += 1
 
 
+@pytest.mark.slow
 def test_a_conversion_that_may_bring_two_values_together_is_a_gate(server: Server) -> None:
     """Or keep them apart where the old type has one: the columns could not both have the key."""
     made = "CREATE TABLE app.t (id integer PRIMARY KEY, n numeric, w text, s integer);"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import gc
 import re
 import tomllib
 from collections.abc import Iterator
@@ -236,7 +237,15 @@ class Facts:
 
 @functools.cache
 def library() -> dict[Path, Facts]:
-    """Read every module of the library once."""
+    """Read every module of the library once; trees are no garbage, and nobody looks for any meanwhile."""
+    gc.disable()
+    try:
+        return _library()
+    finally:
+        gc.enable()
+
+
+def _library() -> dict[Path, Facts]:
     found = {}
     for path in LIBRARY:
         text = path.read_text()

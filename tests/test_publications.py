@@ -178,6 +178,7 @@ def contracted(target: Target) -> None:
         contract.drop(conn, target, one, permitted_of(contract.subject(one), conn))
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("how", sample([*PUBLISHED], 7))
 def test_a_subscriber_has_the_rows_of_its_publisher(server: Server, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Through fill, cut-over, the way back, again, and contract; then it is published as by the plain change."""
@@ -243,6 +244,7 @@ def test_no_statement_of_ours_looks_like_a_secret() -> None:
     assert [text for text in made if list(secrets.spans(text))] == []
 
 
+@pytest.mark.slow
 def test_columns_come_and_go_before_the_change_or_after_contract(server: Server) -> None:
     """A list would leave out a new one: the statement is refused, and of one release the change has no safe form."""
     if server.version < 15:

@@ -260,7 +260,7 @@ def test_values_that_the_old_type_cannot_hold_stand_in_the_way_back(project: Pro
 def test_what_stopped_half_way_is_taken_back(project: Project) -> None:
     """A key that is not unique any more under the new type: the runner takes the first change back, and all of ours."""
     second = "ALTER TABLE orders ALTER code TYPE integer USING code::integer / 2;"
-    target = project(folder={"0001_a.sql": f"{CHANGE}\n{second}"})
+    target = project(folder={"0001_a.sql": f"{CHANGE}\n{second}"}, batch_rows=100)
     do(target, TABLES + "CREATE UNIQUE INDEX ON orders (code);")
     before = rows(target, "SELECT * FROM orders ORDER BY id")
     made, code = run("release")

@@ -261,6 +261,7 @@ CHANGES = [
 
 
 @pytest.mark.first_case
+@pytest.mark.first_case
 @pytest.mark.newest
 @pytest.mark.parametrize("is_branch", [False, True], ids=["by text", "on a branch"])
 def test_the_gate_is_the_server_s_word(stage: Stage, is_branch: bool) -> None:

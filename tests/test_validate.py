@@ -60,6 +60,7 @@ def test_a_database_as_promised_is_shown_as_such(project: Project) -> None:
     assert made.parts[-1].says == "The database is as promised."
 
 
+@pytest.mark.slow
 def test_each_thing_that_is_not_as_promised_is_named(project: Project) -> None:
     """An object changed by hand, an invalid index, a sequence behind and a slower query: all in one error."""
     queries = {**QUERIES, "by v": "SELECT id FROM looked WHERE v = 7", "writes": "UPDATE looked SET v = 0 WHERE v = 9"}

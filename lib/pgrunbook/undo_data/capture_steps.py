@@ -227,7 +227,9 @@ def _capturing_columns(
 
 def _destroys(step: SafeStep, expansion: Expansion) -> bool:
     """Tell whether a step drops a column or changes a type: the column is captured around this step."""
-    if step.batches is None and step.sql.endswith(expansion.statement.sql):
+    if step.batches is not None:
+        return False
+    if step.sql.endswith(expansion.statement.sql):
         return True
-    cmds = getattr(tree(step.sql), "cmds", None) or () if step.batches is None else ()
+    cmds = [cmd for part in trees(step.sql) for cmd in getattr(part, "cmds", None) or ()]
     return any(cmd.subtype.name in ("AT_DropColumn", "AT_AlterColumnType") for cmd in cmds)
