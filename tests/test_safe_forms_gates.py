@@ -171,6 +171,19 @@ def test_statement_without_safe_form_meets_its_gate(stage: Stage, id_: str, migr
     assert gate(expansion.statement, stage.conn) == expansion.gate
 
 
+def test_a_view_is_not_said_to_hold_data(stage: Stage) -> None:
+    """Its rows are those of its query: only code that reads it is told of; a table's rows are lost."""
+    stage.conn.execute("CREATE VIEW v AS SELECT 1 AS a; CREATE MATERIALIZED VIEW m AS SELECT 1 AS a")
+    for dropped, says in {
+        "VIEW v": "v is computed from queries, and code that still uses it fails",
+        "MATERIALIZED VIEW m": "m is computed from queries, and code that still uses it fails",
+        "TABLE t": "the data of t is lost, and code that still uses it fails",
+    }.items():
+        (found,) = plan(stage.conn, f"DROP {dropped}")
+        assert found.gate is not None
+        assert found.gate.says == says
+
+
 def test_what_reaches_beyond_its_object_is_a_gate_and_a_finding(stage: Stage) -> None:
     """By CASCADE, by an owner, in a whole database, through a view: the same verdict in prepare and in review."""
     stage.conn.execute(WIDE_STAGE)

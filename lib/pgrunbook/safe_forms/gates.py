@@ -103,7 +103,8 @@ def _drop(case: Case) -> Gate | None:
     if node.removeType not in kinds:
         return None
     there = [entry for entry in node.objects if _is_there(case, entry)]
-    return _loses(", ".join(_dotted(entry) for entry in there)) if there else None
+    computed = "queries" if node.removeType in (Kind.OBJECT_VIEW, Kind.OBJECT_MATVIEW) else ""
+    return _loses(", ".join(_dotted(entry) for entry in there), computed=computed) if there else None
 
 
 def _is_there(case: Case, entry: Any) -> bool:
@@ -146,7 +147,9 @@ def _alter_command(case: Case, table: Relation, cmd: Any) -> Gate | None:
         return _rewrite("rewrite", _REWRITES[cmd.subtype], swap_command.of_alteration(case))
     if cmd.subtype == A.AT_DropColumn:
         column = case.facts.columns(table).get(cmd.name)
-        return _loses(f"{table.name}.{cmd.name}", is_computed=bool(column.generated)) if column else None
+        if column is None:
+            return None
+        return _loses(f"{table.name}.{cmd.name}", computed="other columns" if column.generated else "")
     if cmd.subtype == A.AT_AddConstraint and cmd.def_.contype == K.CONSTR_EXCLUSION:
         return _no_index_beside(case, "exclusion-constraint", "The index of an exclusion constraint")
     if cmd.subtype == A.AT_AddConstraint and cmd.def_.without_overlaps:
@@ -252,12 +255,13 @@ def as_written(says: str, how: str) -> Gate:
     return Gate(id="runs-as-written", says=says, procedure="expand and contract", how=how)
 
 
-def _loses(what: str, *, is_computed: bool = False) -> Gate:
+def _loses(what: str, *, computed: str = "") -> Gate:
+    """Return the gate of what is dropped; ``computed`` is what its values are made of, where they are."""
     fails = "code that still uses it fails"
     return Gate(
         id="drop",
-        says=f"{what} is computed from other columns, and {fails}"
-        if is_computed
+        says=f"{what} is computed from {computed}, and {fails}"
+        if computed
         else f"the data of {what} is lost, and {fails}",
         procedure="expand and contract",
         how="First release code that no longer uses it; drop it one release later, in a migration of its own.",
