@@ -143,6 +143,11 @@ def test_order_is_chosen_by_facts_and_tried_where_no_update_is_hot(
         for correlation, by_pages in ((0.01, False), (-0.4, False), (0.6, True), (-1.0, True), (None, True)):
             chosen = batch_order.decided(made, replace(found, correlation=correlation), "auto")
             assert (chosen and chosen.by_pages) is by_pages, correlation
+        for correlation, indexed in ((0.01, False), (-0.4, True)):
+            large = replace(found, bytes=found.room_bytes, correlation=correlation, is_indexed=indexed)
+            chosen = batch_order.decided(made, large, "auto")
+            assert chosen is not None
+            assert chosen.by_pages, (correlation, indexed)
         do(target, "CREATE INDEX ON orders (abs(cents))")
         assert batch_order.decided(made, batch_order.facts(conn, made), "auto") is None
         done = filled(conn, made)

@@ -1,7 +1,9 @@
 """The order of a backfill's batches: by the key, or by pages; decided by facts of the table, and a measured trial.
 
 By pages scattered rows are updated together, so that new versions find room on their pages; by a key that is random in
-the table they are scattered too, but each row is looked up twice, and by one that follows the pages they are not. Where
+the table they are scattered too, but each row is looked up twice, and by one that follows the pages they are not. A key
+that is random takes another page for each row: of a table that is not small beside shared buffers and the WAL between
+two checkpoints, each is read again, and its image written again, many times. Where
 an index holds a filled column no update is HOT, and both are tried: what the trial does is done.
 """
 
@@ -21,6 +23,7 @@ from pgrunbook.online.ranges import RESIDUES
 SMALL_ROWS = 20_000
 TRIAL_BATCHES = RESIDUES
 FASTER = 1.1
+OF_ROOM = 2
 SCATTERED = 0.5  # the correlation of a key with the pages, below which each batch of it meets most of them
 ASKED = ("auto", "key", "pages")
 Asked = Literal["auto", "key", "pages"]
@@ -28,14 +31,28 @@ Asked = Literal["auto", "key", "pages"]
 
 @dataclass(frozen=True)
 class OrderFacts:
-    """What decides the order; ``correlation`` is how far the key follows the pages, None where that is not known."""
+    """What decides the order; ``correlation`` is how far the key follows the pages, None where that is not known.
+
+    ``room_bytes`` is what the server keeps in memory, and writes between two checkpoints: the lesser of both.
+    """
 
     rows_estimate: int
     bytes: int
+    room_bytes: int
     fillfactor: int
     correlation: float | None
     is_indexed: bool
     indexes: int
+
+    @property
+    def is_scattered(self) -> bool:
+        """Whether rows that follow each other by the key lie on pages that do not."""
+        return self.correlation is not None and abs(self.correlation) < SCATTERED
+
+    @property
+    def is_large(self) -> bool:
+        """Whether pages that are met in a random order leave the memory, and are logged whole, more than once."""
+        return self.bytes * OF_ROOM > self.room_bytes
 
     @property
     def told(self) -> str:
@@ -89,9 +106,11 @@ def decided(made: ColumnBackfill, found: OrderFacts, asked: Asked) -> BatchOrder
         return BatchOrder(asked == "pages", "it was asked for")
     if found.rows_estimate < SMALL_ROWS:
         return BatchOrder(False, "the table is small")
+    if found.is_scattered and found.is_large:
+        return BatchOrder(True, "by the key each row would take another page, and the table is too large for that")
     if found.is_indexed:
         return None
-    if found.correlation is not None and abs(found.correlation) < SCATTERED:
+    if found.is_scattered:
         return BatchOrder(False, "rows that follow each other by the key lie scattered: their updates are HOT")
     return BatchOrder(True, "updates are HOT where rows that lie scattered are updated together")
 

@@ -117,8 +117,11 @@ WHERE k.conrelid = %(table)s
                         WHERE a.attrelid = k.conrelid AND a.attname = ANY (%(columns)s::text[]))
 
 -- name: order_facts
--- a row is: what decides the order of a backfill: its size, room on pages, how far the key follows the pages, indexes
+-- a row is: what decides the order of a backfill: its size, room on pages, how far the key follows the pages, indexes;
+-- and what is kept in memory, and written between two checkpoints
 SELECT pg_catalog.pg_table_size(c.oid) AS bytes,
+       least(pg_catalog.pg_size_bytes(pg_catalog.current_setting('shared_buffers')),
+             pg_catalog.pg_size_bytes(pg_catalog.current_setting('max_wal_size'))) AS room_bytes,
        greatest(c.reltuples, 0)::bigint AS rows_estimate,
        coalesce((SELECT o.option_value::int FROM pg_catalog.pg_options_to_table(c.reloptions) AS o
                  WHERE o.option_name = 'fillfactor'), 100) AS fillfactor,
