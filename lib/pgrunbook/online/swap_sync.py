@@ -112,8 +112,10 @@ def _drained(conn: Connection, swap: TableSwap) -> int:
 def drain_once(conn: Connection, swap: TableSwap, *, timeout_ms: int) -> None:
     """Bring over what is noted by now, where that takes less than this time; else it is left for the next drain.
 
+    Raises as ``swap_trust.refuse_foreign_code``.
     Locks: RowExclusiveLock on the other table; AccessExclusiveLock where the live table was emptied.
     """
+    swap_trust.refuse_foreign_code(conn, swap)
     try:
         with _snapshot(conn, timeout_ms):
             change_log.drain(conn, swap)
