@@ -12,7 +12,7 @@ import pytest
 
 from conftest import connect, do, rows
 from pgrunbook.config.targets import Target
-from pgrunbook.database import control
+from pgrunbook.database import connection, control
 from pgrunbook.database.control import Command
 from pgrunbook.errors import Blocked, Interrupted
 from pgrunbook.online import brakes, latency, throttle
@@ -139,6 +139,106 @@ def test_role_that_may_not_see_something_is_told_and_not_failed(stage: Stage) ->
     finally:
         stage.conn.execute("RESET ROLE")
         stage.conn.execute("GRANT SELECT ON pg_stat_archiver TO PUBLIC; DROP OWNED BY blind; DROP ROLE blind")
+
+
+OF_OTHERS = {
+    "at peace": (True, "", ""),
+    "in a transaction": (False, "application", "BEGIN; SELECT 1"),
+    "just now": (False, "application", "SELECT 1"),
+    "ours": (True, "pgrunbook probes", "BEGIN; SELECT 1"),
+    "traffic of a rehearsal": (False, connection.TRAFFIC, "BEGIN; SELECT 1"),
+    "who takes our name": (False, "pgrunbook probes", "SET SESSION AUTHORIZATION other; BEGIN; SELECT 1"),
+    "in another database": (False, "application", "BEGIN; SELECT 1"),
+}
+
+
+@pytest.mark.parametrize("case", OF_OTHERS)
+def test_loop_is_alone_where_nobody_else_is_at_work(stage: Stage, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+    """A session counts while it does something or holds a transaction, in any database; ours count for nobody."""
+    is_alone, name, does = OF_OTHERS[case]
+    monkeypatch.setattr(brakes, "QUIET_S", 60.0 if case == "just now" else 0.2)
+    looks = Brakes(stage.conn, oid(stage.conn))
+    wait_until(lambda: case == "just now" or looks.is_alone())
+    if not does:
+        return
+    place = {"conninfo": stage.conn.info.dsn, "user": stage.conn.info.user, "application_name": name}
+    database = "postgres" if case == "in another database" else stage.conn.info.dbname
+    user = "other" if case == "who takes our name" else stage.conn.info.user
+    if user == "other":
+        stage.conn.execute("DROP ROLE IF EXISTS other; CREATE ROLE other LOGIN")
+        does = does.partition("; ")[2]
+    with psycopg.connect(**{**place, "dbname": database, "user": user}, autocommit=True) as session:  # type: ignore[arg-type]
+        wait_until(lambda: looks.is_alone() or case == "just now")
+        session.execute(does.encode())
+        if is_alone:
+            wait_until(looks.is_alone)
+            return
+        for _ in range(3):
+            time.sleep(0.1)
+            assert not looks.is_alone()
+    if case != "just now":
+        wait_until(looks.is_alone)
+
+
+def test_who_comes_and_goes_between_two_looks_is_somebody(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server counts sessions; what they did is over, and others like it will come."""
+    monkeypatch.setattr(brakes, "QUIET_S", 0.2)
+    looks = Brakes(stage.conn, oid(stage.conn))
+    wait_until(looks.is_alone)
+    monkeypatch.setattr(brakes, "QUIET_S", 60.0)
+    with stage.session():
+        pass
+    wait_until(lambda: not looks.is_alone())
+    monkeypatch.setattr(brakes, "QUIET_S", 0.2)
+    wait_until(looks.is_alone)
+
+
+def test_who_hides_what_it_does_is_at_work(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A role without pg_read_all_stats does not see it; with that right it is alone."""
+    monkeypatch.setattr(brakes, "QUIET_S", 0.2)
+    stage.conn.execute("DROP ROLE IF EXISTS blind; CREATE ROLE blind")
+    try:
+        with stage.session(), stage.session() as conn:
+            looks = Brakes(conn, oid(conn))
+            conn.execute("SET ROLE blind")
+            for _ in range(5):
+                time.sleep(0.1)
+                assert not looks.is_alone()
+            assert looks.unseen == {}
+            stage.conn.execute("GRANT pg_read_all_stats TO blind")
+            wait_until(looks.is_alone)
+    finally:
+        stage.conn.execute("DROP ROLE blind")
+
+
+def test_loop_rests_for_others_only(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody there: no rest, and none is learnt; a person slows it down all the same; when others come it rests."""
+    monkeypatch.setattr(brakes, "QUIET_S", 0.2)
+    monkeypatch.setattr(throttle, "LOOK_S", 0.0)
+    monkeypatch.setattr(throttle, "STEER_S", 0.0)
+    throttled = Throttle(stage.conn, oid(stage.conn), ThrottleGoals(latency_ms=10), run_id="20261130T100000Z-aaaa")
+
+    slept: list[float] = []
+    monkeypatch.setattr(throttle.time, "sleep", slept.append)
+
+    def rests() -> bool:
+        before = len(slept)
+        throttled.worked(0.05, 1, commit_s=0.1)
+        throttled.turn()
+        return len(slept) > before
+
+    wait_until(lambda: not rests())
+    rest = throttled.rest
+    assert not rests()
+    assert (throttled.rest, throttled.samples[-1].rest) == (rest, 0.0)
+    control.change_pace(stage.conn, throttled.run_id, 0.5)
+    assert rests()
+    control.change_pace(stage.conn, throttled.run_id, 2.0)
+    throttled.turn()
+    assert not rests()
+    with stage.session() as other:
+        other.execute("BEGIN; SELECT 1")
+        assert rests()
 
 
 def test_loop_that_waits_goes_on_when_the_reason_is_gone(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

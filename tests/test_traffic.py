@@ -11,6 +11,7 @@ import pytest
 
 from conftest import Site, connect, do, rows
 from pgrunbook.config.targets import Target
+from pgrunbook.database import connection
 from pgrunbook.rehearse import traffic as load
 from pgrunbook.rehearse.traffic import Traffic
 from scenes import session, until
@@ -70,7 +71,7 @@ def updates(target: Target, table: str) -> int:
 
 def ended(target: Target, clients: int = 0) -> Callable[[], bool]:
     """Tell whether so few clients are left."""
-    query = f"SELECT count(*) FROM pg_stat_activity WHERE application_name = '{load.APPLICATION}'"
+    query = f"SELECT count(*) FROM pg_stat_activity WHERE application_name = '{connection.TRAFFIC}'"
     return lambda: rows(target, query) == [(clients,)]
 
 
@@ -155,7 +156,7 @@ def test_one_client_that_fails_is_told_as_well(run: Run, target: Target) -> None
     """The others go on, so that pgbench itself ends well."""
     with run("public.keyless") as told:
         do(target, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-           f" WHERE application_name = '{load.APPLICATION}' LIMIT 1")  # fmt: skip
+           f" WHERE application_name = '{connection.TRAFFIC}' LIMIT 1")  # fmt: skip
         until(ended(target, load.CLIENTS - 1))
     assert "terminating connection" in told.failed or "aborted" in told.failed
 

@@ -22,6 +22,7 @@ Found = TypeVar("Found")
 
 CONNECT_TIMEOUT_S = 10
 APPLICATION = "pgrunbook"  # how the application_name of our sessions begins
+TRAFFIC = f"{APPLICATION} traffic"  # that of sessions which stand for the application's
 READ_LOCK_TIMEOUT_MS = 2_000
 READ_STATEMENT_TIMEOUT_MS = 30_000
 OPTIONS = (

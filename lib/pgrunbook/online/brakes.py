@@ -1,10 +1,12 @@
 """What makes a loop of transactions stand still for a while: each reason has a name, a limit and what was seen.
 
 Any one reason is enough, and the first is told, as in gh-ost. What a role may not see is told once, and brakes nothing.
+Beside that it tells whether anybody else is at work on the server: a loop that is alone has nobody to spare.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -20,6 +22,7 @@ from pgrunbook.display.prose import counted
 from pgrunbook.display.units import human
 
 LEAST_DEAD_ROWS = 10_000
+QUIET_S = 5.0  # so long a session has been idle that is not at work
 
 
 class BrakeName(StrEnum):
@@ -77,6 +80,8 @@ class Brakes:
     limits: BrakeLimits = field(default_factory=BrakeLimits)
     unseen: dict[str, str] = field(default_factory=dict)
     _tree: list[int] = field(default_factory=list, init=False)
+    _sessions: int | None = field(default=None, init=False)
+    _came_at: float = field(default=float("-inf"), init=False)
 
     def look(self) -> Brake | None:
         """Return the first reason to wait now, None where there is none.
@@ -86,6 +91,21 @@ class Brakes:
         rows = self._part("tree", lambda: queries.rows(self.conn, "throttle", "tree", table=self.table))
         self._tree = [row["oid"] for row in rows]
         return next(self._found(), None)
+
+    def is_alone(self) -> bool:
+        """Tell whether nobody else has been at work on the server for some seconds, in any database.
+
+        Others are all sessions but ours: those of this role whose application_name is of pgrunbook. Whoever hides what
+        it does, as those of other roles do from one without pg_read_all_stats, is at work; so is one that has begun
+        since the last time, and may have ended again. Processes that send WAL are none: their lag is a brake.
+        """
+        ours = {"ours": f"{connection.APPLICATION} %", "traffic": connection.TRAFFIC, "quiet_s": QUIET_S}
+        for row in self._part("others", lambda: queries.rows(self.conn, "throttle", "others", **ours)):
+            if self._sessions not in (None, row["sessions"]):
+                self._came_at = time.monotonic()
+            self._sessions = row["sessions"]
+            return not row["are_at_work"] and time.monotonic() - self._came_at > QUIET_S
+        return False
 
     def _found(self) -> Iterator[Brake]:
         if self.limits.query:

@@ -9,6 +9,8 @@
    transactions on the table (``online.latency``): longer where that is above its goal, shorter where it is well below.
    Where others make it slow already while the loop rests, the goals are relative to that: to stand still helps nobody.
    To know that, a loop beside slow transactions rests every few seconds for long enough to listen.
+4. Where nobody else is at work (``online.brakes``) it does not rest, unless a person has slowed it down: what is slow
+   then, as each page's first change behind a checkpoint, is slow for us only. Once a second it looks whether they came.
 
 Whatever holds locks across turns breaks the promise: call it outside of any transaction.
 Source: https://docs.gitlab.com/ee/development/database/batched_background_migrations.html,
@@ -106,6 +108,7 @@ class Throttle:
     latency_ms: float | None = field(default=None, init=False)
     idle_ms: float | None = field(default=None, init=False)
     pace: float = field(default=1.0, init=False)
+    is_alone: bool = field(default=False, init=False)
     worked_s: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
@@ -153,6 +156,9 @@ class Throttle:
             self._steer()
 
     def _rest_s(self) -> float:
+        if not self.rests:
+            self._owed_s = 0.0
+            return 0.0
         rest_s, now = min(self._owed_s, LONGEST_REST_S), time.monotonic()
         if rest_s >= LISTEN_S:
             self._listened_at = now
@@ -163,6 +169,11 @@ class Throttle:
         ):
             rest_s, self._listened_at = LISTEN_S, now
         return rest_s
+
+    @property
+    def rests(self) -> bool:
+        """Whether there is somebody to rest for, or a person who wants it slower."""
+        return not self.is_alone or self.pace < 1.0
 
     @property
     def can_halve(self) -> bool:
@@ -191,7 +202,9 @@ class Throttle:
         self._steered_at, self._commit_ms = time.monotonic(), 0.0
         before = self.latency_ms
         self.latency_ms = now_ms if before is None else 0.6 * now_ms + 0.4 * before
-        if self.latency_ms > goal_ms:
+        if not self.rests:
+            pass
+        elif self.latency_ms > goal_ms:
             self.rest = min(MOST_REST, max(self.rest, LEAST_REST) * MORE)
         elif self.latency_ms < 0.8 * goal_ms:
             self.rest = self.rest / MORE if self.rest > LEAST_REST / 10 else 0.0
@@ -200,10 +213,8 @@ class Throttle:
         self._sample()
 
     def _sample(self) -> None:
-        now = time.monotonic()
-        self.samples.append(
-            ThrottleSample(round(now - self._began, 3), self._done, self.latency_ms, round(self.rest, 3), self.rows)
-        )
+        now, rest = time.monotonic(), round(self.rest, 3) if self.rests else 0.0
+        self.samples.append(ThrottleSample(round(now - self._began, 3), self._done, self.latency_ms, rest, self.rows))
         if len(self.samples) > MOST_SAMPLES:
             del self.samples[1::2]
 
@@ -213,6 +224,7 @@ class Throttle:
         pace = control.pace(self.conn, self.run_id)
         if pace != self.pace:
             self.rest, self.pace = min(MOST_REST, max(self.rest, 0.05) * self.pace / pace), pace
+        self.is_alone = self._brakes.is_alone()
         brake = self._brakes.look()
         if brake is None:
             return

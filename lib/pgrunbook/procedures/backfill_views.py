@@ -192,13 +192,14 @@ def live(here: Session, throttle: Throttle) -> Callable[[int, int], None]:
         share = min(1.0, rows / total)
         left_s = (total - rows) / rate if rate > 0 else 0.0
         bar = "#" * round(share * BAR) + "." * (BAR - round(share * BAR))
+        rest = f"a rest of {throttle.rest:.2f} times its time" if throttle.rests else "no rest: nobody else is at work"
         latency = "-" if throttle.latency_ms is None else f"{throttle.latency_ms:.1f} ms"
         progress.current().how_far(f"[{bar}] {rows:,} of {total:,} rows, {rate:,.0f} a second, {left_s:,.0f} s left")
         waits = throttle.waits[-1].why if throttle.waits else "nothing so far"
         display.draw(Card("Filling", [
             ("rows written", f"{rows:,} of {total:,} at the most, in {counted(batches, 'batch', 'batches')}"),
             ("rate", f"{rate:,.0f} rows a second; {left_s:,.0f} s left at this rate"),
-            ("batch", f"{throttle.rows:,} rows, then a rest of {throttle.rest:.2f} times its time"),
+            ("batch", f"{throttle.rows:,} rows, then {rest}"),
             ("latency of others", latency), ("waited last for", waits),
             ("to change it", f"pgrunbook throttle {here.run.run_id} pause, faster, slower or stop"),
         ]))  # fmt: skip

@@ -30,13 +30,12 @@ from pgrunbook.branches.binaries import last_lines
 from pgrunbook.branches.server import Server
 from pgrunbook.config.targets import Target
 from pgrunbook.database import connection, step_log
-from pgrunbook.database.connection import Connection, connect
+from pgrunbook.database.connection import TRAFFIC, Connection, connect
 from pgrunbook.database.queries import load
 from pgrunbook.errors import RunbookError, Unreachable
 
 log = logging.getLogger(__name__)
 
-APPLICATION = "pgrunbook traffic"
 CLIENTS = 4
 READS, WRITES = 3, 1
 KEYS = 10_000
@@ -199,7 +198,7 @@ def _by_key(table: _Table, keys: sql.Identifier, rows: int, left: set[str]) -> l
 def _start(
     server: Server, target: Target, folder: str, scripts: Sequence[_Script], per_second: int, said: IO[str]
 ) -> subprocess.Popen[str]:
-    address = make_conninfo(**{**target.conninfo(), "application_name": APPLICATION, "options": SESSION})
+    address = make_conninfo(**{**target.conninfo(), "application_name": TRAFFIC, "options": SESSION})
     # Only with a duration does pgbench react to SIGALRM: it then finishes its transactions and its log.
     command = [str(server.program("pgbench")), "-n", "-M", "simple", "-c", str(CLIENTS), "-T", str(LONGEST_S)]
     command += ["-R", str(per_second), "-l", f"--log-prefix={folder}/log"]
@@ -229,7 +228,7 @@ def _wait_for_it(target: Target, process: subprocess.Popen[str], said: IO[str]) 
     ends_at = time.monotonic() + START_TIMEOUT_S
     with connect(target, purpose="makes traffic") as conn:
         while process.poll() is None:
-            if conn.execute(query, [APPLICATION]).fetchone() == (CLIENTS,):
+            if conn.execute(query, [TRAFFIC]).fetchone() == (CLIENTS,):
                 return
             if time.monotonic() > ends_at:
                 raise Unreachable(

@@ -64,6 +64,25 @@ FROM (
 ORDER BY o.age_s DESC
 LIMIT 1
 
+-- name: others
+-- a row is: whether a session that is none of ours is at work, or was a moment ago, or hides that; and how many there were
+SELECT EXISTS (
+           SELECT
+           FROM pg_catalog.pg_stat_activity AS a
+           WHERE a.datid IS NOT NULL
+             AND a.usesysid IS NOT NULL
+             AND a.pid <> pg_catalog.pg_backend_pid()
+             AND a.backend_type IS DISTINCT FROM 'walsender'
+             AND NOT (a.usesysid = (SELECT o.usesysid
+                                    FROM pg_catalog.pg_stat_activity AS o
+                                    WHERE o.pid = pg_catalog.pg_backend_pid())
+                      AND a.application_name LIKE %(ours)s
+                      AND a.application_name <> %(traffic)s)
+             AND (a.state IS DISTINCT FROM 'idle'
+                  OR a.state_change > pg_catalog.clock_timestamp() - pg_catalog.make_interval(secs => %(quiet_s)s))
+       ) AS are_at_work,
+       (SELECT sum(d.sessions)::bigint FROM pg_catalog.pg_stat_database AS d) AS sessions
+
 -- name: waiters
 -- a row is: how many others wait for a lock on the table or one of its partitions, and the mode that the first wants
 SELECT count(*)::int AS waiting,
