@@ -80,7 +80,8 @@ class Brakes:
     limits: BrakeLimits = field(default_factory=BrakeLimits)
     unseen: dict[str, str] = field(default_factory=dict)
     _tree: list[int] = field(default_factory=list, init=False)
-    _sessions: int | None = field(default=None, init=False)
+    _ours: set[str] = field(default_factory=set, init=False)
+    _sessions_of_others: int | None = field(default=None, init=False)
     _came_at: float = field(default=float("-inf"), init=False)
 
     def look(self) -> Brake | None:
@@ -101,9 +102,12 @@ class Brakes:
         """
         ours = {"ours": f"{connection.APPLICATION} %", "traffic": connection.TRAFFIC, "quiet_s": QUIET_S}
         for row in self._part("others", lambda: queries.rows(self.conn, "throttle", "others", **ours)):
-            if self._sessions not in (None, row["sessions"]):
+            self._ours.update(row["ours"])
+            others, before = row["sessions"] - len(self._ours), self._sessions_of_others
+            if before is not None and others > before:
                 self._came_at = time.monotonic()
-            self._sessions = row["sessions"]
+            # One of ours is counted a moment after it is there, and is nobody then: so the most there have been.
+            self._sessions_of_others = others if before is None else max(others, before)
             return not row["are_at_work"] and time.monotonic() - self._came_at > QUIET_S
         return False
 

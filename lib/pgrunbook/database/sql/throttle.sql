@@ -65,23 +65,33 @@ ORDER BY o.age_s DESC
 LIMIT 1
 
 -- name: others
--- a row is: whether a session that is none of ours is at work, or was a moment ago, or hides that; and how many there were
-SELECT EXISTS (
-           SELECT
-           FROM pg_catalog.pg_stat_activity AS a
-           WHERE a.datid IS NOT NULL
-             AND a.usesysid IS NOT NULL
-             AND a.pid <> pg_catalog.pg_backend_pid()
-             AND a.backend_type IS DISTINCT FROM 'walsender'
-             AND NOT (a.usesysid = (SELECT o.usesysid
-                                    FROM pg_catalog.pg_stat_activity AS o
-                                    WHERE o.pid = pg_catalog.pg_backend_pid())
-                      AND a.application_name LIKE %(ours)s
-                      AND a.application_name <> %(traffic)s)
-             AND (a.state IS DISTINCT FROM 'idle'
-                  OR a.state_change > pg_catalog.clock_timestamp() - pg_catalog.make_interval(secs => %(quiet_s)s))
-       ) AS are_at_work,
-       (SELECT sum(d.sessions)::bigint FROM pg_catalog.pg_stat_database AS d) AS sessions
+-- a row is: how many sessions there have been on the server, which of ours there are, and whether any other is at work,
+-- or was a moment ago, or hides that
+WITH counted AS MATERIALIZED (
+    SELECT sum(d.sessions)::bigint AS sessions
+    FROM pg_catalog.pg_stat_database AS d
+),
+there AS MATERIALIZED (
+    SELECT a.pid,
+           a.backend_start,
+           a.usesysid = (SELECT o.usesysid
+                         FROM pg_catalog.pg_stat_activity AS o
+                         WHERE o.pid = pg_catalog.pg_backend_pid())
+               AND a.application_name LIKE %(ours)s
+               AND a.application_name <> %(traffic)s AS is_ours,
+           a.state IS DISTINCT FROM 'idle'
+               OR a.state_change > pg_catalog.clock_timestamp() - pg_catalog.make_interval(secs => %(quiet_s)s)
+               AS is_at_work
+    FROM pg_catalog.pg_stat_activity AS a
+    WHERE a.datid IS NOT NULL
+      AND a.usesysid IS NOT NULL
+      AND a.pid <> pg_catalog.pg_backend_pid()
+      AND a.backend_type IS DISTINCT FROM 'walsender'
+)
+SELECT c.sessions,
+       ARRAY(SELECT pg_catalog.concat(t.pid, ' ', t.backend_start) FROM there AS t WHERE t.is_ours) AS ours,
+       EXISTS (SELECT FROM there AS t WHERE t.is_at_work AND NOT t.is_ours) AS are_at_work
+FROM counted AS c
 
 -- name: waiters
 -- a row is: how many others wait for a lock on the table or one of its partitions, and the mode that the first wants
