@@ -168,6 +168,31 @@ def test_rows_that_differ_keep_the_column(target: Target) -> None:
     assert waiting(target) == ["public.nodes.ip"]
 
 
+def test_a_trigger_that_is_switched_behind_the_proof_keeps_the_column(target: Target) -> None:
+    """Off, one name written, and on again, in one transaction: nothing is dropped until the rows are compared anew."""
+    here = up_to_the_drop(accept="all")
+    trigger = rows(target, "SELECT tgname FROM pg_trigger WHERE tgrelid = 'nodes'::regclass AND NOT tgisinternal")[0][0]
+    off_and_on = f"ALTER TABLE nodes DISABLE TRIGGER \"{trigger}\"; UPDATE nodes SET ip = 'other' WHERE id = 7"
+    do(target, f'{off_and_on}; ALTER TABLE nodes ENABLE ALWAYS TRIGGER "{trigger}"')
+    refused = error_of(lambda: contract.drop_it(here))
+    assert isinstance(refused, Refused)
+    assert str(refused) == (
+        "cannot drop public.nodes.ip: somebody has switched its trigger off since its rows were compared\n"
+        "Detail: It may be on again; rows that were written meanwhile may hold one value as public.nodes.ip, and"
+        " another one as public.nodes.ip_address.\n"
+        "State: Dropped: none; still there, unchanged: public.nodes.ip.\n"
+        'Hint: Let it fire (ENABLE ALWAYS), and run cell "do-they-agree" again: it names rows that differ.'
+    )
+    assert waiting(target) == ["public.nodes.ip"]
+    differ = error_of(lambda: contract.do_they_agree(here))
+    assert isinstance(differ, Refused)
+    assert "do not agree, in 1 of its rows" in str(differ)
+    do(target, "UPDATE nodes SET ip = 'ip7' WHERE id = 7")
+    contract.do_they_agree(here)
+    contract.drop_it(here)
+    assert waiting(target) == []
+
+
 @pytest.mark.slow
 def test_what_depends_on_the_column_keeps_it(target: Target) -> None:
     """A view that somebody has made over the old name since: it is shown before, and nothing is dropped."""

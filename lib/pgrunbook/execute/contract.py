@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 from psycopg import sql
 
 from pgrunbook.config.targets import Target
-from pgrunbook.database import inverse_log, publications, shadows
+from pgrunbook.database import inverse_log, publications, queries, shadows
 from pgrunbook.database.column_sync import ColumnPair, ColumnSync
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.relations import Relation
 from pgrunbook.database.shadows import Shadow
+from pgrunbook.errors import Refused
 from pgrunbook.online import alteration
 from pgrunbook.plan.way_back import Back
 
@@ -26,31 +27,48 @@ def subject(shadow: Shadow) -> str:
     return f"{shadow.label} beside {shadow.beside} since {shadow.made_at}"
 
 
-def prove(conn: Connection, shadow: Shadow) -> None:
+Firing = frozenset[tuple[object, ...]]
+
+
+def prove(conn: Connection, shadow: Shadow) -> Firing:
     """See that both names of a renamed column hold the same in every row, and that their trigger fires.
 
+    Returns how the trigger stood when the rows were read: :func:`drop` compares it, as somebody may switch it then.
     A change of type is not asked: what the column that goes cannot hold is in the other one.
     Raises psycopg's errors where they differ: what is in one of them only would be lost.
     Locks: AccessShareLock on the table, whose rows are all read.
     """
     if shadow.kind != "rename":
-        return
+        return frozenset()
     pair = ColumnPair(shadow.shadow_name, shadow.column_name, "", "")
     with conn.transaction():
         conn.execute(sql.SQL("SET LOCAL statement_timeout = {}").format(sql.Literal(PROOF_MS)))
-        conn.execute(ColumnSync(shadow.sync_name, shadow.table).proof(pair).encode())
+        found = _firing(conn, shadow)
+        conn.execute(_sync(shadow).proof(pair).encode())
+    return found
 
 
-def drop(conn: Connection, target: Target, shadow: Shadow, permit: Permit) -> None:
+def is_left_behind(conn: Connection, shadow: Shadow) -> bool:
+    """Tell whether somebody has switched the trigger off since the cut-over: the column may lack what came then."""
+    return bool(queries.rows(conn, "relations", "switched_off", function=_sync(shadow).function_name))
+
+
+def drop(conn: Connection, target: Target, shadow: Shadow, permit: Permit, *, proven: Firing | None = None) -> None:
     """Drop the column, its trigger and its entry, in one transaction; a way back that needs it is none any more.
 
-    Raises Refused without a permit, Blocked as ``online.alteration``; psycopg's errors where something depends on it.
+    ``proven`` is what :func:`prove` has returned.
+    Raises Refused without a permit, and where somebody has switched the trigger of a renamed column since the proof;
+    Blocked as ``online.alteration``; psycopg's errors where something depends on it.
     Locks: AccessExclusiveLock on the table, for a moment.
     """
     permit.check(subject(shadow), conn)
 
     def change() -> None:
-        conn.execute(ColumnSync(shadow.sync_name, shadow.table).removal().encode())
+        if proven is not None and shadow.kind == "rename":
+            conn.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(shadow.table))
+            if _firing(conn, shadow) != proven:
+                raise _switched(shadow)
+        conn.execute(_sync(shadow).removal().encode())
         dropped = sql.SQL("ALTER TABLE {} DROP COLUMN {}")
         conn.execute(dropped.format(shadow.table, sql.Identifier(shadow.shadow_name)))
         conn.execute(shadow.removal().encode())
@@ -64,6 +82,24 @@ def drop(conn: Connection, target: Target, shadow: Shadow, permit: Permit) -> No
 def is_waiting(conn: Connection, shadow: Shadow) -> bool:
     """Tell whether a column still waits for contract."""
     return subject(shadow) in map(subject, shadows.read(conn))
+
+
+def _sync(shadow: Shadow) -> ColumnSync:
+    return ColumnSync(shadow.sync_name, shadow.table)
+
+
+def _firing(conn: Connection, shadow: Shadow) -> Firing:
+    found = queries.rows(conn, "relations", "firing", function=_sync(shadow).function_name)
+    return frozenset(tuple(row.values()) for row in found)
+
+
+def _switched(shadow: Shadow) -> Refused:
+    return Refused(
+        f"cannot drop {shadow.label}: somebody has switched its trigger off since its rows were compared",
+        detail=f"It may be on again; rows that were written meanwhile may hold one value as {shadow.label}, and another"
+        f" one as {shadow.beside}.",
+        hint='Let it fire (ENABLE ALWAYS), and run cell "do-they-agree" again: it names rows that differ.',
+    )
 
 
 def _end_way_back(conn: Connection, shadow: Shadow, run_id: str) -> None:

@@ -92,11 +92,12 @@ def do_they_agree(here: Session) -> Table:
     found: list[Shadow] = here.facts["found"]
     here.subject = frozenset(map(contract.subject, found))
     rows, differ = [], []
+    here.facts["proven"] = {}
     for one in found:
         began = time.monotonic()
         try:
-            contract.prove(here.conn, one)
-            state = Cell("yes", GOOD) if one.kind == "rename" else Cell("not asked: the other column leads", QUIET)
+            here.facts["proven"][one.label] = contract.prove(here.conn, one)
+            state = Cell("yes", GOOD) if one.kind == "rename" else _of_led(here.conn, one)
         except psycopg.DatabaseError as exc:
             state = Cell("no", BAD, under=said(exc))
             differ += [(one, said(exc))] if one.label in here.facts["accepted"] else []
@@ -137,7 +138,7 @@ def drop_it(here: Session) -> Table:
             for one in going:
                 began = time.monotonic()
                 here.journal("contract-meant", column=one.label, beside=one.beside, migration=one.migration)
-                contract.drop(conn, here.target, one, permitted)
+                contract.drop(conn, here.target, one, permitted, proven=here.facts["proven"].get(one.label))
                 here.journal("contracted", column=one.label, beside=one.beside, migration=one.migration)
                 rows.append((one.label, one.beside, Cell("dropped", GOOD), f"{(time.monotonic() - began) * 1000:,.0f}"))
         except (psycopg.Error, RunbookError, KeyboardInterrupt) as exc:
@@ -161,6 +162,14 @@ def verdict(here: Session) -> Banner:
     ]
     then = f"pgrunbook run validate --target {here.target.name}" if not left else _command(here, left)
     return here.verdict(f"{done}; {rest}.", facts, then=then, is_open=bool(left))
+
+
+def _of_led(conn: Connection, one: Shadow) -> Cell:
+    """Say why a column that follows another is not compared with it."""
+    told = "not asked: the other column leads"
+    if contract.is_left_behind(conn, one):
+        return Cell(told, WARN, under=f"its trigger was switched off meanwhile: what came then is in {one.beside} only")
+    return Cell(told, QUIET)
 
 
 def _refuse_unknown(here: Session, found: Sequence[Shadow]) -> None:

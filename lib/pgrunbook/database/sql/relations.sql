@@ -632,6 +632,17 @@ WHERE p.pronamespace = pg_catalog.to_regnamespace('pgrunbook')::oid
                         AND d.xmin = g.xmin))
 ORDER BY g.tgname
 
+-- name: firing
+-- a row is: a trigger of ours as it stands, which is another version of its row once somebody has switched it
+SELECT g.tgrelid::bigint AS table_oid,
+       g.tgname::text AS name,
+       g.tgenabled::text AS enabled,
+       g.xmin::text AS version
+FROM pg_catalog.pg_trigger AS g
+JOIN pg_catalog.pg_proc AS p ON p.oid = g.tgfoid
+WHERE p.pronamespace = pg_catalog.to_regnamespace('pgrunbook')::oid
+  AND p.proname = %(function)s
+
 -- name: is_index_valid
 -- a row is: whether an index exists and is valid
 SELECT EXISTS (SELECT
