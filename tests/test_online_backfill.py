@@ -196,6 +196,33 @@ def test_partitioned_table_is_filled_by_either_form(target: Target) -> None:
             assert left(target, "parts", f"total * {100 + run}") == 0
 
 
+def test_order_of_a_partitioned_table_is_that_of_its_partitions(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their sizes, and how far the key follows the pages in each; the room is small beside them, so it is by pages."""
+    monkeypatch.setattr(batch_order, "SMALL_ROWS", 100)
+    do(target, """CREATE TABLE public.parts (id uuid, at int, total int, cents bigint, PRIMARY KEY (id, at))
+                  PARTITION BY RANGE (at);
+                  CREATE TABLE parts_1 PARTITION OF parts FOR VALUES FROM (0) TO (900);
+                  CREATE TABLE parts_2 PARTITION OF parts DEFAULT PARTITION BY RANGE (at);
+                  CREATE TABLE parts_3 PARTITION OF parts_2 DEFAULT;
+                  INSERT INTO parts SELECT md5(i::text)::uuid, i, i FROM generate_series(1, 2000) AS i;
+                  ANALYZE parts; ANALYZE parts_1; ANALYZE parts_3""")  # fmt: skip
+    whole = "SELECT pg_table_size('parts_1') + pg_table_size('parts_3')"
+    with working(target) as conn:
+        made = resolve(conn, "parts", {"cents": "total * 100"})
+        found = batch_order.facts(conn, made)
+        assert (found.rows_estimate, found.is_indexed, found.indexes) == (2000, False, 1)
+        assert rows(target, whole) == [(found.bytes,)]
+        assert found.is_scattered
+        chosen = batch_order.decided(made, found, "auto")
+        assert (chosen and chosen.by_pages) is False
+        monkeypatch.setattr(batch_order, "OF_ROOM", found.room_bytes)
+        done = filled(conn, made)
+        assert (done.order.by_pages, done.rows) == (True, 2000)
+    assert left(target, "parts", "total * 100") == 0
+
+
 WRONG: dict[str, tuple[dict[str, Any], type[RunbookError], str]] = {
     "no column": ({"values": {}}, WrongInput, "fill names no column"),
     "an unknown column": ({"values": {"pence": "1"}}, WrongInput, "has no column pence"),

@@ -33,6 +33,7 @@ Asked = Literal["auto", "key", "pages"]
 class OrderFacts:
     """What decides the order; ``correlation`` is how far the key follows the pages, None where that is not known.
 
+    Of a partitioned table it is that within its partitions, where a batch by the key meets one or several of them.
     ``room_bytes`` is what the server keeps in memory, and writes between two checkpoints: the lesser of both.
     """
 
@@ -92,8 +93,6 @@ def decided(made: ColumnBackfill, found: OrderFacts, asked: Asked) -> BatchOrder
                 hint="Let them be immutable, or give the table a key.",
             )
         return BatchOrder(False, "its expressions are not immutable: each row has its turn once, by its key")
-    if made.table.is_partitioned and made.key and asked == "auto":
-        return BatchOrder(False, "the table is partitioned")
     if not made.key:
         if asked == "key":
             raise Refused(

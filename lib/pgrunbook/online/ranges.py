@@ -105,7 +105,7 @@ class PageRanges:
     def __init__(self, batches: Batches, number: int) -> None:
         self._batches = batches
         self._residues = RESIDUES if number == 1 else 1
-        self._rows_of_page = 1.0
+        self._rows_of_page, self._parts = 1.0, 1
 
     @staticmethod
     def before(page: int) -> Key:
@@ -114,7 +114,7 @@ class PageRanges:
 
     def end(self, conn: Connection) -> Key | None:
         """Return how many pages the table has, the largest of its partitions where it has some."""
-        pages, _ = self._size(conn)
+        pages = self._size(conn)
         return (str(pages),) if pages else None
 
     def upper(self, conn: Connection, last: Key | None, end: Key, rows: int) -> Key:
@@ -127,8 +127,9 @@ class PageRanges:
         else:
             first = 0
         if last is None or self._rows_of_page == 1.0:
-            self._rows_of_page = self._size(conn)[1]
-        wanted = min(MOST_PAGES, max(LEAST_PAGES, round(rows * self._residues / self._rows_of_page)))
+            self._size(conn)
+        least = max(1, LEAST_PAGES // self._parts)
+        wanted = min(MOST_PAGES, max(least, round(rows * self._residues / self._rows_of_page)))
         return str(first), str(min(wanted, int(end[0]) - first)), "0", str(self._residues)
 
     def condition(self, last: Key | None, upper: Key) -> sql.Composable:  # noqa: ARG002 - a window says it all
@@ -151,11 +152,13 @@ class PageRanges:
         first, pages, residue, residues = _window(last)
         return first + pages >= int(end[0]) and residue + 1 >= residues
 
-    def _size(self, conn: Connection) -> tuple[int, float]:
+    def _size(self, conn: Connection) -> int:
+        """Note how many rows are on a page, or the same page of all partitions; return the pages of the largest."""
         named = sql.Identifier(self._batches.schema, self._batches.table).as_string(conn)
         found = conn.execute(load("relations")["pages"].encode(), {"table": named}).fetchone()
-        pages, rows_of_page = found or (0, 1.0)
-        return int(str(pages)), max(1.0, float(str(rows_of_page)))
+        pages, parts, rows_of_page = found or (0, 1, 1.0)
+        self._rows_of_page, self._parts = max(1.0, float(str(rows_of_page))), max(1, int(str(parts)))
+        return int(str(pages))
 
 
 def ranges_of(batches: Batches, number: int) -> KeyRanges | PageRanges:

@@ -118,21 +118,35 @@ WHERE k.conrelid = %(table)s
 
 -- name: order_facts
 -- a row is: what decides the order of a backfill: its size, room on pages, how far the key follows the pages, indexes;
--- and what is kept in memory, and written between two checkpoints
-SELECT pg_catalog.pg_table_size(c.oid) AS bytes,
+-- and what is kept in memory, and written between two checkpoints; of a partitioned table, over its partitions
+WITH part AS (
+    SELECT c.oid,
+           greatest(c.reltuples, 0)::float8 AS rows,
+           (SELECT o.option_value::int FROM pg_catalog.pg_options_to_table(c.reloptions) AS o
+            WHERE o.option_name = 'fillfactor') AS fillfactor,
+           (SELECT abs(s.correlation::float8)
+            FROM pg_catalog.pg_stats AS s
+            WHERE s.schemaname = n.nspname AND s.tablename = c.relname AND s.attname = %(key)s AND NOT s.inherited)
+               AS correlation,
+           (SELECT count(*)::int FROM pg_catalog.pg_index AS i WHERE i.indrelid = c.oid) AS indexes
+    FROM pg_catalog.pg_class AS c
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE c.relkind = 'r'
+      AND c.oid IN (SELECT %(table)s::oid
+                    UNION ALL
+                    SELECT t.relid::oid FROM pg_catalog.pg_partition_tree(%(table)s::oid::regclass) AS t)
+)
+SELECT coalesce(sum(pg_catalog.pg_table_size(p.oid)), 0)::bigint AS bytes,
        least(pg_catalog.pg_size_bytes(pg_catalog.current_setting('shared_buffers')),
              pg_catalog.pg_size_bytes(pg_catalog.current_setting('max_wal_size'))) AS room_bytes,
-       greatest(c.reltuples, 0)::bigint AS rows_estimate,
-       coalesce((SELECT o.option_value::int FROM pg_catalog.pg_options_to_table(c.reloptions) AS o
-                 WHERE o.option_name = 'fillfactor'), 100) AS fillfactor,
-       (SELECT s.correlation::float8
-        FROM pg_catalog.pg_stats AS s
-        WHERE s.schemaname = n.nspname AND s.tablename = c.relname AND s.attname = %(key)s) AS correlation,
+       coalesce(sum(p.rows), 0)::bigint AS rows_estimate,
+       coalesce(min(p.fillfactor), 100) AS fillfactor,
+       sum(p.correlation * p.rows) / nullif(sum(p.rows) FILTER (WHERE p.correlation IS NOT NULL), 0) AS correlation,
        EXISTS (SELECT
                FROM pg_catalog.pg_index AS i
                JOIN pg_catalog.pg_class AS x ON x.oid = i.indexrelid
                JOIN pg_catalog.pg_am AS m ON m.oid = x.relam
-               WHERE i.indrelid = c.oid
+               WHERE i.indrelid IN (SELECT t.oid FROM part AS t)
                  AND m.amname <> 'brin'
                  AND EXISTS (SELECT
                              FROM pg_catalog.pg_depend AS d
@@ -140,12 +154,10 @@ SELECT pg_catalog.pg_table_size(c.oid) AS bytes,
                              WHERE d.classid = 'pg_catalog.pg_class'::regclass
                                AND d.objid = i.indexrelid
                                AND d.refclassid = 'pg_catalog.pg_class'::regclass
-                               AND d.refobjid = c.oid
+                               AND d.refobjid = i.indrelid
                                AND a.attname = ANY (%(columns)s::text[]))) AS is_indexed,
-       (SELECT count(*)::int FROM pg_catalog.pg_index AS i WHERE i.indrelid = c.oid) AS indexes
-FROM pg_catalog.pg_class AS c
-JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-WHERE c.oid = %(table)s
+       coalesce(max(p.indexes), 0) AS indexes
+FROM part AS p
 
 -- name: counted
 -- a row is: how many rows of a table and its partitions the server has counted as updated, and how many of them as HOT

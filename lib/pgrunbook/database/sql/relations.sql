@@ -574,8 +574,10 @@ SET pass = %(pass)s,
 WHERE name = %(name)s
 
 -- name: pages
--- a row is: the pages of the largest of a table and its partitions, and the live rows of one page of each, as statistics tell
+-- a row is: the pages of the largest of a table and its partitions, the live rows of one page of each, as statistics
+-- tell, and how many have pages
 SELECT p.pages,
+       count(*) FILTER (WHERE p.pages > 0) OVER () AS parts,
        p.rows_of_page * pg_catalog.sum(p.pages) OVER () / greatest(p.pages, 1) AS rows_of_page
 FROM (SELECT (pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_size')::bigint)::bigint AS pages,
              CASE WHEN c.relpages > 0 THEN c.reltuples / c.relpages ELSE 50 END::float8 AS rows_of_page
