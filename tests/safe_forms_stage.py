@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
 import pytest
 
-from pgrunbook.database import checksums, schema, step_log
+from pgrunbook.config.targets import Target
+from pgrunbook.database import checksums, locks, schema, step_log
 from pgrunbook.database.checksums import TableName, TableSum
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.facts import Facts
@@ -175,8 +177,12 @@ def perform(
     *,
     watch: Watch | None = None,
     until: Callable[[SafeStep], bool] | None = None,
+    target: Target | None = None,
 ) -> None:
-    """Execute what is planned: what is done is remembered in the step's own transaction, and not done again."""
+    """Execute what is planned: what is done is remembered in the step's own transaction, and not done again.
+
+    With a ``target`` what runs alone gives way to clients, as in an execution.
+    """
     step_log.create(conn)
     conn.execute("CREATE SCHEMA IF NOT EXISTS performed; CREATE TABLE IF NOT EXISTS performed.did (place text)")
     waiting: list[tuple[str, SafeStep]] = []
@@ -188,7 +194,7 @@ def perform(
             if step.own_transaction or step.policy is Policy.ALONE:
                 together, alone = waiting[:-1], waiting[-1]
                 _together(conn, together, watch)
-                _own(conn, *alone, watch)
+                _own(conn, *alone, watch, target)
                 waiting = []
             elif place == 0 and len(waiting) > 1 and waiting[-2][1].own_transaction:
                 raise AssertionError("a step of its own was joined")
@@ -217,13 +223,14 @@ def _together(conn: Conn, steps: Sequence[tuple[str, SafeStep]], watch: Watch | 
             conn.execute("INSERT INTO performed.did VALUES (%s)", [place])
 
 
-def _own(conn: Conn, place: str, step: SafeStep, watch: Watch | None) -> None:
+def _own(conn: Conn, place: str, step: SafeStep, watch: Watch | None, target: Target | None) -> None:
     if _did(conn, place):
         return
     if step.batches is not None:
         run_batches(conn, step.batches, resume_from=place)
     elif step.policy is Policy.ALONE:
-        _alone(conn, place, step)
+        while not _alone(conn, place, step, target):
+            pass
     else:
         with conn.transaction():
             _send(conn, step, watch)
@@ -232,7 +239,17 @@ def _own(conn: Conn, place: str, step: SafeStep, watch: Watch | None) -> None:
     conn.execute("INSERT INTO performed.did VALUES (%s)", [place])
 
 
-def _alone(conn: Conn, place: str, step: SafeStep) -> None:
+def _alone(conn: Conn, place: str, step: SafeStep, target: Target | None) -> bool:
+    """Do a step; return whether it is done, or gave way to a client."""
+    try:
+        with locks.Watch(target, conn.info.backend_pid, gives_way="soon") if target else nullcontext():
+            _alone_now(conn, place, step)
+    except locks.GaveWay:
+        return False
+    return True
+
+
+def _alone_now(conn: Conn, place: str, step: SafeStep) -> None:
     """Clear away what is left, and ask whether an earlier attempt took effect, where there was one."""
     for (statement,) in conn.execute(step.leftovers).fetchall() if step.leftovers else ():
         conn.execute(statement)

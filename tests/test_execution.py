@@ -349,6 +349,29 @@ def test_a_deadlock_without_end_is_told_as_one(project: Project) -> None:
     assert error.message == 'could not lock "two" in 1 attempt (deadlock)'
 
 
+def test_no_client_is_the_victim_of_a_build_that_waits_for_it(project: Project) -> None:
+    """A client has written, the build waits for that, and the client empties the table: the build gives way.
+
+    Of two that wait for each other PostgreSQL cancels who looks last: the client, which came second.
+    """
+    target = project(folder={"0001_a.sql": "CREATE INDEX CONCURRENTLY made ON parts1 (n)"})
+    do(target, "CREATE TABLE parts (n int) PARTITION BY RANGE (n)")
+    do(target, "CREATE TABLE parts1 PARTITION OF parts FOR VALUES FROM (0) TO (9)")
+    with (
+        session(target, "INSERT INTO parts VALUES (1)") as other,
+        meanwhile(lambda: execute(target)) as running,
+    ):
+        until(is_at(target, "CREATE INDEX CONCURRENTLY", "virtualxid"))
+        other.execute("TRUNCATE parts")
+        other.execute("COMMIT")
+        (result,) = running.result()
+    assert result.state is StepState.DONE_BEFORE  # TRUNCATE makes each index anew, and valid
+    (failed,) = events(target, "attempt-failed")
+    assert failed["sqlstate"] == "40P01"
+    assert str(failed["message"]).startswith("gave way to a client, which waited for it. ")
+    assert rows(target, "SELECT indisvalid FROM pg_index WHERE indexrelid = 'made'::regclass") == [(True,)]
+
+
 @pytest.mark.slow
 def test_a_locked_history_table_is_named(project: Project) -> None:
     """The step ran, and the row of the history table could not be written: that is what the error says."""

@@ -6,6 +6,7 @@ import psycopg
 import pytest
 
 from budget import sample
+from pgrunbook.config.targets import Target
 from pgrunbook.database import shadows
 from pgrunbook.database.column_sync import ColumnSync
 from pgrunbook.database.schema_diff import diff
@@ -149,11 +150,13 @@ def test_it_ends_as_the_plain_change_does(server: Server, case: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["int to bigint", "varchar to int"])
-def test_no_write_is_lost(server: Server, kind: str) -> None:
+def test_no_write_is_lost(server: Server, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beside a twin that is written in the same transactions, also by keys that move a row to another partition.
 
-    Without TRUNCATE: that of a partitioned table and CREATE INDEX CONCURRENTLY on a partition wait for each other.
+    TRUNCATE and CREATE INDEX CONCURRENTLY on a partition wait for each other: ours gives way.
     """
+    monkeypatch.setenv("SHADOW_URL", f"postgresql://postgres@/shadow_safe?host={server.socket_dir}")
+    target = Target(name="shadow", url_from="SHADOW_URL")
     old, new, using, value = PAIRS[kind]
     made = ""
     for table in ("app.t", "twin"):
@@ -174,11 +177,11 @@ def test_no_write_is_lost(server: Server, kind: str) -> None:
         differ = f"""SELECT id FROM app.t FULL JOIN twin AS w USING (id) WHERE t.id IS NULL OR w.id IS NULL
                      OR (w.a::text::{new})::text IS DISTINCT FROM (t.a::text::{new})::text"""
         moved = "SELECT count(*) > 0 FROM app.t3 WHERE id < 100000"
-        with writing(server, VALUES[kind], truncates=False):
-            expansions = planned(both.conn, f"ALTER TABLE app.t ALTER a TYPE {new}{using}")
+        with writing(server, VALUES[kind]):
+            expansions = planned(both.conn, f"ALTER TABLE app.t ALTER a TYPE {new}{using}", target)
         assert both.conn.execute(differ).fetchall() == []
         both.conn.execute("DELETE FROM app.t WHERE id >= 900; DELETE FROM twin WHERE id >= 900")  # they come again
-        with writing(server, VALUES[kind], truncates=False):
+        with writing(server, VALUES[kind]):
             undone(both.conn, expansions)
         assert both.conn.execute(differ).fetchall() == []
         assert both.conn.execute(moved).fetchone() is not None

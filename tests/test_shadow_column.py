@@ -14,6 +14,7 @@ import psycopg
 import pytest
 
 from budget import sample
+from pgrunbook.config.targets import Target
 from pgrunbook.database import schema, step_log
 from pgrunbook.database.own_schema import refuse_foreign
 from pgrunbook.database.schema import Snapshot
@@ -207,7 +208,7 @@ def looks(conn: Conn) -> Snapshot:
     return schema.snapshot(conn, leave_out=[*schema.OURS, "performed"])
 
 
-def planned(conn: Conn, statements: str) -> list[Expansion]:
+def planned(conn: Conn, statements: str, target: Target | None = None) -> list[Expansion]:
     """Plan and perform one statement after the other, each on the database as it is then."""
     found = []
     for statement in statements.split("; "):
@@ -215,7 +216,7 @@ def planned(conn: Conn, statements: str) -> list[Expansion]:
         assert [one.form for one in made] == ["shadow-column"], [
             one.gate.says if one.gate else one.explains for one in made
         ]
-        perform(conn, made)
+        perform(conn, made, target=target)
         conn.execute("DROP SCHEMA performed CASCADE; TRUNCATE pgrunbook.batch")
         found += made
     return found
@@ -513,7 +514,6 @@ class Writers:
 
     server: Server
     value: str
-    truncates: bool = True
     stopped: threading.Event = field(default_factory=threading.Event)
 
     def run(self, seed: int) -> int:
@@ -535,7 +535,7 @@ class Writers:
             "first": luck.randrange(10**6, 10**8) * 3 + own,
         }
         kinds = WRITES[: -1 if done % 10 < 9 else None]
-        if done % 60 == 59 and self.truncates:
+        if done % 60 == 59:
             # Without it, TRUNCATE has a snapshot for which CREATE INDEX CONCURRENTLY waits, which TRUNCATE waits for.
             conn.execute("LOCK TABLE app.t IN ACCESS EXCLUSIVE MODE")
             conn.execute("TRUNCATE app.t, twin")
@@ -545,9 +545,9 @@ class Writers:
 
 
 @contextmanager
-def writing(server: Server, value: str, *, truncates: bool = True) -> Iterator[None]:
+def writing(server: Server, value: str) -> Iterator[None]:
     """Let clients write meanwhile; an error that one of them sees is raised at the end."""
-    writers = Writers(server, value, truncates)
+    writers = Writers(server, value)
     with ThreadPoolExecutor(3) as pool:
         running = [pool.submit(writers.run, seed) for seed in (1, 2, 3)]
         try:

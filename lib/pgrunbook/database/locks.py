@@ -9,8 +9,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import TracebackType
+from typing import Literal
 
 import psycopg
+from psycopg import errors as pg
 from psycopg.pq import TransactionStatus
 
 from pgrunbook.config.targets import Target
@@ -26,6 +28,9 @@ LOCK_KEY = (0x70677275, 0x626F6F6B)
 # "pgru" and "exec": the executing session holds it; when its process dies, it lives on until the server notices.
 EXECUTOR_KEY = (0x70677275, 0x65786563)
 POLL_S = 0.1
+# A client that waits for us has not looked for a deadlock before.
+OF_DEADLOCK_TIMEOUT = 0.4
+GivesWay = Literal["", "deadlock", "soon"]
 # The watch reads the command's progress once in so many polls.
 POLLS_PER_PROGRESS = 5
 
@@ -126,21 +131,38 @@ def run_in_progress(conn: Connection, key: tuple[int, int] = LOCK_KEY, *, able: 
     return f'process {pid} ("{application}", for {age_s:.0f} s)'
 
 
+class GaveWay(pg.DeadlockDetected):
+    """A statement of ours was cancelled, because a client waited for it."""
+
+
 class Watch:
     """Watches one backend from a second session and records whom it waits for, and how long.
 
     The session is opened only once a statement has run for ``after_s``: most never wait at all.
+    With ``gives_way`` its statement is cancelled where it and a client wait for each other, and leaving the watch
+    raises GaveWay; with "soon" also where a client waits for it, for a lock that keeps others out. Each of two that
+    wait for each other looks for a deadlock once, when it has waited for deadlock_timeout (1 s), and who looks last
+    is the victim: it may be the client. CREATE INDEX CONCURRENTLY waits for whoever has written or reads, and TRUNCATE
+    waits for it, with all who come behind: there is no order of locks that avoids that, but to be gone before.
     ``blockers`` holds each blocker as last seen, ``waits`` the (start, end) of each wait in seconds of
     ``time.monotonic``. ``on_progress`` is called from the watching thread with the progress of a command,
     where the server reports it.
     """
 
     def __init__(
-        self, target: Target, pid: int, *, after_s: float = 0.15, on_progress: Callable[[str], None] = lambda _: None
+        self,
+        target: Target,
+        pid: int,
+        *,
+        after_s: float = 0.15,
+        on_progress: Callable[[str], None] = lambda _: None,
+        gives_way: GivesWay = "",
     ) -> None:
         self.blockers: dict[int, Blocker] = {}
         self.waits: list[tuple[float, float]] = []
+        self.gave_way = False
         self._target, self._pid, self._after_s, self._on_progress = target, pid, after_s, on_progress
+        self._gives_way = gives_way
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._poll, daemon=True)
 
@@ -153,6 +175,8 @@ class Watch:
     ) -> None:
         self._over.set()
         self._thread.join()
+        if self.gave_way and isinstance(exc, pg.QueryCanceled):
+            raise GaveWay(f"gave way to a client, which waited for it. {self.blocker_text()}".strip()) from exc
 
     @property
     def waited_ms(self) -> float:
@@ -170,7 +194,10 @@ class Watch:
         try:
             with connect(self._target, purpose="watches lock waits") as conn:
                 for poll in itertools.count():
-                    self._record(blockers(conn, self._pid))
+                    found = blockers(conn, self._pid)
+                    self._record(found)
+                    if self._gives_way == "soon" or (self._gives_way and any(one.waits_too for one in found)):
+                        self._give_way(conn)
                     if poll % POLLS_PER_PROGRESS == 0:
                         self._report_progress(conn)
                     if self._over.wait(POLL_S):
@@ -183,6 +210,13 @@ class Watch:
         found = progress(conn, self._pid)
         if found is not None and not self._over.is_set():
             self._on_progress(str(found))
+
+    def _give_way(self, conn: Connection) -> None:
+        """Cancel the statement, if it is still at work and in somebody's way."""
+        soon = {"pid": self._pid, "soon": self._gives_way == "soon", "share": OF_DEADLOCK_TIMEOUT}
+        if queries.rows(conn, "activity", "in_the_way", **soon) and not self._over.is_set():
+            self.gave_way = True
+            conn.execute("SELECT pg_catalog.pg_cancel_backend(%s)", [self._pid])
 
     def _record(self, found: list[Blocker]) -> None:
         if not found:

@@ -205,7 +205,8 @@ class Execution:
         def attempt(number: int, patience: Patience) -> None:
             progress.clear()
             self._look(change, [step], patience)
-            cleared = self._cleanup.clear(change, step, step.lock_timeout_ms)
+            with locks.Watch(self.target, self._pid, gives_way="soon"):
+                cleared = self._cleanup.clear(change, step, step.lock_timeout_ms)
             connection.limit(self.conn, **patience.limits(step))
             if (intended_before or number > 1 or cleared) and self._cleanup.is_done(step):
                 self._account.event("step-found-done", change, step=step.number)
@@ -253,15 +254,10 @@ class Execution:
                 return given
             with of_step(self.target, self.conn, change, step, self.run_id, self._account, self.haste) as throttle:
                 done = run_batches(
-                    self.conn,
-                    self._keeper.batches(change, step),
-                    resume_from=self._marks.loop(change, step),
-                    on_batch=on_batch,
-                    lock_timeout_ms=step.lock_timeout_ms,
-                    statement_timeout_ms=step.statement_timeout_ms,
-                    haste=self.haste,
-                    throttle=throttle,
-                )
+                    self.conn, self._keeper.batches(change, step), resume_from=self._marks.loop(change, step),
+                    on_batch=on_batch, lock_timeout_ms=step.lock_timeout_ms,
+                    statement_timeout_ms=step.statement_timeout_ms, haste=self.haste, throttle=throttle,
+                )  # fmt: skip
             self._account.told(self._keeper.after(change, step))
             return done.rows
 
@@ -312,7 +308,10 @@ class Execution:
         self._doing = "send"
         self._account.begins(change, step, attempt)
         start = time.monotonic()
-        watch = locks.Watch(self.target, self._pid, on_progress=lambda text: self._account.progress(change, step, text))
+        watch = locks.Watch(
+            self.target, self._pid, gives_way=lock_requests.gives_way(step),
+            on_progress=lambda text: self._account.progress(change, step, text),
+        )  # fmt: skip
         try:
             with watch:
                 rows = execute(step)

@@ -25,10 +25,12 @@ from psycopg import sql
 from pgrunbook.database import connection, lock_wait
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.lock_wait import LAST_PATIENCE_MS, Holder, LockRequest, is_cancellable_autovacuum
+from pgrunbook.database.locks import GivesWay
 from pgrunbook.execute import failures
 from pgrunbook.execute.events import EventLog
 from pgrunbook.plan.plan import Change, LockOn, Step
 from pgrunbook.sql import classify
+from pgrunbook.sql.classify import Policy
 from pgrunbook.sql.lock_modes import CONFLICTS, blocks
 
 RETRIED = (pg.LockNotAvailable, pg.DeadlockDetected)
@@ -103,6 +105,13 @@ def wanted(steps: Sequence[Step]) -> list[LockRequest]:
 def keeps_out(lock: LockOn) -> bool:
     """Tell whether a lock blocks readers or writers while it is held or requested."""
     return bool({"readers", "row locks", "writers"} & set(blocks(lock.mode)))
+
+
+def gives_way(step: Step) -> GivesWay:
+    """Return when a step gives way to a client; a batch waits too shortly for that (``online.batch_progress``)."""
+    if step.is_loop:
+        return ""
+    return "soon" if step.policy is Policy.ALONE else "deadlock"
 
 
 class Patience:

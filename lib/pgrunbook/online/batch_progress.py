@@ -9,9 +9,9 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from pgrunbook.database.connection import Connection
+from pgrunbook.database.locks import OF_DEADLOCK_TIMEOUT
 from pgrunbook.database.queries import load
 
-OF_DEADLOCK_TIMEOUT = 0.4
 _LZ4_SINCE = 150_000
 
 

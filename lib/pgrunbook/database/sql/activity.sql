@@ -243,6 +243,31 @@ LEFT JOIN LATERAL (
 ) x ON true
 ORDER BY waits_too, xact_age_s DESC
 
+-- name: in_the_way
+-- a row is: a session that the given one waits for while it waits for that, if by way of others; or, where soon, one
+-- that has waited for a share of deadlock_timeout to keep others out of a table that the given one has locked
+WITH RECURSIVE ahead (pid) AS (
+    SELECT pg_catalog.unnest(pg_catalog.pg_blocking_pids(%(pid)s))
+    UNION
+    SELECT b.pid
+    FROM ahead AS a
+    CROSS JOIN LATERAL pg_catalog.unnest(pg_catalog.pg_blocking_pids(a.pid)) AS b (pid)
+    WHERE a.pid <> %(pid)s
+)
+SELECT a.pid
+FROM ahead AS a
+WHERE a.pid = %(pid)s
+UNION ALL
+SELECT w.pid
+FROM pg_catalog.pg_locks AS w
+CROSS JOIN (SELECT s.setting::int AS ms FROM pg_catalog.pg_settings AS s WHERE s.name = 'deadlock_timeout') AS d
+WHERE %(soon)s
+  AND NOT w.granted
+  AND w.locktype = 'relation'
+  AND w.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+  AND pg_catalog.clock_timestamp() - w.waitstart > d.ms * %(share)s * interval '1 ms'
+  AND %(pid)s = ANY (pg_catalog.pg_blocking_pids(w.pid))
+
 -- name: progress
 -- a row is: how far the given session has come with building an index, VACUUM, CLUSTER or ANALYZE
 SELECT
