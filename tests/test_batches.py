@@ -11,6 +11,7 @@ import pytest
 
 from budget import sample
 from pgrunbook.database import step_log
+from pgrunbook.online import batch_order, tracked_pages
 from pgrunbook.online.batches import BatchProgress, Haste, run_batches
 from pgrunbook.plan.step import Batches
 from safe_forms_stage import Conn, Stage, plan, wait_until
@@ -189,6 +190,48 @@ def test_key_of_any_type_is_walked_through(stage: Stage, type_: str, value: str)
     conn.execute(ends.sql)
     assert (done.rows, done.batches) == (120, 18)
     assert _values(conn, "SELECT DISTINCT n FROM k") == [1]
+
+
+BY_RANDOM_KEY = """
+CREATE TABLE big (id uuid PRIMARY KEY, n integer UNIQUE, at integer);
+INSERT INTO big SELECT md5(i::text)::uuid, i, i % 3 FROM generate_series(1, 2000) AS i;
+CREATE TABLE small (n integer REFERENCES big (n)); INSERT INTO small VALUES (1201);
+ANALYZE big
+"""
+
+
+@pytest.mark.parametrize("kind", ["DELETE", "UPDATE"])
+def test_delete_goes_by_pages_where_a_key_is_random_in_a_large_table(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """It tells what is left by itself, which no UPDATE does; a row that is refused is named."""
+    conn, told = stage.conn, list[BatchProgress]()
+    step_log.create(conn)
+    conn.execute(BY_RANDOM_KEY)
+    monkeypatch.setattr(batch_order, "SMALL_ROWS", 100)
+    statement = "DELETE FROM big WHERE at < 2" if kind == "DELETE" else "UPDATE big SET at = at + 1 WHERE at < 2"
+    for room in (1, 1 << 30):
+        monkeypatch.setattr(batch_order, "OF_ROOM", room)
+        (expansion,) = plan(conn, statement, batch_rows=50)
+        conn.execute(expansion.steps[0].sql)
+        batches = expansion.steps[1].batches
+        assert batches is not None
+        assert tracked_pages.serve(conn, batches) is (kind == "DELETE" and room > 1)
+    if kind == "UPDATE":
+        assert run_batches(conn, batches, resume_from="loop", on_batch=told.append).rows == 1333
+        assert {now.number for now in told} == {1}
+        return
+    with pytest.raises(psycopg.errors.ForeignKeyViolation) as refused:
+        run_batches(conn, batches, resume_from="loop", on_batch=told.append)
+    (named,) = _values(conn, "SELECT id::text FROM big WHERE n = 1201")
+    assert refused.value.__notes__ == [f"It is the row id = {named}."]
+    assert {now.number for now in told} == {tracked_pages.WINDOWS}
+    conn.execute("DELETE FROM small")
+    monkeypatch.setattr(batch_order, "OF_ROOM", 1)  # the loop goes on as it has begun
+    done = run_batches(conn, batches, resume_from="loop", on_batch=told.append)
+    assert (done.is_done, done.number, done.rows) == (True, 2, 1333)
+    assert max(now.number for now in told) == tracked_pages.FOUND
+    assert _values(conn, "SELECT count(*) FROM big WHERE at < 2") == [0]
 
 
 def test_empty_table_is_done_at_once(stage: Stage) -> None:

@@ -21,6 +21,7 @@ from budget import sample
 from pgrunbook.database import schema, step_log
 from pgrunbook.database.own_schema import refuse_foreign
 from pgrunbook.errors import Broken
+from pgrunbook.online import ranges, tracked_pages
 from pgrunbook.online.batches import BatchProgress, run_batches
 from pgrunbook.plan.step import Batches, SafeStep
 from safe_forms_stage import plan, wait_until
@@ -28,6 +29,7 @@ from servers import Server, Servers
 
 ROWS = 100
 UPDATE, DELETE = "UPDATE t SET n = n + 1", "DELETE FROM t"
+PAGES = "DELETE FROM t WHERE n IS NOT NULL"  # the loop that goes by pages
 # The key's columns, the key of a number, and the names of its columns.
 KEYS = {
     "integer": ("k integer", "{}", "k"),
@@ -177,6 +179,13 @@ class Twins:
         ).fetchall()
 
 
+@pytest.fixture(autouse=True)
+def by_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let one of the loops go by pages, however small its table is."""
+    monkeypatch.setattr(tracked_pages, "serve", lambda _, batches: batches.left == "n IS NOT NULL")
+    monkeypatch.setattr(ranges, "LEAST_PAGES", 1)
+
+
 @contextmanager
 def twins(server: Server, key: str, loop: str = UPDATE) -> Iterator[Twins]:
     """Give a table with a key of some kind, and its twin."""
@@ -193,12 +202,14 @@ def twins(server: Server, key: str, loop: str = UPDATE) -> Iterator[Twins]:
         made = (
             "CREATE COLLATION app.any_case (provider = icu, locale = 'und-u-ks-level2', deterministic = false);" + made
         )
+    if loop == PAGES:
+        made += "; ALTER TABLE t ADD pad text DEFAULT repeat('x', 900)"  # nine rows on a page
     filled = (
         f"INSERT INTO t ({names}, row_number, n) SELECT {value.replace('{}', 'i')}, i, 0"
         f" FROM generate_series(1, {ROWS}) AS i;"
         f"CREATE TABLE twin AS SELECT row_number, n, false AS was_there FROM t"
     )
-    template = server.database(f"twins_{'_'.join(key.split())}", TYPES, made, filled)
+    template = server.database(f"twins_{'_'.join(key.split())}{'_wide' * (loop == PAGES)}", TYPES, made, filled)
     name = f"own_{template}"
     with server.copied(name, template):
         yield Twins(server, name, key, loop)
@@ -232,7 +243,7 @@ def writes(own: Twins, number: int) -> list[Callable[[psycopg.Connection[tuple[o
 
 
 @pytest.mark.first_case
-@pytest.mark.parametrize("loop", [UPDATE, DELETE])
+@pytest.mark.parametrize("loop", [UPDATE, DELETE, PAGES])
 @pytest.mark.parametrize("key", sample([*KEYS], 10))
 def test_rows_are_done_once_while_keys_change(server: Server, key: str, loop: str) -> None:
     """Rows that are moved, swapped, deleted, inserted again, copied, merged, by replication too: none is done twice."""
@@ -256,6 +267,29 @@ def test_rows_are_done_once_while_keys_change(server: Server, key: str, loop: st
         conn.execute(own.steps[2].sql)
         assert conn.execute("SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal").fetchone() == (0,)
         assert conn.execute("SELECT relname FROM pg_class WHERE relname ~ 'moves_'").fetchall() == []
+
+
+def test_rows_that_move_to_pages_that_were_met_are_found(server: Server) -> None:
+    """Their new versions lie where the loop has been; one of them has another key too, and one matches no more."""
+    behind: list[object] = []
+
+    def between(number: int) -> None:
+        if number == 4:
+            with own.connect() as other:
+                other.execute("VACUUM t")
+                own.change(other, 60)
+                own.move(other, 70, 2_070)
+                other.execute("UPDATE t SET n = NULL WHERE row_number = 80")
+                found = "SELECT row_number FROM t WHERE row_number IN (60, 70, 80) AND ctid < '(4,0)'"
+                behind.extend(other.execute(found).fetchall())
+
+    with twins(server, "integer", PAGES) as own, own.connect() as conn:
+        own.begin(conn)
+        done = own.run(conn, between)
+        assert (len(behind), done.number, done.is_done) == (3, 2, True)
+        assert conn.execute("SELECT row_number FROM t").fetchall() == [(80,)]
+        own.run(conn)
+        conn.execute(own.steps[2].sql)
 
 
 # What a transaction does whose end the third batch (41 to 60) has to wait for.
@@ -307,7 +341,7 @@ def test_batch_that_waits_for_a_move_does_the_row_once(server: Server, key: str,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["within", "beyond"])
-@pytest.mark.parametrize("loop", [UPDATE, DELETE])
+@pytest.mark.parametrize("loop", [UPDATE, DELETE, PAGES])
 def test_a_row_that_waits_for_its_new_partition_is_not_new(server: Server, loop: str, place: str) -> None:
     """Who leaves the key that it waits for notes that later than it has noted its own move.
 
@@ -441,7 +475,7 @@ def test_cleanup_takes_the_tracker_away(server: Server) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("loop", [UPDATE, DELETE])
+@pytest.mark.parametrize("loop", [UPDATE, DELETE, PAGES])
 @pytest.mark.parametrize("key", ["integer", "text", "composite", "partitions"])
 def test_writers_at_work_see_each_row_done_once(server: Server, key: str, loop: str) -> None:
     """Four sessions under all isolation levels, all the time; what they are refused, they leave."""

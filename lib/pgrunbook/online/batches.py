@@ -31,23 +31,22 @@ from pgrunbook.database import step_log
 from pgrunbook.database.column_fill import SETTING
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.control import Obedience, Order
-from pgrunbook.database.queries import load
-from pgrunbook.database.row_tracker import RowTracker
 from pgrunbook.errors import Broken
 from pgrunbook.online import bad_rows as refusals
-from pgrunbook.online import batch_progress
+from pgrunbook.online import batch_progress, tracked_pages
 from pgrunbook.online.bad_rows import OF_A_ROW, STOP, BadRows
 from pgrunbook.online.batch_progress import BatchProgress
 from pgrunbook.online.ranges import Key, KeyRanges, PageRanges, ranges_of, texts
 from pgrunbook.online.single_rows import are_at, key_at, rows_of, told
 from pgrunbook.online.throttle import Throttle
+from pgrunbook.online.tracked_pages import WINDOWS, TrackedPages
 from pgrunbook.plan.step import GUARD, RANGE, Batches
 
 LOCK_TIMEOUT_MS = 2_000
 STATEMENT_TIMEOUT_MS = 30_000
 
 # The pass behind the ranges of a key: the rows that were moved. Passes over pages: so many at the most.
-_MOVED = 2
+_MOVED = tracked_pages.MOVED
 _MOST_PASSES = 20
 _MOVED_ATTEMPTS = 50
 _TIMEOUTS = (pg.LockNotAvailable, pg.QueryCanceled, pg.DeadlockDetected)
@@ -220,10 +219,13 @@ class _Loop:
     def _begin(self) -> BatchProgress:
         end = ranges_of(self.batches, 1).end(self.conn)
         last = PageRanges.before(self.first_page) if self.first_page else None
-        return batch_progress.begin(self.conn, self.name, end, last)
+        progress = batch_progress.begin(self.conn, self.name, end, last)
+        return tracked_pages.begun(self.conn, self.batches, progress) if end else progress
 
     def _do(self, before: BatchProgress) -> BatchProgress:
         """Execute one batch: the next range, or behind the last one what is left to do."""
+        if before.number >= WINDOWS:
+            return self._tracked(before)
         ranges = ranges_of(self.batches, before.number)
         if isinstance(ranges, PageRanges):
             return self._window(ranges, before)
@@ -239,6 +241,16 @@ class _Loop:
             self.conn.execute(ranges.tracker.progress(ranges.values(upper)))
         return replace(before, last_key=upper, batches=before.batches + 1, rows=before.rows + rows)
 
+    def _tracked(self, before: BatchProgress) -> BatchProgress:
+        """Execute one batch of a loop by pages that is tracked, or end one of its passes."""
+        due, after = TrackedPages(self.conn, self.batches).due(before, self.asked)
+        if due is None:
+            self.asked = 1  # how long that takes tells the throttle nothing about a batch
+            return after
+        self.reached = after.last_key or ()
+        rows = self._execute(before, due)
+        return replace(after, batches=before.batches + 1, rows=before.rows + rows)
+
     def _moved(self, ranges: KeyRanges, before: BatchProgress) -> BatchProgress:
         """Execute the statement on rows whose key has changed before a batch reached them; at the end are none."""
         tracker = ranges.tracker
@@ -246,7 +258,7 @@ class _Loop:
             return replace(before, is_done=True)
         ids = [int(str(row[0])) for row in self.conn.execute(tracker.left(self.asked))]
         if not ids:
-            self._refuse_switched_off(tracker)
+            tracked_pages.refuse_switched_off(self.conn, tracker, self.batches.label)
             return replace(before, is_done=True)
         if len(ids) == 1:
             self.asked, self.reached = 1, texts(self.conn.execute(tracker.key_of(ids[0])).fetchone()) or ()
@@ -307,15 +319,15 @@ class _Loop:
 
     def _place_of_refused(self) -> Key:
         before = self._progress_now()
-        ranges = ranges_of(self.batches, before.number)
+        ranges = PageRanges(self.batches, 1) if before.number == WINDOWS else ranges_of(self.batches, before.number)
         if isinstance(ranges, PageRanges):
             rows = rows_of(self.conn, self.batches, ranges.condition(None, self.reached))
             while len(rows) > 1:
                 half = rows[: len(rows) // 2]
                 rows = half if self._is_refused(before, are_at(self.batches, half)) else rows[len(half) :]
             return key_at(self.conn, self.batches, rows[0]) if rows else ()
-        if before.number == _MOVED or before.end_key is None:
-            return self.reached if self.asked == 1 else ()
+        if before.number != 1 or before.end_key is None:
+            return self.reached if self.asked == 1 and before.number == _MOVED else ()
         last, left = before.last_key, self.asked
         while left > 1:
             upper = ranges.upper(self.conn, last, before.end_key, left // 2)
@@ -380,15 +392,3 @@ class _Loop:
             found = self._open()
         assert found is not None  # noqa: S101 - a batch of it was refused
         return found
-
-    def _refuse_switched_off(self, tracker: RowTracker) -> None:
-        query = load("relations")["switched_off"].encode()
-        found = self.conn.execute(query, {"function": tracker.function_name}).fetchall()
-        if found:
-            raise Broken(
-                f"cannot tell which rows of {self.batches.label} were changed meanwhile",
-                detail=f'Somebody has switched trigger "{found[0][0]}" off, and on again perhaps: rows that were'
-                " inserted, or whose key changed meanwhile, may have been changed twice or not at all.",
-                state="Nothing changed in the last transaction; the batches before it are committed.",
-                hint="Compare the rows with what you expect, or roll the migration back; then begin it again.",
-            )

@@ -22,7 +22,8 @@ from pgrunbook.database.row_tracker import RowTracker
 from pgrunbook.plan.step import Batches
 
 RESIDUES = 16
-# Of a window. The first batch of one writes a full image of each of its pages into the WAL, so that a window is small.
+# Of a window. The first batch of one writes a full image of each of its pages into the WAL, so that a window is small;
+# not smaller than the least, over which residues scatter.
 LEAST_PAGES, MOST_PAGES = 8, 640
 Key = tuple[str, ...]
 
@@ -128,7 +129,7 @@ class PageRanges:
             first = 0
         if last is None or self._rows_of_page == 1.0:
             self._size(conn)
-        least = max(1, LEAST_PAGES // self._parts)
+        least = max(1, LEAST_PAGES // self._parts) if self._residues > 1 else 1
         wanted = min(MOST_PAGES, max(least, round(rows * self._residues / self._rows_of_page)))
         return str(first), str(min(wanted, int(end[0]) - first)), "0", str(self._residues)
 

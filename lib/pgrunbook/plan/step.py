@@ -30,7 +30,9 @@ class Batches:
     before it has installed, "" where nobody else writes to the table. The setting ``pgrunbook.started_at`` is, in every
     batch, the time at which the loop began. With ``by_pages`` the ranges are of the table's pages, and the statement's
     own condition tells which rows are done; ``key`` then only names rows, and may be (). ``fills`` is the name of the
-    trigger that keeps in sync what this loop fills, and is silent in it.
+    trigger that keeps in sync what this loop fills, and is silent in it. ``left`` is the condition of a DELETE, "true"
+    for one of all rows: what is done is gone, so that the run may go by pages, where it finds a random key and a large
+    table.
     """
 
     schema: str
@@ -44,6 +46,7 @@ class Batches:
     tracker: str = ""
     by_pages: bool = False
     fills: str = ""
+    left: str = ""
 
     @property
     def label(self) -> str:

@@ -21,16 +21,19 @@ class TrackedLoop:
 
     @classmethod
     def over(
-        cls, case: Case, table: Relation, statement: str, *, alias: str, fires_triggers: bool = True
+        cls, case: Case, table: Relation, statement: str, *, alias: str, fires_triggers: bool = True, left: str = ""
     ) -> TrackedLoop:
-        """Return the loop of a statement that has the word for the range; the table has a key for loops."""
+        """Return the loop of a statement that has the word for the range; the table has a key for loops.
+
+        ``left`` is the condition of a DELETE.
+        """
         key = case.facts.loop_key(table)
         if key is None:
             raise AssertionError("the form does not apply")
         name = tracker_name(table.identifier, statement)
         batches = Batches(
             schema=table.schema, table=table.name, alias=alias, statement=statement, key=key.columns,
-            key_types=key.types, rows=case.batch_rows, fires_triggers=fires_triggers, tracker=name,
+            key_types=key.types, rows=case.batch_rows, fires_triggers=fires_triggers, tracker=name, left=left,
         )  # fmt: skip
         return cls(table, key, batches, RowTracker(name, table.identifier, key.columns))
 

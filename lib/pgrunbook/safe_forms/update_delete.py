@@ -12,7 +12,7 @@ from pgrunbook.display.prose import counted
 from pgrunbook.plan.step import RANGE, Expansion
 from pgrunbook.safe_forms.form import Case
 from pgrunbook.safe_forms.tracked_loop import TrackedLoop
-from pgrunbook.sql.deparse import changed, mapped, parsed, printed
+from pgrunbook.sql.deparse import changed, expression, mapped, parsed, printed
 from pgrunbook.sql.tree import column_names, functions_in, walk
 
 V = enums.SQLValueFunctionOp
@@ -35,9 +35,14 @@ def in_batches(case: Case) -> Expansion | None:
     node = mapped(case.node, _pinned)
     node = changed(node, relation=changed(node.relation, schemaname=table.schema, relname=table.name))
     statement = printed(changed(node, whereClause=_with_range(node.whereClause)))
-    loop = TrackedLoop.over(case, table, statement, alias=_alias(case.node))
+    left = ""
+    if isinstance(node, ast.DeleteStmt):
+        left = expression(node.whereClause) if node.whereClause is not None else "true"
+    loop = TrackedLoop.over(case, table, statement, alias=_alias(case.node), left=left)
     size, by = counted(case.batch_rows, "row"), ", ".join(loop.batches.key)
     says = f"{case.statement.kind} {size} at a time, by ranges of {by}; each batch is committed."
+    if left:
+        says += " Where the table is large, and the key random in it, they are ranges of its pages."
     return Expansion(
         case.statement,
         BATCHES,
