@@ -138,7 +138,8 @@ class GaveWay(pg.DeadlockDetected):
 class Watch:
     """Watches one backend from a second session and records whom it waits for, and how long.
 
-    The session is opened only once a statement has run for ``after_s``: most never wait at all.
+    The session is opened only once a statement has run for ``after_s``: most never wait at all. Where it has to give
+    way soon, it is opened before.
     With ``gives_way`` its statement is cancelled where it and a client wait for each other, and leaving the watch
     raises GaveWay; with "soon" also where a client waits for it, for a lock that keeps others out. Each of two that
     wait for each other looks for a deadlock once, when it has waited for deadlock_timeout (1 s), and who looks last
@@ -163,11 +164,13 @@ class Watch:
         self.gave_way = False
         self._target, self._pid, self._after_s, self._on_progress = target, pid, after_s, on_progress
         self._gives_way = gives_way
-        self._over = threading.Event()
+        self._over, self._opened = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._poll, daemon=True)
 
     def __enter__(self) -> Watch:
         self._thread.start()
+        if self._gives_way == "soon":
+            self._opened.wait()
         return self
 
     def __exit__(
@@ -189,10 +192,11 @@ class Watch:
         return " ".join(str(blocker) for blocker in heads[:3])
 
     def _poll(self) -> None:
-        if self._over.wait(self._after_s):
+        if self._gives_way != "soon" and self._over.wait(self._after_s):
             return
         try:
             with connect(self._target, purpose="watches lock waits") as conn:
+                self._opened.set()
                 for poll in itertools.count():
                     found = blockers(conn, self._pid)
                     self._record(found)
@@ -205,6 +209,8 @@ class Watch:
         except (psycopg.Error, RunbookError) as exc:
             # The watch only adds to what the step itself reports.
             log.warning("lock waits are not watched (%s); blockers stay unnamed", _first_line(exc))
+        finally:
+            self._opened.set()
 
     def _report_progress(self, conn: Connection) -> None:
         found = progress(conn, self._pid)

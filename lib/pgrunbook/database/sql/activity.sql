@@ -245,7 +245,8 @@ ORDER BY waits_too, xact_age_s DESC
 
 -- name: in_the_way
 -- a row is: a session that the given one waits for while it waits for that, if by way of others; or, where soon, one
--- that has waited for a share of deadlock_timeout to keep others out of a table that the given one has locked
+-- that waits to keep others out of a table that the given one has locked, where it or one behind it has waited for a
+-- share of deadlock_timeout
 WITH RECURSIVE ahead (pid) AS (
     SELECT pg_catalog.unnest(pg_catalog.pg_blocking_pids(%(pid)s))
     UNION
@@ -260,12 +261,15 @@ WHERE a.pid = %(pid)s
 UNION ALL
 SELECT w.pid
 FROM pg_catalog.pg_locks AS w
+JOIN pg_catalog.pg_locks AS q
+  ON NOT q.granted
+ AND (q.pid = w.pid OR w.pid = ANY (pg_catalog.pg_blocking_pids(q.pid)))
 CROSS JOIN (SELECT s.setting::int AS ms FROM pg_catalog.pg_settings AS s WHERE s.name = 'deadlock_timeout') AS d
 WHERE %(soon)s
   AND NOT w.granted
   AND w.locktype = 'relation'
   AND w.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
-  AND pg_catalog.clock_timestamp() - w.waitstart > d.ms * %(share)s * interval '1 ms'
+  AND pg_catalog.clock_timestamp() - q.waitstart > d.ms * %(share)s * interval '1 ms'
   AND %(pid)s = ANY (pg_catalog.pg_blocking_pids(w.pid))
 
 -- name: progress
