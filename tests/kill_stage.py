@@ -132,8 +132,11 @@ def differing(target: Target, columns: str, twins: str) -> list[tuple[object, ..
 
 def survive(
     target: Target, server: Server, code: str, seed: str, *arguments: str, most: int = 12, span_s: float = 2.5
-) -> None:
-    """Run code beside us until it ends by itself; ``most`` times kill it, or the server, within ``span_s`` seconds."""
+) -> int:
+    """Run code beside us until it ends by itself; ``most`` times kill it, or the server, within ``span_s`` seconds.
+
+    Returns how many times it was killed.
+    """
     chance, kills = random.Random(seed), 0  # noqa: S311 - it keeps no secret
     told = Path(tempfile.mkdtemp()) / "told"
     while True:
@@ -144,7 +147,7 @@ def survive(
                 _look_on(process, lambda: sessions(target), ENDS_S)
                 _look_on(process, lambda: False, chance.random() * span_s if victim else ENDS_S)
                 if process.poll() == 0:
-                    return
+                    return kills
                 assert victim, f"it did not end by itself: {told.read_text()[-3000:]}"
                 assert process.poll() is None, f"it failed by itself: {told.read_text()[-3000:]}"
                 kills += 1

@@ -41,6 +41,19 @@ CREATE TABLE twin AS SELECT id, amount, note FROM orders;
 ALTER TABLE twin ADD PRIMARY KEY (id);
 CREATE TABLE log (n int PRIMARY KEY);
 """
+IN_PARTS = ORDERS.replace(
+    "cents bigint);",
+    """cents bigint) PARTITION BY RANGE (id);
+CREATE TABLE orders_past PARTITION OF orders FOR VALUES FROM (MINVALUE) TO (8000);
+CREATE TABLE orders_now (gone int, cents bigint, note text, amount int DEFAULT 1, id int NOT NULL);
+ALTER TABLE orders_now DROP gone;
+ALTER TABLE orders_now ADD CONSTRAINT orders_amount_check CHECK (amount >= 0);
+ALTER TABLE orders ATTACH PARTITION orders_now FOR VALUES FROM (8000) TO (1000000);
+CREATE TABLE orders_new PARTITION OF orders DEFAULT PARTITION BY HASH (id);
+CREATE TABLE orders_new_a PARTITION OF orders_new FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+CREATE TABLE orders_new_b PARTITION OF orders_new FOR VALUES WITH (MODULUS 2, REMAINDER 1);""",
+)
+TABLES = {"whole": ORDERS, "in parts": IN_PARTS}
 # What is ours and may not be left, and sessions of ours.
 OURS = r"""
 SELECT relname::text FROM pg_class WHERE relname ~ '^(swap|changes)_[0-9a-f]'
@@ -81,12 +94,12 @@ def crash() -> Iterator[Server]:
 def place(project: Callable[..., Target], crash: Server, tmp_path: Path) -> Place:
     """A target on it, with table orders and its twin as they are at the beginning."""
 
-    def make(migration: str = "", **options: Any) -> Target:
+    def make(migration: str = "", tables: str = ORDERS, **options: Any) -> Target:
         (tmp_path / "targets.toml").unlink(missing_ok=True)
         shutil.rmtree(tmp_path / "migrations-demo", ignore_errors=True)
         folder = {"0001_a.sql": migration} if migration else {}
         made = project(server=crash.name, database="postgres", restore_points=False, folder=folder, **options)
-        do(made, ORDERS)
+        do(made, tables)
         return made
 
     return make
@@ -257,10 +270,10 @@ def is_released(target: Target, kind: str) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("order", ["key", "pages"])
-def test_loop_of_a_backfill_that_is_killed(place: Place, crash: Server, order: str, seed: int) -> None:
+@pytest.mark.parametrize(("order", "tables"), [("key", "whole"), ("pages", "whole"), ("pages", "in parts")])
+def test_loop_of_a_backfill_that_is_killed(place: Place, crash: Server, order: str, tables: str, seed: int) -> None:
     """Each row is filled, and no row differs from the twin."""
-    target = place()
+    target = place(tables=TABLES[tables])
     with TwinWriters(target, seed) as writers:
         survive(target, crash, FILLS, f"{order} {seed}", order, span_s=1.0)
     assert writers.errors == []
@@ -285,13 +298,16 @@ def test_parts_of_a_swap_that_is_killed(place: Place, crash: Server, seed: int) 
 
 
 @pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("tables", TABLES)
 @pytest.mark.parametrize("kind", CHANGES)
-def test_steps_of_a_plan_that_is_killed(place: Place, crash: Server, tmp_path: Path, kind: str, seed: int) -> None:
+def test_steps_of_a_plan_that_is_killed(
+    place: Place, crash: Server, tmp_path: Path, kind: str, tables: str, seed: int
+) -> None:
     """Each is done once; both columns hold the same until contract, and nothing is left behind it."""
-    target, file = place(migration(kind), batch_rows=1000), tmp_path / "plan.json"
+    target, file = place(migration(kind), TABLES[tables], batch_rows=1000), tmp_path / "plan.json"
     file.write_text(safe_plan_of(target).text())
     with TwinWriters(target, seed) as writers:
-        survive(target, crash, EXECUTES, f"{kind} {seed}", str(file))
+        survive(target, crash, EXECUTES, f"{kind} {seed}", str(file), span_s=2.5 if tables == "whole" else 1.0)
     assert writers.errors == []
     is_released(target, kind)
 
