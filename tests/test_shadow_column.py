@@ -568,6 +568,36 @@ VALUES = {
 
 
 @pytest.mark.slow
+def test_no_write_beside_a_value_of_several_columns_is_lost(server: Server) -> None:
+    """Beside a twin, whose column is changed plainly in the transaction of the cut-over; writers change either column.
+
+    Until then each new value is that of its row, and from then on the new column alone is written.
+    """
+    columns = "(id integer PRIMARY KEY, a integer, n integer DEFAULT 0)"
+    rows = "SELECT i, i, i % 5 FROM generate_series(1, 400) AS i"
+    made = (
+        f"CREATE TABLE app.t {columns}; INSERT INTO app.t {rows}; CREATE TABLE twin {columns}; INSERT INTO twin {rows}"
+    )
+    made += "; CREATE INDEX ON app.t (a); ALTER TABLE app.t ADD UNIQUE (a, id), ADD CHECK (a < 1000000)"
+    using = "coalesce(a, 0)::bigint * 7 + n"
+    with stage(server, "twins of row", made) as both:
+        (found,) = plan(both.conn, f"ALTER TABLE app.t ALTER a TYPE bigint USING {using}", batch_rows=15)
+        differ = """SELECT id FROM app.t FULL JOIN twin AS w USING (id) WHERE t.id IS NULL OR w.id IS NULL
+                    OR (w.a, w.n) IS DISTINCT FROM (t.a, t.n)"""
+        with writing(server, "'{}'"):
+            perform(both.conn, [found], until=lambda step: step is found.steps[-1])
+            with both.conn.transaction():
+                both.conn.execute("LOCK TABLE app.t, twin IN ACCESS EXCLUSIVE MODE")
+                told = f"SELECT id FROM app.t WHERE pgrunbook_new_a IS DISTINCT FROM {using}"
+                assert both.conn.execute(told).fetchall() == []
+                both.conn.execute(found.steps[-1].sql)
+                both.conn.execute(f"ALTER TABLE public.twin ALTER a TYPE bigint USING {using}")
+            time.sleep(0.5)
+        assert both.conn.execute(differ).fetchall() == []
+        refuse_foreign(both.conn)
+
+
+@pytest.mark.slow
 def test_no_write_of_several_columns_is_lost(server: Server) -> None:
     """Beside a twin of both columns; each row has both, also between the two, and on the way back."""
     columns = (
