@@ -13,13 +13,14 @@ from pgrunbook.config.targets import Target
 from pgrunbook.database import leftovers, shadows
 from pgrunbook.database.schema import snapshot
 from pgrunbook.database.schema_diff import diff
+from pgrunbook.display.show import Cell
 from pgrunbook.errors import Blocked, Refused, StatementFailed, WrongInput
 from pgrunbook.procedures import contract
 from pgrunbook.session import acceptance
 from pgrunbook.session import session as heres
 from pgrunbook.session.session import Session
 from renames import rename
-from scenes import error_of, session
+from scenes import error_of, execute, safe_plan_of, session
 
 Project = Callable[..., Target]
 TABLE = "CREATE TABLE nodes (id int PRIMARY KEY, ip text UNIQUE, n int); INSERT INTO nodes SELECT i, 'ip' || i, i"
@@ -191,6 +192,29 @@ def test_a_trigger_that_is_switched_behind_the_proof_keeps_the_column(target: Ta
     contract.do_they_agree(here)
     contract.drop_it(here)
     assert waiting(target) == []
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("none_is_small")
+def test_a_column_that_was_not_followed_is_told(project: Project) -> None:
+    """Behind a change of type the other column leads: nothing is lost with what the old one lacks."""
+    target = project(folder={"0001_a.sql": "ALTER TABLE nodes ALTER COLUMN n TYPE bigint"}, batch_rows=50)
+    do(target, f"{TABLE} FROM generate_series(1, 120) AS i")
+    execute(target, safe_plan_of(target))
+    cell = contract.do_they_agree(up_to_the_drop()).rows[0][2]
+    assert isinstance(cell, Cell)
+    assert cell.under == ""
+    heres._end_earlier()
+    trigger = rows(target, "SELECT tgname FROM pg_trigger WHERE tgrelid = 'nodes'::regclass AND NOT tgisinternal")[0][0]
+    do(target, f'ALTER TABLE nodes DISABLE TRIGGER "{trigger}"; UPDATE nodes SET n = 5000 WHERE id = 7')
+    do(target, f'ALTER TABLE nodes ENABLE ALWAYS TRIGGER "{trigger}"')
+    here = up_to_the_drop(accept="all")
+    cell = contract.do_they_agree(here).rows[0][2]
+    assert isinstance(cell, Cell)
+    assert cell.text == "not asked: the other column leads"
+    assert cell.under == "its trigger was switched off meanwhile: what came then is in public.nodes.n only"
+    contract.drop_it(here)
+    assert rows(target, "SELECT n FROM nodes WHERE id = 7") == [(5000,)]
 
 
 @pytest.mark.slow
