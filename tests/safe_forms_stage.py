@@ -229,8 +229,7 @@ def _own(conn: Conn, place: str, step: SafeStep, watch: Watch | None, target: Ta
     if step.batches is not None:
         run_batches(conn, step.batches, resume_from=place)
     elif step.policy is Policy.ALONE:
-        while not _alone(conn, place, step, target):
-            pass
+        giving_way(conn, target, lambda: _alone(conn, place, step))
     else:
         with conn.transaction():
             _send(conn, step, watch)
@@ -239,25 +238,31 @@ def _own(conn: Conn, place: str, step: SafeStep, watch: Watch | None, target: Ta
     conn.execute("INSERT INTO performed.did VALUES (%s)", [place])
 
 
-def _alone(conn: Conn, place: str, step: SafeStep, target: Target | None) -> bool:
-    """Do a step; return whether it is done, or gave way to a client."""
-    try:
-        with locks.Watch(target, conn.info.backend_pid, gives_way="soon") if target else nullcontext():
-            _alone_now(conn, place, step)
-    except locks.GaveWay:
-        return False
-    return True
+def giving_way(conn: Conn, target: Target | None, work: Callable[[], object]) -> None:
+    """Do the work of a step that runs alone, again where it gave way to a client."""
+    while True:
+        try:
+            with locks.Watch(target, conn.info.backend_pid, gives_way="soon") if target else nullcontext():
+                work()
+            return
+        except locks.GaveWay:
+            pass
 
 
-def _alone_now(conn: Conn, place: str, step: SafeStep) -> None:
+def _alone(conn: Conn, place: str, step: SafeStep) -> None:
     """Clear away what is left, and ask whether an earlier attempt took effect, where there was one."""
-    for (statement,) in conn.execute(step.leftovers).fetchall() if step.leftovers else ():
-        conn.execute(statement)
+    clear(conn, step)
     began = _did(conn, f"{place} began")
     if began and step.done is not None and conn.execute(step.done).fetchone() == (True,):
         return
     conn.execute("INSERT INTO performed.did VALUES (%s)", [f"{place} began"])
     conn.execute(step.sql)
+
+
+def clear(conn: Conn, step: SafeStep) -> None:
+    """Drop what an attempt at a step has left."""
+    for (statement,) in conn.execute(step.leftovers).fetchall() if step.leftovers else ():
+        conn.execute(statement)
 
 
 def _did(conn: Conn, place: str) -> bool:

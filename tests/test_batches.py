@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from budget import sample
+from pgrunbook import undo_data
 from pgrunbook.database import step_log
 from pgrunbook.online import batch_order, tracked_pages
 from pgrunbook.online.batches import BatchProgress, Haste, run_batches
@@ -232,6 +233,27 @@ def test_delete_goes_by_pages_where_a_key_is_random_in_a_large_table(
     assert (done.is_done, done.number, done.rows) == (True, 2, 1333)
     assert max(now.number for now in told) == tracked_pages.FOUND
     assert _values(conn, "SELECT count(*) FROM big WHERE at < 2") == [0]
+
+
+@pytest.mark.slow
+def test_rows_that_are_deleted_by_pages_are_captured(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each once, and they come back."""
+    conn, here = stage.conn, "SELECT id, n, at FROM big ORDER BY id"
+    step_log.create(conn)
+    conn.execute(BY_RANDOM_KEY)
+    monkeypatch.setattr(tracked_pages, "serve", lambda *_: True)
+    before = conn.execute(here).fetchall()
+    (expansion,) = plan(conn, "DELETE FROM big WHERE at = 2", batch_rows=50)
+    conn.execute(expansion.steps[0].sql)
+    batches = expansion.steps[1].batches
+    assert batches is not None
+    captures = undo_data.capture_batches(conn, batches, undo_data.StepKey("run", "m", "up", 1))
+    done = run_batches(conn, captures, resume_from="loop")
+    assert (done.number, done.rows) == (2, 667)
+    (entry,) = [one for one in undo_data.entries_of_migration(conn, "m", "up", steps=(1,)) if one.part_of is None]
+    assert _values(conn, f'SELECT count(*) FROM pgrunbook."{entry.kept_as}"') == [667]
+    assert undo_data.revert(conn, entry, on_conflict="stop").rows == 667
+    assert conn.execute(here).fetchall() == before
 
 
 def test_empty_table_is_done_at_once(stage: Stage) -> None:

@@ -182,7 +182,7 @@ def test_no_write_is_lost(server: Server, kind: str, monkeypatch: pytest.MonkeyP
         assert both.conn.execute(differ).fetchall() == []
         both.conn.execute("DELETE FROM app.t WHERE id >= 900; DELETE FROM twin WHERE id >= 900")  # they come again
         with writing(server, VALUES[kind]):
-            undone(both.conn, expansions)
+            undone(both.conn, expansions, target)
         assert both.conn.execute(differ).fetchall() == []
         assert both.conn.execute(moved).fetchone() is not None
 
