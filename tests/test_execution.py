@@ -373,6 +373,26 @@ def test_no_client_is_the_victim_of_a_build_that_waits_for_it(project: Project) 
 
 
 @pytest.mark.slow
+def test_a_build_gives_way_to_who_keeps_others_out(project: Project) -> None:
+    """All who come behind such a client wait for the build too, and it waits for those that have a snapshot."""
+    target = project(folder={"0001_a.sql": "CREATE INDEX CONCURRENTLY made ON one (n)"})
+    do(target, "CREATE TABLE one (n int)")
+    with (
+        session(target, "INSERT INTO one VALUES (1)") as writer,
+        session(target, "SET LOCAL lock_timeout = 0", name="strict") as other,
+        meanwhile(lambda: execute(target)) as running,
+    ):
+        until(is_at(target, "CREATE INDEX CONCURRENTLY", "virtualxid"))
+        with meanwhile(lambda: other.execute("LOCK TABLE one")) as locking:
+            until(lambda: events(target, "attempt-failed"))
+            writer.execute("ROLLBACK")
+            locking.result()
+        other.execute("ROLLBACK")
+        (result,) = running.result()
+    assert (result.state, result.attempt) == (StepState.DONE, 2)
+
+
+@pytest.mark.slow
 def test_a_locked_history_table_is_named(project: Project) -> None:
     """The step ran, and the row of the history table could not be written: that is what the error says."""
     target = project(folder={"0001_a.sql": "CREATE TABLE a ()"}, attempts=1)
