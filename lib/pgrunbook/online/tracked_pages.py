@@ -26,7 +26,7 @@ from pgrunbook.errors import Broken
 from pgrunbook.online import batch_order, batch_progress
 from pgrunbook.online.batch_order import OrderFacts
 from pgrunbook.online.batch_progress import BatchProgress
-from pgrunbook.online.ranges import Key, KeyRanges, PageRanges
+from pgrunbook.online.ranges import Key, KeyRanges, PageRanges, texts
 from pgrunbook.plan.step import Batches
 
 WINDOWS, READ, FOUND, MOVED = 11, 12, 13, 2
@@ -80,7 +80,7 @@ class TrackedPages:
             return sql.SQL("({} AND {})").format(window, self._is_due()), replace(before, last_key=upper)
         if before.number == READ:
             self._read(before.started_at)
-            return None, replace(before, number=FOUND, last_key=None)
+            return None, replace(before, number=FOUND, last_key=None, end_key=self._last_found())
         ids = self._found(before.last_key, rows)
         if not ids:
             self._conn.execute(self._tracker.progress(self._keys.values(self._last())))
@@ -102,6 +102,11 @@ class TrackedPages:
         self._conn.execute(sql.SQL("SET LOCAL statement_timeout = {}").format(sql.Literal(READ_MS)))
         with self._conn.as_target():
             self._conn.execute(noted)
+
+    def _last_found(self) -> Key | None:
+        """Return the last note of a row that is left, by which the end of that pass is told; None where none is."""
+        query = sql.SQL("SELECT id FROM {} WHERE state = 'found' ORDER BY id DESC LIMIT 1")
+        return texts(self._conn.execute(query.format(self._tracker.notes)).fetchone())
 
     def _found(self, last: Key | None, most: int) -> list[int]:
         """Return the notes of rows that are left, behind the last one."""
