@@ -1,0 +1,99 @@
+"""The replacements of enums in a release: which statements belong to one, and what is executed in their place."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from typing import Any
+
+from pglast import ast, enums
+
+from pgrunbook.database.shadows import Shadow
+from pgrunbook.plan.step import Expansion
+from pgrunbook.safe_forms import enum_change, enum_form, gates, row_security, unfinished
+from pgrunbook.safe_forms.enum_change import EnumChange
+from pgrunbook.safe_forms.enum_form import EnumForm
+from pgrunbook.safe_forms.form import Case
+from pgrunbook.safe_forms.names import Names
+from pgrunbook.sql.statements import Statement
+from pgrunbook.sql.tree import tree
+
+HOW = (
+    "Where the new list only adds values, write ALTER TYPE ... ADD VALUE. Otherwise release a second type and a second"
+    " column, keep both equal with a trigger, fill it in batches, then swap the names."
+)
+
+
+class EnumChanges:
+    """Asked for each statement of a release, in order; ``shadows`` are the columns that the last answer leaves."""
+
+    def __init__(self, release: Sequence[Statement]) -> None:
+        self._release = release
+        self._places = {str(one.place): number for number, one in enumerate(release)}
+        self._waiting: dict[str, Expansion] = {}  # for the others of a change that has begun
+        self._together: set[str] = set()  # of changes over small tables
+        self._because: dict[str, str] = {}  # of changes that have no form
+        self.shadows: tuple[Shadow, ...] = ()
+
+    def expansion(self, case: Case, off: Collection[str], names: Names) -> Expansion | None:
+        """Return what is executed for a statement of such a change, None for any other, and where there is no form."""
+        place, self.shadows = str(case.statement.place), ()
+        if place in self._waiting:
+            return self._waiting.pop(place)
+        if place not in self._places or place in self._together or place in self._because:
+            return None
+        if not case.is_branch or case.is_back or case.is_off:
+            return None
+        number = self._places[place]
+        file = [one for one in self._release[number:] if one.place.migration == case.statement.place.migration]
+        change = enum_change.read(case.facts, file)
+        if change is None or any(str(one.place) in off for one in change.statements):
+            return None
+        if any(names.are_fresh(tree(one.sql)) for one in change.statements if _changes_type(tree(one.sql))):
+            return None
+        return self._begun(case, change, self._release[number + len(change.statements) :])
+
+    def settled(self, found: Expansion) -> Expansion:
+        """Return the expansion of a statement without the gate that its change has no use for, or with its own."""
+        place = str(found.statement.place)
+        if place in self._together:
+            return replace(found, gate=None)
+        if place in self._because and found.gate is not None and _changes_type(tree(found.statement.sql)):
+            says = f"the values of the enum are replaced under a lock that rewrites the table ({self._because[place]})"
+            return replace(found, explains=f"No safe form: {says}.", gate=gates.as_written(says, HOW))
+        return found
+
+    def is_together(self, statement: Statement) -> bool:
+        """Tell whether a statement has to be committed with the others of its change."""
+        return str(statement.place) in self._together
+
+    def _begun(self, case: Case, change: EnumChange, later: Sequence[Statement]) -> Expansion | None:
+        places = [str(one.place) for one in change.statements]
+        found = enum_form.form(case, change)
+        if found is None:
+            self._together |= set(places)
+            return None
+        because = found if isinstance(found, str) else _obstacle(found, case, later)
+        if because:
+            self._because.update(dict.fromkeys(places, because))
+            return None
+        assert isinstance(found, EnumForm)  # noqa: S101 - a text is a reason
+        self._waiting = {str(one.statement.place): one for one in found.others}
+        self.shadows = found.shadows
+        return found.first
+
+
+def _obstacle(found: EnumForm, case: Case, later: Sequence[Statement]) -> str:
+    """Return why the columns cannot live on beside the new ones, "" where they can."""
+    if table := row_security.hidden(case.facts, found.first):
+        return f"row level security hides rows of {table} from this role"
+    for one in found.cases:
+        breaks = unfinished.breaking(replace(one, shadows=found.shadows), later, [found.old_type])
+        if breaks is not None:
+            return f"{breaks.place} changes what would live on beside it until contract"
+    return ""
+
+
+def _changes_type(node: Any) -> bool:
+    cmds = node.cmds if isinstance(node, ast.AlterTableStmt) else ()
+    return any(cmd.subtype == enums.AlterTableType.AT_AlterColumnType for cmd in cmds)

@@ -1,0 +1,216 @@
+"""The replacement of an enum as tools write it: from release to contract and back, while others write."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import psycopg
+import pytest
+
+from acting import error, run
+from conftest import connect, do, rows
+from pgrunbook.config.targets import Target
+from pgrunbook.database.schema import Snapshot, snapshot
+from pgrunbook.database.schema_diff import diff
+from pgrunbook.record.run import Status
+from test_schema_only import safely
+
+Project = Callable[..., Target]
+Command = Callable[..., tuple[int, str, str]]
+TABLES = """
+CREATE TYPE kind AS ENUM ('new', 'done', 'x');
+COMMENT ON TYPE kind IS 'of orders';
+REVOKE ALL ON TYPE kind FROM PUBLIC;
+CREATE TABLE orders (id serial PRIMARY KEY, state kind NOT NULL DEFAULT 'new', kinds kind[] DEFAULT '{new}');
+CREATE INDEX orders_state_idx ON orders (state);
+CREATE TABLE lines (id serial PRIMARY KEY, "State" kind, UNIQUE (id, "State"));
+INSERT INTO orders (state, kinds) SELECT (ARRAY['new', 'done']::kind[])[1 + i % 2], ARRAY['done']::kind[]
+FROM generate_series(1, 300) AS i;
+INSERT INTO lines ("State") SELECT (ARRAY['new', NULL]::kind[])[1 + i % 2] FROM generate_series(1, 300) AS i;
+"""
+ALL_OF_KIND = """
+ALTER TABLE orders ALTER kinds DROP DEFAULT, ALTER kinds TYPE {0}[] USING kinds::text[]::{0}[];
+ALTER TABLE lines ALTER "State" TYPE {0} USING "State"::text::{0};
+"""
+SPELLINGS = {
+    "prisma": """
+-- AlterEnum
+BEGIN;
+CREATE TYPE "kind_new" AS ENUM ('new', 'done', 'late');
+ALTER TABLE "orders" ALTER COLUMN "state" DROP DEFAULT;
+ALTER TABLE "orders" ALTER COLUMN "kinds" DROP DEFAULT;
+ALTER TABLE "orders" ALTER COLUMN "state" TYPE "kind_new" USING ("state"::text::"kind_new");
+ALTER TABLE "lines" ALTER COLUMN "State" TYPE "kind_new" USING ("State"::text::"kind_new");
+ALTER TABLE "orders" ALTER COLUMN "kinds" TYPE "kind_new"[] USING ("kinds"::text::"kind_new"[]);
+ALTER TYPE "kind" RENAME TO "kind_old";
+ALTER TYPE "kind_new" RENAME TO "kind";
+DROP TYPE "public"."kind_old";
+ALTER TABLE "orders" ALTER COLUMN "state" SET DEFAULT 'new';
+ALTER TABLE "orders" ALTER COLUMN "kinds" SET DEFAULT ARRAY['done']::"kind"[];
+COMMIT;
+""",
+    "typeorm": """
+ALTER TYPE "public"."kind" RENAME TO "kind_old";
+CREATE TYPE "public"."kind" AS ENUM('new', 'late', 'done');
+ALTER TABLE "orders" ALTER COLUMN "state" DROP DEFAULT;
+ALTER TABLE "orders" ALTER COLUMN "state" TYPE "public"."kind" USING "state"::"text"::"public"."kind";
+ALTER TABLE "orders" ALTER COLUMN "state" SET DEFAULT 'done';
+ALTER TABLE "orders" ALTER COLUMN "kinds" DROP DEFAULT;
+ALTER TABLE "orders" ALTER COLUMN "kinds" TYPE "public"."kind"[] USING "kinds"::"text"::"public"."kind"[];
+ALTER TABLE "lines" ALTER COLUMN "State" TYPE "public"."kind" USING "State"::"text"::"public"."kind";
+DROP TYPE "public"."kind_old";
+""",
+    "drizzle": """
+ALTER TABLE "orders" ALTER COLUMN "state" SET DATA TYPE text;--> statement-breakpoint
+ALTER TABLE "orders" ALTER COLUMN "state" SET DEFAULT 'new'::text;--> statement-breakpoint
+ALTER TABLE "orders" ALTER COLUMN "kinds" DROP DEFAULT;--> statement-breakpoint
+ALTER TABLE "orders" ALTER COLUMN "kinds" SET DATA TYPE text[];--> statement-breakpoint
+ALTER TABLE "lines" ALTER COLUMN "State" SET DATA TYPE text;--> statement-breakpoint
+DROP TYPE "public"."kind";--> statement-breakpoint
+CREATE TYPE "public"."kind" AS ENUM('done', 'new');--> statement-breakpoint
+ALTER TABLE "orders" ALTER COLUMN "state" SET DEFAULT 'new'::"public"."kind";--> statement-breakpoint
+ALTER TABLE "orders" ALTER COLUMN "state" SET DATA TYPE "public"."kind" USING "state"::"public"."kind";
+ALTER TABLE "orders" ALTER COLUMN "kinds" SET DATA TYPE "public"."kind"[] USING "kinds"::"public"."kind"[];
+ALTER TABLE "lines" ALTER COLUMN "State" SET DATA TYPE "public"."kind" USING "State"::"public"."kind";
+""",
+    "alembic": f"""
+ALTER TABLE orders ALTER COLUMN state DROP DEFAULT;
+ALTER TYPE kind RENAME TO kind_old;
+CREATE TYPE kind AS ENUM('new', 'done', 'x', 'late');
+ALTER TABLE orders ALTER COLUMN state TYPE kind USING state::text::kind;
+{ALL_OF_KIND.format("kind")}
+DROP TYPE kind_old;
+ALTER TABLE orders ALTER COLUMN state SET DEFAULT 'done'::kind;
+""",
+    "sequelize": f"""
+CREATE TYPE "public"."kind_new" AS ENUM('new', 'done');
+ALTER TABLE orders ALTER COLUMN state DROP DEFAULT, ALTER state TYPE kind_new USING (state::text::kind_new);
+{ALL_OF_KIND.format("kind_new")}
+DROP TYPE IF EXISTS "kind";
+ALTER TYPE "kind_new" RENAME TO "kind";
+ALTER TABLE "public"."orders" ALTER COLUMN "state" SET DEFAULT 'new'::"kind";
+""",
+    "another name": """
+CREATE TYPE phase AS ENUM ('begun', 'done');
+ALTER TABLE orders ALTER state DROP DEFAULT,
+    ALTER state TYPE phase USING (CASE state WHEN 'new' THEN 'begun' ELSE state::text END)::phase,
+    ALTER state SET DEFAULT 'done';
+ALTER TABLE orders ALTER kinds DROP DEFAULT, ALTER kinds TYPE phase[] USING kinds::text[]::phase[];
+ALTER TABLE lines ALTER "State" TYPE phase USING replace("State"::text, 'new', 'begun')::phase;
+DROP TYPE kind;
+""",
+    "text": """
+ALTER TABLE orders ALTER state DROP DEFAULT, ALTER state TYPE text, ALTER state SET DEFAULT 'new';
+ALTER TABLE orders ALTER kinds DROP DEFAULT, ALTER kinds TYPE text[];
+ALTER TABLE lines ALTER "State" TYPE varchar USING "State"::varchar;
+DROP TYPE kind;
+""",
+}
+LEFT_OUT = ["pgrunbook", "public.schema_migrations"]
+OURS = """
+SELECT attname::text FROM pg_attribute WHERE attname LIKE 'pgrunbook%' AND attrelid > 16384 AND NOT attisdropped
+UNION ALL SELECT typname::text FROM pg_type WHERE typname LIKE 'pgrunbook%'
+UNION ALL SELECT tgname::text FROM pg_trigger WHERE NOT tgisinternal AND tgrelid IN ('orders'::regclass, 'lines'::regclass)
+"""  # noqa: E501
+BOTH = """
+SELECT id, state::text, kinds::text[] FROM orders UNION ALL SELECT -id, "State"::text, NULL FROM lines ORDER BY id
+"""
+
+
+def looks(target: Target) -> Snapshot:
+    """The schema, without what is ours."""
+    with connect(target) as conn:
+        return snapshot(conn, leave_out=LEFT_OUT)
+
+
+def released(project: Project, spelling: str) -> Target:
+    """A target with the tables, on which the spelling is pending; a thousandth of what is large."""
+    target = project(folder={"0001_a.sql": SPELLINGS[spelling]}, batch_rows=100)
+    do(target, TABLES)
+    return target
+
+
+@contextmanager
+def writing(target: Target) -> Iterator[list[str]]:
+    """Write to both tables meanwhile, as an application that knows no type; its errors are given."""
+    errors: list[str] = []
+    ended = threading.Event()
+
+    def write() -> None:
+        with connect(target, purpose="other") as conn:
+            while not ended.wait(0.005):
+                for statement in (
+                    "INSERT INTO orders DEFAULT VALUES",
+                    "DELETE FROM orders WHERE id > 300",
+                    "UPDATE orders SET state = 'done', kinds = '{done,done}' WHERE id = 7",
+                    "INSERT INTO lines VALUES (1000, 'done')",
+                    "DELETE FROM lines WHERE id > 999",
+                ):
+                    try:
+                        conn.execute(statement.encode())
+                    except psycopg.Error as exc:
+                        errors.append(str(exc))
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        yield errors
+    finally:
+        ended.set()
+        thread.join()
+
+
+def test_a_plan_without_a_gate(project: Project) -> None:
+    """All statements come to one change, and the way back is proven; up, down and up again on an empty branch."""
+    (change,) = safely(released(project, "typeorm")).changes
+    assert [one.gate for one in change.statements] == [None] * 9
+    assert [one.form for one in change.statements] == ["replaced-enum", *["replaced-enum-part"] * 8]
+    assert change.proof.proven, change.proof.told
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_from_release_to_contract(project: Project, command: Command, spelling: str) -> None:
+    """Nobody's write fails; drift and validate know what waits; contract ends in the schema of the plain SQL."""
+    target = released(project, spelling)
+    with writing(target) as errors:
+        made, code = run("release", with_data="true")
+    assert (code, made.status) == (0, Status.DONE), error(made)
+    assert errors == []
+    assert "3 columns wait for contract" in command("status", "--target", "demo")[1]
+    assert command("drift", "--target", "demo", "--against", "validated")[0] == 0
+    assert ("pgrunbook_old_kind",) in rows(target, OURS)
+    before = rows(target, BOTH)
+    made, code = run("contract", accept="all")
+    assert (code, made.status) == (0, Status.DONE), error(made)
+    assert rows(target, OURS) == []
+    assert rows(target, BOTH) == before
+    assert command("drift", "--target", "demo", "--against", "validated")[0] == 0
+    plain = project(folder={"0001_a.sql": "SELECT 1"}, name="plain")
+    do(plain, TABLES + SPELLINGS[spelling].replace("BEGIN;", "").replace("COMMIT;", ""))
+    found = diff(looks(plain), looks(target))
+    assert {(one.change, one.kind) for one in found} == {("moved", "column order")}, [one.line() for one in found]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_from_release_back(project: Project, spelling: str) -> None:
+    """The schema of before, and each row with what was written meanwhile."""
+    target = released(project, spelling)
+    before = looks(target)
+    made, code = run("release", with_data="true")
+    assert (code, made.status) == (0, Status.DONE), error(made)
+    do(target, "UPDATE orders SET state = 'done' WHERE id IN (3, 4); INSERT INTO lines VALUES (999, 'done')")
+    was = {"another name": "begun"}.get(spelling, "new")
+    now = [(id_, "new" if state == was else state, kinds) for id_, state, kinds in rows(target, BOTH)]
+    with writing(target) as errors:
+        made, code = run("rollback", with_data="true")
+    assert (code, made.status) == (0, Status.DONE), error(made)
+    assert errors == []
+    assert [one.line() for one in diff(before, looks(target))] == []
+    assert rows(target, OURS) == []
+    found = rows(target, BOTH)
+    kept = {one[0] for one in now} - {row[0] for row in found if row[2] == ["done", "done"]}
+    assert [row for row in found if row[0] in kept] == [row for row in now if row[0] in kept]
