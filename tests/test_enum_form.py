@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -12,10 +13,12 @@ import pytest
 from acting import error, run
 from conftest import connect, do, rows
 from pgrunbook.config.targets import Target
+from pgrunbook.database.connection import Connection
 from pgrunbook.database.schema import Snapshot, snapshot
 from pgrunbook.database.schema_diff import diff
 from pgrunbook.record.run import Status
-from test_schema_only import safely
+from scenes import beside, error_of, execute, gone, plan_of, until
+from test_schema_only import planned, safely
 
 Project = Callable[..., Target]
 Command = Callable[..., tuple[int, str, str]]
@@ -97,7 +100,8 @@ CREATE TYPE phase AS ENUM ('begun', 'done');
 ALTER TABLE orders ALTER state DROP DEFAULT,
     ALTER state TYPE phase USING (CASE state WHEN 'new' THEN 'begun' ELSE state::text END)::phase,
     ALTER state SET DEFAULT 'done';
-ALTER TABLE orders ALTER kinds DROP DEFAULT, ALTER kinds TYPE phase[] USING kinds::text[]::phase[];
+ALTER TABLE orders ALTER kinds DROP DEFAULT, ALTER kinds TYPE phase[]
+    USING array_replace(kinds::text[], 'new', 'begun')::phase[];
 ALTER TABLE lines ALTER "State" TYPE phase USING replace("State"::text, 'new', 'begun')::phase;
 DROP TYPE kind;
 """,
@@ -118,6 +122,11 @@ BOTH = """
 SELECT id, state::text, kinds::text[] FROM orders UNION ALL SELECT -id, "State"::text, NULL FROM lines ORDER BY id
 """
 
+CASTS = (
+    "UPDATE orders SET state = 'done'::kind, kinds = ARRAY['new']::kind[] WHERE id = 8 AND state >= 'new'::kind",
+    "SELECT count(*) FROM lines WHERE \"State\" = 'done'::public.kind",
+)
+
 
 def looks(target: Target) -> Snapshot:
     """The schema, without what is ours."""
@@ -133,8 +142,8 @@ def released(project: Project, spelling: str) -> Target:
 
 
 @contextmanager
-def writing(target: Target) -> Iterator[list[str]]:
-    """Write to both tables meanwhile, as an application that knows no type; its errors are given."""
+def writing(target: Target, *, casts: bool) -> Iterator[list[str]]:
+    """Write to both tables meanwhile, with ``casts`` also by the type's name; the errors are given."""
     errors: list[str] = []
     ended = threading.Event()
 
@@ -142,6 +151,7 @@ def writing(target: Target) -> Iterator[list[str]]:
         with connect(target, purpose="other") as conn:
             while not ended.wait(0.005):
                 for statement in (
+                    *(CASTS if casts else ()),
                     "INSERT INTO orders DEFAULT VALUES",
                     "DELETE FROM orders WHERE id > 300",
                     "UPDATE orders SET state = 'done', kinds = '{done,done}' WHERE id = 7",
@@ -175,7 +185,7 @@ def test_a_plan_without_a_gate(project: Project) -> None:
 def test_from_release_to_contract(project: Project, command: Command, spelling: str) -> None:
     """Nobody's write fails; drift and validate know what waits; contract ends in the schema of the plain SQL."""
     target = released(project, spelling)
-    with writing(target) as errors:
+    with writing(target, casts="AS ENUM" in SPELLINGS[spelling] and spelling != "another name") as errors:
         made, code = run("release")
     assert (code, made.status) == (0, Status.DONE), error(made)
     assert errors == []
@@ -205,12 +215,125 @@ def test_from_release_back(project: Project, spelling: str) -> None:
     do(target, "UPDATE orders SET state = 'done' WHERE id IN (3, 4); INSERT INTO lines VALUES (999, 'done')")
     was = {"another name": "begun"}.get(spelling, "new")
     now = [(id_, "new" if state == was else state, kinds) for id_, state, kinds in rows(target, BOTH)]
-    with writing(target) as errors:
+    with writing(target, casts="AS ENUM" in SPELLINGS[spelling] and spelling != "another name") as errors:
         made, code = run("rollback", with_data="true")
     assert (code, made.status) == (0, Status.DONE), error(made)
     assert errors == []
     assert [one.line() for one in diff(before, looks(target))] == []
     assert rows(target, OURS) == []
     found = rows(target, BOTH)
-    kept = {one[0] for one in now} - {row[0] for row in found if row[2] == ["done", "done"]}
+    kept = {one[0] for one in now} - {row[0] for row in found if row[2] in (["done", "done"], ["new"])}
     assert [row for row in found if row[0] in kept] == [row for row in now if row[0] in kept]
+
+
+LATE = "ALTER TYPE kind RENAME TO kind_old; CREATE TYPE kind AS ENUM ('new', 'late');" + SPELLINGS["typeorm"].partition(
+    "'done');"
+)[2].replace("DEFAULT 'done'", "DEFAULT 'new'")
+
+
+def test_values_that_are_no_longer_there_are_counted_before_the_first_write(project: Project) -> None:
+    """The error names the column, each value and its rows; nothing has been made."""
+    target = project(folder={"0001_a.sql": LATE}, batch_rows=100)
+    do(target, TABLES)
+    found = planned(target, safely(target))
+    before = looks(target)
+    raised = error_of(lambda: execute(target, found))
+    assert "rows of public.orders.state have values that the new type public.kind lacks" in str(raised)
+    assert "'done' in 150 rows" in raised.detail
+    assert [one.line() for one in diff(before, looks(target))] == []
+
+
+@pytest.mark.slow
+def test_what_has_no_form_is_a_gate_that_says_why(project: Project) -> None:
+    """The statement that rewrites the table names what hangs on the column, and what to write instead."""
+    target = released(project, "typeorm")
+    do(target, "ALTER TABLE orders DROP COLUMN kinds; CREATE TABLE child () INHERITS (orders)")
+    folder = SPELLINGS["typeorm"].split("\n")
+    text = "\n".join(line for line in folder if '"kinds"' not in line)
+    assert target.migrations is not None
+    (Path(target.migrations) / "0001_a.sql").write_text(text)
+    (change,) = safely(target).changes
+    found, *_ = [one.gate for one in change.statements if one.gate is not None and one.gate.id == "runs-as-written"]
+    assert "the values of the enum are replaced under a lock that rewrites the table (" in found.says
+    assert "the table has child tables" in found.says
+    assert "ALTER TYPE ... ADD VALUE" in found.how
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spelling", ["prisma", "typeorm", "drizzle"])
+def test_over_small_tables_it_is_done_as_it_is_written(project: Project, spelling: str) -> None:
+    """In one transaction, without a gate, and nothing waits for contract."""
+    target = project(folder={"0001_a.sql": SPELLINGS[spelling]}, batch_rows=1_000)
+    do(target, TABLES)
+    (change,) = safely(target).changes
+    assert [one.gate for one in change.statements] == [None] * len(change.statements)
+    assert not [one.form for one in change.statements if one.form.startswith("replaced")]
+    assert [segment.kind for segment in change.segments() if segment.steps] == ["together"]
+    assert change.proof.proven, change.proof.told
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["begins", "ran"])
+def test_killed_at_any_step_it_goes_on(project: Project, moment: str) -> None:
+    """SIGKILL at each step: the type that the name means is always that of the columns, and the next run ends it."""
+    template = project(folder={"0001_a.sql": SPELLINGS["typeorm"]}, batch_rows=100, name="first")
+    do(template, TABLES)
+    changes = safely(template).changes
+    of_columns = "SELECT DISTINCT atttypid = 'kind'::regtype FROM pg_attribute WHERE attname IN ('state', 'State')"
+    of_columns += " AND attrelid IN ('orders'::regclass, 'lines'::regclass)"
+    for number in range(1, len(changes[0].steps) + 1, 3):
+        target = project(folder={"0001_a.sql": SPELLINGS["typeorm"]}, batch_rows=100, name=f"kill{number}")
+        do(target, TABLES)
+        found = plan_of(target).model_copy(update={"changes": changes})
+        with beside(target, found, killed_when=f"{moment} {number}") as process:
+            assert process.wait() == -9
+        until(gone(target))
+        assert rows(target, of_columns) == [(True,)]
+        do(target, "UPDATE orders SET state = 'done' WHERE id = 1; INSERT INTO orders DEFAULT VALUES")
+        execute(target, found)
+        assert rows(target, of_columns) == [(True,)]
+        assert rows(target, "SELECT enum_range(NULL::kind)::text") == [("{new,late,done}",)]
+        assert rows(target, "SELECT state::text FROM orders WHERE id IN (1, 301) ORDER BY id") == [("done",), ("new",)]
+
+
+# What a driver has prepared: by text, with a cast in the text, and with a parameter of the column's type.
+PREPARED = {
+    "text": "UPDATE orders SET state = 'done' WHERE id = $1::text::int",
+    "cast": "UPDATE orders SET state = CAST($1::text AS public.kind) WHERE id = 3",
+    "compared": "SELECT count(*) FROM orders WHERE state = CAST($1::text AS public.kind)",
+    "literal": "SELECT count(*) FROM orders WHERE state = 'done'::kind AND $1::text <> ''",
+    "parameter": "UPDATE orders SET state = $1 WHERE id = 3",
+}
+
+
+def sent(conn: Connection, name: str) -> str:
+    """Execute a prepared statement; return the code of its error."""
+    try:
+        conn.execute(f"EXECUTE p_{name} ('{'3' if name == 'text' else 'done'}')".encode())
+    except psycopg.Error as exc:
+        return str(exc.sqlstate)
+    return ""
+
+
+@pytest.mark.slow
+def test_sessions_of_the_application_fare_as_behind_the_plain_sql(project: Project) -> None:
+    """What casts by name goes on; a parameter of the old type fails until its session prepares the statement again."""
+    target, plain = released(project, "prisma"), project(folder={"0001_a.sql": "SELECT 1"}, name="plain")
+    do(plain, TABLES)
+    found = planned(target, safely(target))
+    told = []
+    for each in (target, plain):
+        with connect(each, purpose="other") as conn:
+            for name, text in PREPARED.items():
+                conn.execute(f"PREPARE p_{name} AS {text}".encode())
+            assert {name: sent(conn, name) for name in PREPARED} == dict.fromkeys(PREPARED, "")
+            if each is target:
+                execute(target, found)
+            else:
+                do(plain, SPELLINGS["prisma"])
+            told.append({name: sent(conn, name) for name in PREPARED})
+            conn.execute(b"DEALLOCATE p_parameter")
+            conn.execute(f"PREPARE p_parameter AS {PREPARED['parameter']}".encode())
+            assert {name: sent(conn, name) for name in PREPARED} == dict.fromkeys(PREPARED, "")
+    assert told[0] == {**dict.fromkeys(PREPARED, ""), "parameter": "42804"}
+    assert {name: bool(code) for name, code in told[0].items()} == {name: bool(code) for name, code in told[1].items()}

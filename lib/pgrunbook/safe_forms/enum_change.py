@@ -151,8 +151,8 @@ class _Reader:
                 return bool(is_one) and all(self._command(table, cmd, is_ended=is_ended) for cmd in node.cmds)
             case ast.CreateEnumStmt() if not is_ended or self.made is None:
                 return self._create(node)
-            case ast.RenameStmt() if node.renameType == Kind.OBJECT_TYPE and not is_ended:
-                return self._rename(node)
+            case ast.RenameStmt() if node.renameType == Kind.OBJECT_TYPE:
+                return self._rename(node, is_ended=is_ended)
             case ast.DropStmt() if _drops_type(node) and not is_ended and node.behavior != CASCADE:
                 return all(self._drop(strings(entry.names), missing_ok=node.missing_ok) for entry in node.objects)
         return False
@@ -241,9 +241,9 @@ class _Reader:
         self.named[key] = made
         return True
 
-    def _rename(self, node: ast.RenameStmt) -> bool:
+    def _rename(self, node: ast.RenameStmt, *, is_ended: bool) -> bool:
         one = self._enum(strings(node.object))
-        if one is None or one.now is None:
+        if one is None or one.now is None or (is_ended and one is not self.made):
             return False
         self.named[one.now] = None
         one.now = (one.now[0], node.newname)

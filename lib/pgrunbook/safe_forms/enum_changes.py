@@ -57,11 +57,17 @@ class EnumChanges:
         """Return the expansion of a statement without the gate that its change has no use for, or with its own."""
         place = str(found.statement.place)
         if place in self._together:
-            return replace(found, gate=None)
+            return self.joined(replace(found, gate=None))
         if place in self._because and found.gate is not None and _changes_type(tree(found.statement.sql)):
             says = f"the values of the enum are replaced under a lock that rewrites the table ({self._because[place]})"
             return replace(found, explains=f"No safe form: {says}.", gate=gates.as_written(says, HOW))
         return found
+
+    def joined(self, found: Expansion) -> Expansion:
+        """Return an expansion in the transaction of its change, where that is over small tables."""
+        if not self.is_together(found.statement):
+            return found
+        return replace(found, steps=tuple(replace(step, own_transaction=False) for step in found.steps))
 
     def is_together(self, statement: Statement) -> bool:
         """Tell whether a statement has to be committed with the others of its change."""

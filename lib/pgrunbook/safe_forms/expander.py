@@ -267,6 +267,7 @@ class Expander:
     def put(self, expansion: Expansion, *, new: bool = False) -> None:
         """Replace the expansion that was returned last, or with ``new`` append another one."""
         if not new:
+            expansion = self._enums.joined(expansion)
             last, table = self._seen.pop()
             if last.steps == expansion.steps:
                 expansion = replace(last, differs=expansion.differs, cleanup=expansion.cleanup)
