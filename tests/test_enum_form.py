@@ -176,7 +176,7 @@ def test_a_plan_without_a_gate(project: Project) -> None:
     """All statements come to one change, and the way back is proven; up, down and up again on an empty branch."""
     (change,) = safely(released(project, "typeorm")).changes
     assert [one.gate for one in change.statements] == [None] * 9
-    assert [one.form for one in change.statements] == ["replaced-enum", *["replaced-enum-part"] * 8]
+    assert [one.form for one in change.statements] == ["replaced-enum", *["part-of-a-change"] * 8]
     assert change.proof.proven, change.proof.told
 
 

@@ -25,9 +25,10 @@ from pgrunbook.safe_forms.form import Case
 from pgrunbook.safe_forms.shadow_column import ShadowForm
 from pgrunbook.sql.deparse import changed, helper, literal, name
 from pgrunbook.sql.own_code import do
+from pgrunbook.sql.statements import Statement
 from pgrunbook.sql.tree import dotted_name, tree
 
-FORM, PART = "replaced-enum", "replaced-enum-part"
+FORM, PART = "replaced-enum", "part-of-a-change"
 _NEW_TYPE = "pgrunbook_new_"
 _LONGEST = 63
 _LACKING = """
@@ -93,6 +94,11 @@ def form(case: Case, change: EnumChange) -> EnumForm | str | None:
         parts = [[replace(p, is_tried=(p.table.oid, p.column.name) in tried) for p in each] for each in parts]
         forms = [ShadowForm.of(one, part, type_parts.beside(one)) for one, part in zip(cases, parts, strict=True)]
         return _EnumSteps(case, change, types, tuple(forms)).form(cases)
+
+
+def part(statement: Statement, case: Case) -> Expansion:
+    """Return the expansion of a statement that is done with an earlier one."""
+    return Expansion(statement, PART, f"It is done with {case.statement.place}, in the same cut-over.", ())
 
 
 @dataclass(frozen=True)
@@ -175,8 +181,7 @@ class _EnumSteps:
             differs=tuple(self._differs()), back=tuple(self._back()),
             back_cleanup=tuple(query for one in reversed(self.forms) for query in one.back_cleanup()),
         )  # fmt: skip
-        says = f"It is done with {statement.place}, in the same cut-over."
-        others = tuple(Expansion(one, PART, says, ()) for one in self.change.statements[1:])
+        others = tuple(part(one, self.case) for one in self.change.statements[1:])
         shadows = tuple(each for one in self.forms for each in one.shadows())
         return EnumForm(first, others, shadows, self.types.aside, tuple(cases))
 

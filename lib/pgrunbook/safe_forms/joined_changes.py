@@ -1,4 +1,4 @@
-"""The replacements of enums in a release: which statements belong to one, and what is executed in their place."""
+"""Changes of a release that are several statements: which belong to one, and what is executed in their place."""
 
 from __future__ import annotations
 
@@ -10,7 +10,16 @@ from pglast import ast, enums
 
 from pgrunbook.database.shadows import Shadow
 from pgrunbook.plan.step import Expansion
-from pgrunbook.safe_forms import enum_change, enum_form, gates, row_security, unfinished
+from pgrunbook.safe_forms import (
+    default_gap,
+    enum_change,
+    enum_form,
+    gates,
+    row_security,
+    shadow_column,
+    small_table,
+    unfinished,
+)
 from pgrunbook.safe_forms.enum_change import EnumChange
 from pgrunbook.safe_forms.enum_form import EnumForm
 from pgrunbook.safe_forms.form import Case
@@ -24,7 +33,7 @@ HOW = (
 )
 
 
-class EnumChanges:
+class JoinedChanges:
     """Asked for each statement of a release, in order; ``shadows`` are the columns that the last answer leaves."""
 
     def __init__(self, release: Sequence[Statement]) -> None:
@@ -42,16 +51,18 @@ class EnumChanges:
             return self._waiting.pop(place)
         if place not in self._places or place in self._together or place in self._because:
             return None
-        if not case.is_branch or case.is_back or case.is_off:
+        if case.is_back or case.is_off:
             return None
         number = self._places[place]
         file = [one for one in self._release[number:] if one.place.migration == case.statement.place.migration]
-        change = enum_change.read(case.facts, file)
-        if change is None or any(str(one.place) in off for one in change.statements):
+        change = enum_change.read(case.facts, file) if case.is_branch else None
+        statements = default_gap.read(case.facts, file) if change is None else change.statements
+        if not statements or any(str(one.place) in off for one in statements):
             return None
-        if any(names.are_fresh(tree(one.sql)) for one in change.statements if _changes_type(tree(one.sql))):
+        if any(names.are_fresh(tree(one.sql)) for one in statements if _changes_type(tree(one.sql))):
             return None
-        return self._begun(case, change, self._release[number + len(change.statements) :])
+        later = self._release[number + len(statements) :]
+        return self._begun(case, change, later) if change is not None else self._closed(case, statements, later)
 
     def settled(self, found: Expansion) -> Expansion:
         """Return the expansion of a statement without the gate that its change has no use for, or with its own."""
@@ -87,6 +98,23 @@ class EnumChanges:
         self._waiting = {str(one.statement.place): one for one in found.others}
         self.shadows = found.shadows
         return found.first
+
+    def _closed(self, case: Case, statements: Sequence[Statement], later: Sequence[Statement]) -> Expansion | None:
+        """Return the change of type between a default that is dropped and one that is set, as one with both."""
+        joined = replace(case, node=default_gap.joined(statements))
+        unfinished.refuse(joined)
+        found = shadow_column.change(joined)
+        if found is None:
+            table = small_table.changed_table(joined)
+            if table is not None and small_table.is_small(joined, table):
+                self._together |= {str(one.place) for one in statements}
+            return None
+        made = tuple(shadow_column.shadow(joined))
+        is_broken = unfinished.breaking(replace(joined, shadows=made), later) is not None
+        if is_broken or row_security.hidden(case.facts, found):
+            return None
+        self.shadows, self._waiting = made, {str(one.place): enum_form.part(one, case) for one in statements[1:]}
+        return found
 
 
 def _obstacle(found: EnumForm, case: Case, later: Sequence[Statement]) -> str:
