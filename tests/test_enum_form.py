@@ -155,8 +155,8 @@ def writing(target: Target, *, casts: bool) -> Iterator[list[str]]:
                     "INSERT INTO orders DEFAULT VALUES",
                     "DELETE FROM orders WHERE id > 300",
                     "UPDATE orders SET state = 'done', kinds = '{done,done}' WHERE id = 7",
-                    "INSERT INTO lines VALUES (1000, 'done')",
-                    "DELETE FROM lines WHERE id > 999",
+                    "INSERT INTO lines VALUES (-900000002, 'done')",
+                    "DELETE FROM lines WHERE id = -900000002",
                 ):
                     try:
                         conn.execute(statement.encode())
@@ -212,7 +212,7 @@ def test_from_release_back(project: Project, spelling: str) -> None:
     before = looks(target)
     made, code = run("release", with_data="true")
     assert (code, made.status) == (0, Status.DONE), error(made)
-    do(target, "UPDATE orders SET state = 'done' WHERE id IN (3, 4); INSERT INTO lines VALUES (999, 'done')")
+    do(target, "UPDATE orders SET state = 'done' WHERE id IN (3, 4); INSERT INTO lines VALUES (-900000001, 'done')")
     was = {"another name": "begun"}.get(spelling, "new")
     now = [(id_, "new" if state == was else state, kinds) for id_, state, kinds in rows(target, BOTH)]
     with writing(target, casts="AS ENUM" in SPELLINGS[spelling] and spelling != "another name") as errors:
