@@ -16,6 +16,7 @@ from pgrunbook.config.targets import Target
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.schema import Snapshot, snapshot
 from pgrunbook.database.schema_diff import diff
+from pgrunbook.execute.execution import Execution
 from pgrunbook.record.run import Status
 from scenes import beside, error_of, execute, gone, plan_of, until
 from test_schema_only import planned, safely
@@ -294,6 +295,31 @@ def test_killed_at_any_step_it_goes_on(project: Project, moment: str) -> None:
         assert rows(target, of_columns) == [(True,)]
         assert rows(target, "SELECT enum_range(NULL::kind)::text") == [("{new,late,done}",)]
         assert rows(target, "SELECT state::text FROM orders WHERE id IN (1, 301) ORDER BY id") == [("done",), ("new",)]
+
+
+@pytest.mark.slow
+def test_what_stopped_half_way_is_taken_back(project: Project) -> None:
+    """A value that the new list lacks is written behind the count: nothing of ours stays behind a rollback."""
+    target = project(folder={"0001_a.sql": LATE.replace("; ", ";\n")}, batch_rows=100)
+    do(target, TABLES + "UPDATE orders SET state = 'new', kinds = '{new}'; UPDATE lines SET \"State\" = 'new'")
+    before = looks(target)
+    found = planned(target, safely(target))
+    with connect(target, purpose="other") as conn:
+
+        def interfere(work: Execution) -> None:
+            del work
+            conn.execute(b"CREATE FUNCTION done() RETURNS trigger LANGUAGE plpgsql AS"
+                         b" 'BEGIN NEW.state := ''done''; RETURN NEW; END'")  # fmt: skip
+            conn.execute(b"CREATE TRIGGER done BEFORE UPDATE ON orders FOR EACH ROW WHEN (OLD.id = 5)"
+                         b" EXECUTE FUNCTION done()")  # fmt: skip
+
+        raised = error_of(lambda: execute(target, found, seen=interfere))
+        assert 'invalid input value for enum pgrunbook_new_kind: "done"' in raised.message
+        conn.execute(b"DROP FUNCTION done CASCADE")
+    made, code = run("rollback")
+    assert (code, made.status) == (0, Status.DONE), error(made)
+    assert [one.line() for one in diff(before, looks(target))] == []
+    assert rows(target, OURS) == []
 
 
 # What a driver has prepared: by text, with a cast in the text, and with a parameter of the column's type.
