@@ -232,6 +232,7 @@ LATE = "ALTER TYPE kind RENAME TO kind_old; CREATE TYPE kind AS ENUM ('new', 'la
 )[2].replace("DEFAULT 'done'", "DEFAULT 'new'")
 
 
+@pytest.mark.slow
 def test_values_that_are_no_longer_there_are_counted_before_the_first_write(project: Project) -> None:
     """The error names the column, each value and its rows; nothing has been made."""
     target = project(folder={"0001_a.sql": LATE}, batch_rows=100)
