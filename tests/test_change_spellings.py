@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("none_is_small")
 
 Project = Callable[..., Target]
 FILE = Path(__file__).parent / "ordinary" / "spellings.sql"
-FORMS = {"shadow-column", "rename-column"}
+FORMS = {"shadow-column", "rename-column", "replaced-enum"}
 AS_WRITTEN = {"type-change", "runs-as-written"}
 REPLACED = re.compile('DROP COLUMN ("code"|"?note)')  # the column is dropped, and added perhaps
 PARTS = 4  # of the enumeration: each is a release of its own

@@ -100,7 +100,6 @@ ALTER TABLE orders ALTER COLUMN state TYPE kind USING state::text::kind;
 ALTER TABLE orders ALTER COLUMN state SET DEFAULT 'new'::kind;
 
 -- spelling: alembic enum replaced
--- gates: rename, runs-as-written
 -- setup:
 ALTER TABLE orders ALTER state DROP DEFAULT;
 ALTER TABLE orders ALTER state TYPE kind USING state::kind;
@@ -120,7 +119,6 @@ ALTER TABLE "orders" ALTER COLUMN "amount" SET DEFAULT 5;--> statement-breakpoin
 ALTER TABLE "orders" ALTER COLUMN "rate" SET NOT NULL;
 
 -- spelling: drizzle enum
--- gates: runs-as-written
 -- setup:
 ALTER TABLE orders ALTER state DROP DEFAULT;
 ALTER TABLE orders ALTER state TYPE kind USING state::kind;
@@ -174,7 +172,6 @@ ALTER TABLE "orders" DROP COLUMN "code",
 ADD COLUMN     "code" INTEGER;
 
 -- spelling: prisma enum
--- gates: runs-as-written, rename
 -- setup:
 ALTER TABLE orders ALTER state DROP DEFAULT;
 ALTER TABLE orders ALTER state TYPE kind USING state::kind;

@@ -106,6 +106,7 @@ BEGIN
 END
 """
 PROOF = """
+<<proof>>
 DECLARE
     found text;
     rows bigint;
@@ -138,7 +139,7 @@ UNLESS_NOTED = """
                                            AND d.objid = g.oid
                                            AND d.refobjid = g.tgfoid
                                            AND d.xmin = g.xmin)) THEN
-        RETURN;
+        EXIT proof;  -- not RETURN: behind this block the search_path is put back
     END IF
 """
 TRIAL = """

@@ -21,6 +21,8 @@ from pgrunbook.sql.tree import dotted_name, quoted
 
 ShadowKind = Literal["rename", "type change"]
 TABLE = sql.Identifier("pgrunbook", "shadow")
+# With this begin the names of enums that were replaced, and live on with the old columns.
+OLD_TYPE = "pgrunbook_old_"
 _KEY = ("table_schema", "table_name", "shadow_name")
 _FIELDS = (*_KEY, "column_name", "kind", "migration", "sync_name")
 
@@ -120,7 +122,36 @@ def objects(conn: Connection, shadows: Iterable[Shadow]) -> list[ShadowObject]:
     for shadow in shadows:
         named = {"table": shadow.table_sql, "column": shadow.shadow_name}
         found += [ShadowObject(str(name), shadow) for (name,) in conn.execute(_sql("objects"), named).fetchall()]
+        if shadow.kind == "type change":
+            types = _types_of(conn, shadow)
+            found += [ShadowObject(name, shadow) for one in types for name in type_objects(one.name, one.grantees)]
     return found
+
+
+def old_type(conn: Connection, shadow: Shadow) -> str:
+    """Return the enum, as SQL needs it, that was replaced and goes with a column; "" where others have it still."""
+    others = [one for one in read(conn) if (one.table, one.shadow_name) != (shadow.table, shadow.shadow_name)]
+    shared = {each.name for one in others for each in _types_of(conn, one)}
+    return next((one.name for one in _types_of(conn, shadow) if one.name not in shared), "")
+
+
+@dataclass(frozen=True)
+class OldType:
+    """An enum that goes with a column, and the roles that have rights to it."""
+
+    name: str
+    grantees: list[str]
+
+
+def type_objects(type_: str, grantees: Iterable[str]) -> list[str]:
+    """Return a type, its comment and the rights to it, as a snapshot of the schema names them."""
+    return [type_, f"type {type_}", *(f"type {type_} to {one}" for one in dict.fromkeys(["PUBLIC", *grantees]))]
+
+
+def _types_of(conn: Connection, shadow: Shadow) -> list[OldType]:
+    named = {"table": shadow.table_sql, "column": shadow.shadow_name, "prefix": OLD_TYPE}
+    with conn.cursor(row_factory=class_row(OldType)) as cursor:
+        return cursor.execute(_sql("old_types"), named).fetchall()
 
 
 def sequences(conn: Connection, shadows: Iterable[Shadow]) -> list[ShadowObject]:

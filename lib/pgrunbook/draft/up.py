@@ -20,7 +20,7 @@ from pgrunbook.inverse.inverter import Inverter
 from pgrunbook.plan.plan import Change, Step
 from pgrunbook.plan.step import Expansion, Keep
 from pgrunbook.plan.way_back import Back, Undo, of_undo
-from pgrunbook.safe_forms import gates
+from pgrunbook.safe_forms import enum_form, gates
 from pgrunbook.safe_forms.expander import Expander
 from pgrunbook.sql.statements import Statement
 from pgrunbook.sql.tree import subcommand, tree
@@ -98,7 +98,8 @@ class Drafter:
         self._planner.join(run)
         self._backs.update((step.statement + place, Back()) for place in range(1, len(run)))
         # What stands for rows that come back is not executed: they would meet its own.
-        return (expansion.same_as or step.sql) if is_rehearsed and expansion.steps else ""
+        is_executed = expansion.steps or expansion.form == enum_form.PART
+        return (expansion.same_as or step.sql) if is_rehearsed and is_executed else ""
 
     def _end(self, migration: Migration) -> None:
         """Make the change of a migration, each written statement with its way back; what comes back has none."""
@@ -114,6 +115,9 @@ class Drafter:
         """Record the way back of a statement, and replace its expansion by one that captures."""
         branch = self._branch
         assert branch is not None  # noqa: S101 - step() has set it
+        if expansion.form == enum_form.PART:  # the way back of the whole is that of its first statement
+            self._backs[number] = Back()
+            return
         if expansion.back:
             self._backs[number] = Back(own=expansion.back, own_cleanup=expansion.back_cleanup, lossy=undo.lossy)
             return

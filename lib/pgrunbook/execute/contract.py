@@ -70,7 +70,10 @@ def drop(conn: Connection, target: Target, shadow: Shadow, permit: Permit, *, pr
                 raise _switched(shadow)
         conn.execute(_sync(shadow).removal().encode())
         dropped = sql.SQL("ALTER TABLE {} DROP COLUMN {}")
+        type_ = shadows.old_type(conn, shadow)
         conn.execute(dropped.format(shadow.table, sql.Identifier(shadow.shadow_name)))
+        if type_:  # of an enum that was replaced
+            conn.execute(f"DROP TYPE {type_}".encode())
         conn.execute(shadow.removal().encode())
         conn.execute(publications.whole(Relation(0, shadow.table_schema, shadow.table_name)).encode())
         if shadow.kind != "rename":

@@ -285,7 +285,7 @@ def without_contracted(target: Target, found: Sequence[Difference]) -> list[Diff
     gone = [one for one in found if one.change == "removed" and is_declared(one, planned)]
     columns = {one.name for one in gone if one.kind == "column"}
     tables = tuple(f"{name.rpartition('.')[0]}." for name in columns)
-    contracted = {one for one in gone if one.name.startswith(tables) or one.kind == "grant"}
+    contracted = {one for one in gone if one.name.startswith(tables) or one.kind in ("grant", "type", "comment")}
     lists = {one for one in found if one.kind == "published table" and is_declared(one, planned)}
     return [one for one in found if one not in contracted | lists]
 

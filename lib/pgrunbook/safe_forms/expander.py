@@ -39,6 +39,7 @@ from pgrunbook.safe_forms import (
     zoned_type,
 )
 from pgrunbook.safe_forms.form import Case, Form, Memory
+from pgrunbook.safe_forms.joined_changes import JoinedChanges
 from pgrunbook.safe_forms.names import Names
 from pgrunbook.sql import runs
 from pgrunbook.sql.calls import DML
@@ -85,7 +86,7 @@ class Expander:
         is_back: bool = False,
         release: Sequence[Statement] = (),
     ) -> None:
-        self._is_back, self._release = is_back, release
+        self._is_back, self._release, self._joined = is_back, release, JoinedChanges(release)
         self._shadows = shadows.there(conn, rows_conn, is_branch=applied)
         self._swaps = tuple(open_swaps.read(rows_conn or conn, is_branch=applied and rows_conn is None))
         self._facts = Facts(conn, rows_conn)
@@ -120,13 +121,19 @@ class Expander:
             statement, node, self._facts, self._memory, self._batch_rows, self._applied, tuple(self._shadows),
             self._swaps, is_off, self._is_back,
         )  # fmt: skip
+        parts = self._parts(node)
+        joined = None if self._bonds else self._joined.expansion(case, self._off, self._names)
+        if joined is not None:
+            self._shadows += self._joined.shadows
+            self._seen.append((joined, ""))
+            self._pass(statement, node, parts)
+            return joined
         is_fresh = self._names.are_fresh(node)
         if not is_fresh:
             is_taken_back = bool(_taken_back(case))
             unfinished.refuse(case, is_taken_back=is_taken_back)
             if not is_taken_back:
                 left_fill.refuse(case)
-        parts = self._parts(node)
         beyond = outside.find(self._facts, tree(statement.sql))
         if beyond is not None:
             off = self._off.get(str(statement.place), "")
@@ -142,11 +149,11 @@ class Expander:
         elif inner is not None and _is_there(self._facts, inner):
             found = Expansion(statement, "guarded", "What it would add exists already: nothing is executed.", ())
         else:
-            found = self._with_shadow(case, self._bound(self._seeing_all(_expansion(case))))
+            found = self._joined.settled(self._with_shadow(case, self._bound(self._seeing_all(_expansion(case)))))
         if beyond is None:
             inner = code.find(case, parts, self._judged)
             found = replace(found, gate=code.joined(found.gate, [*self._of_session(case, is_fresh=is_fresh), *inner]))
-        kept_together = bool(self._bonds) or is_fresh
+        kept_together = bool(self._bonds) or is_fresh or self._joined.is_together(statement)
         self._seen.append((found, "" if kept_together else _locked_table(found, self._facts)))
         self._pass(statement, node, parts)
         return found
@@ -260,6 +267,7 @@ class Expander:
     def put(self, expansion: Expansion, *, new: bool = False) -> None:
         """Replace the expansion that was returned last, or with ``new`` append another one."""
         if not new:
+            expansion = self._joined.joined(expansion)
             last, table = self._seen.pop()
             if last.steps == expansion.steps:
                 expansion = replace(last, differs=expansion.differs, cleanup=expansion.cleanup)

@@ -55,6 +55,11 @@ def drop_column(table: Relation, column: str) -> str:
     return _filled("drop_column", relation=table.sql, name=column)
 
 
+def drop_type(type_: str) -> str:
+    """Return the query for the statement that drops a type, by its name in SQL."""
+    return _filled("drop_type", type=type_)
+
+
 def drop_not_null(table: Relation, column: str) -> str:
     """Return the query for the statement that takes NOT NULL off a column again, once no key needs it."""
     return _filled("drop_not_null", relation=table.sql, name=column)

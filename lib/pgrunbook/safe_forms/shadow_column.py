@@ -55,7 +55,7 @@ def change(case: Case) -> Expansion | None:
         return None
     if not type_cost.of(case, found[0].table).rewrites:
         return None
-    form = _Form.of(case, found, type_parts.beside(case))
+    form = ShadowForm.of(case, found, type_parts.beside(case))
     one = len(found) == 1
     return Expansion(
         case.statement,
@@ -160,7 +160,7 @@ def shadow(case: Case) -> list[Shadow]:
 
 
 @dataclass(frozen=True)
-class _Form:
+class ShadowForm:
     """The form of the changes of type of a table's columns: there, and back."""
 
     case: Case
@@ -170,7 +170,7 @@ class _Form:
     back: ColumnMove
 
     @classmethod
-    def of(cls, case: Case, found: list[TypeChangeParts], beside: SideChanges) -> _Form:
+    def of(cls, case: Case, found: list[TypeChangeParts], beside: SideChanges) -> ShadowForm:
         """Read what hangs on the columns."""
         table, version, loop_key = found[0].table, case.facts.version, case.facts.loop_key(found[0].table)
         key, there, back = loop_key.columns if loop_key is not None else (), [], []
@@ -212,9 +212,13 @@ class _Form:
             drops.append(publications.cleanup(self.there.table))
         return [*(one.sync.cleanup() for one in self.found), *self.there.cleanup(), *drops, *self.beside.cleanup]
 
+    def shadows(self) -> list[Shadow]:
+        """Return the columns that it leaves beside the new ones."""
+        return [_registered(self.case, one) for one in self.found]
+
     def way_back(self) -> list[SafeStep]:
         """Return the steps of the way back."""
-        return _returned(self.back, [_registered(self.case, one) for one in self.found], self.beside)
+        return _returned(self.back, self.shadows(), self.beside)
 
     def back_cleanup(self) -> list[str]:
         """Return the queries for what drops all that the way back has made before its cut-over."""
@@ -288,6 +292,7 @@ def _beside(
             quick=False,
         )
         for one, moved in zip(found, move.columns, strict=True)
+        if not one.is_tried
     ]
     added = [text for one in found for text in _added(case, one)]
     if unlisted:

@@ -30,7 +30,8 @@ class TypeChangeParts:
     """An ALTER COLUMN TYPE taken apart: the column, its new type in full, the conversions, and the default behind it.
 
     ``parked`` is the name of the old column after the cut-over; ``not_null`` is whether the new one is to be NOT NULL.
-    ``gives_default`` says that the statement sets or drops the default, also of partitions.
+    ``gives_default`` says that the statement sets or drops the default, also of partitions. ``is_tried`` says that
+    something else tells before it which values cannot be converted.
     """
 
     table: Relation
@@ -42,6 +43,7 @@ class TypeChangeParts:
     default: str | None
     not_null: bool
     gives_default: bool = False
+    is_tried: bool = False
 
 
 def parts(case: Case) -> list[TypeChangeParts] | str | None:

@@ -72,14 +72,18 @@ def touched(case: Case) -> Shadow | None:
     return next(_touched(case), None)
 
 
-def breaking(case: Case, later: Iterable[Statement]) -> Statement | None:
+def breaking(
+    case: Case, later: Iterable[Statement], old_types: Iterable[tuple[str, ...]] | None = None
+) -> Statement | None:
     """Return the first of later statements that would break one of the case's shadows, None where none does.
 
     Where a publication sends all columns of their table, that is also one which adds or drops a column there.
+    ``old_types`` are those that the old columns have then, None for those of now.
     """
     if not case.shadows:
         return None
-    types, pairs = _old_types(case), {(one.table_schema, one.table_name) for one in case.shadows}
+    types = _old_types(case) if old_types is None else list(old_types)
+    pairs = {(one.table_schema, one.table_name) for one in case.shadows}
     tables = {(one.table_schema, one.table_name) for one in case.shadows if one.kind == "type change"}
     there = [table for name in sorted(tables) if (table := case.facts.named(name)) is not None]
     unlisted = {

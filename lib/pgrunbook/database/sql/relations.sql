@@ -215,6 +215,21 @@ WHERE k.conrelid = ANY (%(oids)s::oid[])
    OR k.contypid = ANY (%(types)s::oid[])
 ORDER BY k.conrelid, k.conname COLLATE "C"
 
+-- name: enum
+-- a row is: the enum of a name, with its values in their order, and the roles with rights to it
+SELECT ARRAY(SELECT e.enumlabel::text
+             FROM pg_catalog.pg_enum AS e
+             WHERE e.enumtypid = t.oid
+             ORDER BY e.enumsortorder) AS labels,
+       ARRAY(SELECT pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(x.grantee))
+             FROM pg_catalog.aclexplode(t.typacl) AS x
+             WHERE x.grantee <> 0) AS grantees
+FROM pg_catalog.pg_type AS t
+JOIN pg_catalog.pg_namespace AS n ON n.oid = t.typnamespace
+WHERE t.typtype = 'e'
+  AND n.nspname = %(schema)s
+  AND t.typname = %(name)s
+
 -- name: types
 -- a row is: a type of one of these names or OIDs, with its base type when it is a domain
 WITH RECURSIVE base AS (
@@ -705,6 +720,11 @@ WHERE a.attrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass({relation})
   AND a.attname OPERATOR(pg_catalog.=) {name}
   AND a.attnum > 0
   AND NOT a.attisdropped
+
+-- name: drop_type
+-- a row is: the statement that drops a type
+SELECT 'DROP TYPE ' || {type} AS statement
+WHERE pg_catalog.to_regtype({type}) IS NOT NULL
 
 -- name: drop_not_null
 -- a row is: the statement that takes NOT NULL off a column

@@ -47,6 +47,20 @@ WHERE a.attrelid = pg_catalog.to_regclass(%(table)s)::pg_catalog.oid
   AND a.attname = %(column)s
 ORDER BY 1
 
+-- name: old_types
+-- a row is: the enum of a column, or of the elements of its array, where it was moved aside
+SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(t.typname) AS name,
+       ARRAY(SELECT pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(x.grantee))
+             FROM pg_catalog.aclexplode(t.typacl) AS x
+             WHERE x.grantee <> 0) AS grantees
+FROM pg_catalog.pg_attribute AS a
+JOIN pg_catalog.pg_type AS c ON c.oid = a.atttypid
+JOIN pg_catalog.pg_type AS t ON t.oid IN (c.oid, c.typelem) AND t.typtype = 'e'
+JOIN pg_catalog.pg_namespace AS n ON n.oid = t.typnamespace
+WHERE a.attrelid = pg_catalog.to_regclass(%(table)s)::pg_catalog.oid
+  AND a.attname = %(column)s
+  AND pg_catalog.starts_with(t.typname, %(prefix)s)
+
 -- name: tables
 -- a row is: a table, or one of its partitions
 SELECT n.nspname::text AS schema,
