@@ -9,7 +9,7 @@ import pytest
 from pgrunbook.errors import WrongInput
 from pgrunbook.review.statement_scenes import script
 from pgrunbook.sql.classify import Policy
-from pgrunbook.sql.statements import Statement, is_in_transaction, parse
+from pgrunbook.sql.statements import Statement, has_left_out, parse
 
 STDIN = (
     "m.sql, line 2: COPY FROM STDIN cannot run from a migration file\n"
@@ -178,11 +178,38 @@ def test_a_migration_opens_and_ends_no_transaction(text: str) -> None:
     """It would commit without its history row."""
     assert error_of(f"SELECT 1;\n{text};") == (
         "m.sql, line 2: a migration cannot hold BEGIN, COMMIT or ROLLBACK\n"
-        "Detail: pgrunbook commits the migration and its history row in one transaction of its own; only a plain"
-        " BEGIN and COMMIT around the whole file are left out.\n"
+        "Detail: pgrunbook commits the migration and its history row in one transaction of its own; a plain BEGIN"
+        " and COMMIT are left out, around the whole file, or around parts in which nothing holds until COMMIT, as"
+        " SET LOCAL, LOCK and DO may.\n"
         "State: Nothing changed in the database.\n"
         "Hint: Remove the statement; a statement that cannot run in a transaction is run alone anyway."
     )
+
+
+HELD = (
+    "SET LOCAL search_path = a", "SELECT set_config('search_path', 'a', true)", "SET TRANSACTION READ ONLY",
+    "UPDATE t SET a = set_config('b.c', 'd', true)", "LOCK t", "SELECT * FROM t FOR UPDATE",
+    "SELECT pg_advisory_xact_lock(1)", "SET CONSTRAINTS ALL DEFERRED", "DECLARE c CURSOR FOR SELECT 1",
+    "CREATE TEMP TABLE x (a int) ON COMMIT DROP", "CREATE TEMP TABLE x ON COMMIT DELETE ROWS AS SELECT 1",
+    "DO 'BEGIN PERFORM a(); END'", "CALL p()",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", [
+    "BEGIN;\nCREATE TYPE n AS ENUM ('a');\nCOMMIT;\nCREATE TABLE a (b n);\n",
+    "CREATE TYPE n AS ENUM ('a');\nBEGIN;\nCREATE TABLE a (b n);\nEND;\n",
+    "BEGIN;\nCREATE TYPE n AS ENUM ('a');\nCOMMIT;\nSTART TRANSACTION;\nCREATE TABLE a (b n);\nCOMMIT;\n",
+    "BEGIN;\nCOMMIT;\nBEGIN;\nCREATE TYPE n AS ENUM ('a'); SET a.b = 1; SELECT 1; COMMIT;\nCREATE TABLE a (b n);\n",
+])  # fmt: skip
+def test_transactions_of_parts_are_left_out_where_nothing_holds_in_them_alone(text: str) -> None:
+    """As Prisma writes it; the statements keep their lines, for prepare and for the review."""
+    assert has_left_out(text)
+    found = {s.kind: s.line for s in parse(text, "m.sql")}
+    lines = [line for line, one in enumerate(text.splitlines(), 1) if one.startswith("CREATE")]
+    assert [found["CREATE TYPE"], found["CREATE TABLE"]] == lines
+    read = script([("m.sql", text)])
+    assert {s.kind: s.line for s in read.statements} == found
+    assert not any(mark.refusal for mark in read.marks)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +224,7 @@ def test_a_migration_opens_and_ends_no_transaction(text: str) -> None:
 def test_a_transaction_around_the_whole_file_is_left_out(begin: str, commit: str) -> None:
     """Comments may stand around it; the statements keep their lines and places."""
     text = f"-- head\n{begin}; CREATE TABLE a ();\nCREATE INDEX CONCURRENTLY i ON a (b);\n{commit}; -- end\n"
-    assert is_in_transaction(text)
+    assert has_left_out(text)
     found = parse(text, "m.sql")
     assert [(s.line, str(s.place), s.kind) for s in found] == [
         (2, "m.sql:2", "CREATE TABLE"), (3, "m.sql:3", "CREATE INDEX CONCURRENTLY"),
@@ -210,15 +237,17 @@ def test_a_transaction_around_the_whole_file_is_left_out(begin: str, commit: str
 
 @pytest.mark.parametrize(
     "text",
-    ["BEGIN; SELECT 1; COMMIT; SELECT 2", "SELECT 1; BEGIN; SELECT 2; COMMIT", "BEGIN; SELECT 1; COMMIT; BEGIN; COMMIT",
-     "BEGIN; SELECT 1; ROLLBACK", "BEGIN; SELECT 1", "SELECT 1; COMMIT", "BEGIN; SAVEPOINT a; COMMIT",
-     "BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT 1; COMMIT", "BEGIN READ ONLY; SELECT 1; COMMIT",
+    ["BEGIN; BEGIN; SELECT 1; COMMIT; COMMIT; SELECT 2", "SELECT 1; BEGIN; SELECT 2; COMMIT AND CHAIN; COMMIT",
+     "BEGIN; SELECT 1; ROLLBACK", "BEGIN; SELECT 1; COMMIT; BEGIN; SELECT 1; ROLLBACK",
+     *(f"BEGIN; {held}; COMMIT; SELECT 2" for held in HELD), "BEGIN; SELECT 1", "SELECT 1; COMMIT",
+     "BEGIN; SAVEPOINT a; COMMIT", "BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT 1; COMMIT",
+     "BEGIN READ ONLY; SELECT 1; COMMIT",
      "BEGIN; SELECT 1; COMMIT AND CHAIN", "BEGIN; SELECT 1; PREPARE TRANSACTION 'a'"],
 )  # fmt: skip
 def test_any_other_transaction_is_refused(text: str) -> None:
     """What it would mean cannot be kept: the file's commits, its isolation, an abort."""
     assert "a migration cannot hold BEGIN, COMMIT or ROLLBACK" in error_of(text)
-    assert not is_in_transaction(text)
+    assert not has_left_out(text)
     assert any(mark.refusal is not None for mark in script([("m.sql", text)]).marks)
 
 

@@ -45,7 +45,7 @@ from pgrunbook.session.parameters import Prepare
 from pgrunbook.session.session import Session
 from pgrunbook.sql import runs, secrets
 from pgrunbook.sql.classify import Type
-from pgrunbook.sql.statements import Statement, is_in_transaction
+from pgrunbook.sql.statements import Statement, has_left_out
 from pgrunbook.undo_data import plan_sizes
 
 TYPE_TONE = {Type.COMPATIBLE: GOOD, Type.BREAKING: BAD, Type.DATA: WARN}
@@ -387,7 +387,7 @@ def _applied_at(entry: Any) -> str:
 
 def _left_out(entry: Entry) -> str:
     """Say what of a pending file is not executed; a file that cannot be read is refused later, by its line."""
-    if entry.state is not State.PENDING or entry.migration is None or not is_in_transaction(entry.migration.sql):
+    if entry.state is not State.PENDING or entry.migration is None or not has_left_out(entry.migration.sql):
         return ""
     return "Its BEGIN and COMMIT are left out: a migration is one transaction anyway."
 

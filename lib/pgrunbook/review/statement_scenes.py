@@ -24,7 +24,7 @@ from pgrunbook.sql.calls import DML
 from pgrunbook.sql.places import Place, numbered
 from pgrunbook.sql.settings import ANY, Setting, settings
 from pgrunbook.sql.size import too_many
-from pgrunbook.sql.statements import Statement, is_one_transaction, line_of, parse, readable, refusal
+from pgrunbook.sql.statements import Statement, left_out, line_of, parse, readable, refusal
 from pgrunbook.sql.tree import Same, relations_in, tree
 from pgrunbook.sql.values_lists import shortened
 
@@ -88,8 +88,8 @@ def script(files: Sequence[tuple[str, str]], migrations: Mapping[str, str] | Non
         inside: int | None = None
         migration = (migrations or {}).get(name, name)
         found = iter(parse(text, name, migration))
-        both = [(mark, next(found) if mark[0] is None else None) for mark in marks]
-        is_left_out = is_one_transaction([node for node, _, _ in marks])
+        both = [(mark, None if isinstance(mark[0], ast.TransactionStmt) else next(found)) for mark in marks]
+        is_left_out = bool(left_out([node for node, _, _ in marks]))
         counted = [entry for entry in both if entry[1] is not None or not is_left_out]
         places = iter(numbered(migration, [statement.line if statement else mark[1] for mark, statement in counted]))
         for (node, line, written), statement in both:
@@ -108,7 +108,7 @@ def script(files: Sequence[tuple[str, str]], migrations: Mapping[str, str] | Non
 
 
 def _without_transactions(sql: str) -> tuple[str, list[tuple[Any, int, str]]]:
-    """Blank BEGIN and COMMIT out; tell in order what stood on which line: their node and text, None for others."""
+    """Blank BEGIN and COMMIT out; tell in order what stood on which line: the node, and the text of these."""
     short = shortened(sql)
     if too_many(short.text):
         return sql, []  # the parser would end this process
@@ -126,7 +126,7 @@ def _without_transactions(sql: str) -> tuple[str, list[tuple[Any, int, str]]]:
             marks.append((item.stmt, line_of(sql, first), sql[first:end].strip()))
             text = text[:first] + re.sub(r"[^\n]", " ", text[first:end]) + text[end:]
         else:
-            marks.append((None, 0, ""))
+            marks.append((item.stmt, 0, ""))
     return text, marks
 
 

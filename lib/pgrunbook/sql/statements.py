@@ -11,14 +11,15 @@ from functools import lru_cache
 from typing import Any
 
 from pglast import ast, get_postgresql_version
-from pglast.enums import TransactionStmtKind
+from pglast.enums import OnCommitAction, TransactionStmtKind
 from pglast.parser import ParseError, parse_sql, scan, split
 
 from pgrunbook.errors import WrongInput
 from pgrunbook.sql import classify, secrets, size
 from pgrunbook.sql.classify import Policy, Type
 from pgrunbook.sql.places import NamedPlace, Place, numbered
-from pgrunbook.sql.tree import trees
+from pgrunbook.sql.settings import settings
+from pgrunbook.sql.tree import trees, walk
 from pgrunbook.sql.values_lists import ShortText, lettered, shortened
 
 BYTE_ORDER_MARK = "\ufeff"
@@ -46,6 +47,7 @@ _HINTS = {
     r"\[\w+\]": "PostgreSQL has names in double quotes; brackets are SQL Server's.",
 }
 _HINT = f"Correct the file; the parser of PostgreSQL {get_postgresql_version()[0]} could not read it."
+_KEEPS = (OnCommitAction.ONCOMMIT_NOOP, OnCommitAction.ONCOMMIT_PRESERVE_ROWS)
 _OPENS = (TransactionStmtKind.TRANS_STMT_BEGIN, TransactionStmtKind.TRANS_STMT_START)
 
 
@@ -79,7 +81,8 @@ class Statement:
 def parse(sql: str, file: str, migration: str = "") -> list[Statement]:
     """Split a file of a migration into its statements and say what each is; [] for a file of comments.
 
-    A BEGIN and COMMIT around the whole file are left out: a migration is one transaction anyway.
+    BEGIN and COMMIT around the whole file, or around parts of it (:func:`left_out`), are left out: a migration is one
+    transaction anyway.
 
     Raises WrongInput, with file and line, for what does not parse, for any other BEGIN or COMMIT, and for COPY FROM
     STDIN.
@@ -107,8 +110,8 @@ def _parsed(sql: str, file: str, migration: str) -> tuple[Statement, ...]:
     except ParseError as exc:
         raise _refused(text, letters, shown, exc) from exc
     found = [(_node(text, short, part, shown), *_bounds(short, part)) for part in slices]
-    if is_one_transaction([node for node, _, _ in found]):
-        found = found[1:-1]
+    without = left_out([node for node, _, _ in found])
+    found = [part for place, part in enumerate(found) if place not in without]
     line, counted_to = 1, 0
     for node, start, _ in found:
         line, counted_to = line + text.count("\n", counted_to, start), start
@@ -132,22 +135,49 @@ def readable(sql: str) -> str:
     return "".join(chunk + (_CLOSED if _is_open(chunk) else _BREAKPOINT) for chunk in chunks[:-1]) + chunks[-1]
 
 
-def is_one_transaction(nodes: Sequence[Any]) -> bool:
-    """Tell whether a plain BEGIN and COMMIT stand around all statements of a file, and nothing else ends it."""
-    if len(nodes) < 2 or not all(isinstance(node, ast.TransactionStmt) for node in (nodes[0], nodes[-1])):
-        return False
-    begin, *between, commit = nodes
+def left_out(nodes: Sequence[Any]) -> frozenset[int]:
+    """Return the places of each BEGIN and COMMIT of a file that are left out; none where one of them has to be refused.
+
+    They are plain, and stand around all of it; or around parts, as Prisma writes it around the replacement of an enum,
+    where nothing within holds until that COMMIT: a setting, a lock, a cursor, a temporary table, checks that wait.
+    """
+    marks = [place for place, node in enumerate(nodes) if isinstance(node, ast.TransactionStmt)]
+    pairs = list(zip(marks[::2], marks[1::2], strict=False))
+    if len(marks) % 2 or not all(_is_plain_pair(nodes[begin], nodes[end]) for begin, end in pairs):
+        return frozenset()
+    is_whole = marks == [0, len(nodes) - 1]
+    if not is_whole and any(
+        map(_holds_until_commit, (node for begin, end in pairs for node in nodes[begin + 1 : end]))
+    ):
+        return frozenset()
+    return frozenset(marks)
+
+
+def _is_plain_pair(begin: Any, end: Any) -> bool:
     is_plain = begin.kind in _OPENS and not begin.options
-    ends = commit.kind == TransactionStmtKind.TRANS_STMT_COMMIT and not commit.chain
-    return is_plain and ends and not any(isinstance(node, ast.TransactionStmt) for node in between)
+    return is_plain and end.kind == TransactionStmtKind.TRANS_STMT_COMMIT and not end.chain
 
 
-def is_in_transaction(sql: str) -> bool:
-    """Tell whether a file has a BEGIN and COMMIT around all of it, which are left out; not where it cannot be read."""
+def _holds_until_commit(node: Any) -> bool:
+    """Tell whether a statement does what ends with its transaction, or may."""
+    match node:
+        case ast.LockStmt() | ast.ConstraintsSetStmt() | ast.DeclareCursorStmt() | ast.DoStmt() | ast.CallStmt():
+            return True
+        case ast.CreateStmt():
+            return node.oncommit not in _KEEPS
+        case ast.CreateTableAsStmt():
+            return node.into.onCommit not in _KEEPS
+        case ast.SelectStmt() if node.lockingClause or any(isinstance(part, ast.FuncCall) for part in walk(node)):
+            return True  # the rows that it locks, and functions that lock or set
+    return any(one.is_local for one in settings(node))
+
+
+def has_left_out(sql: str) -> bool:
+    """Tell whether a file has a BEGIN and COMMIT that are left out; not where it cannot be read."""
     if not any(word in sql.lower() for word in ("begin", "start")) or size.too_many(shortened(lettered(sql)).text):
         return False
     try:
-        return is_one_transaction(trees(readable(sql)))
+        return bool(left_out(trees(readable(sql))))
     except ParseError:
         return False
 
@@ -157,8 +187,9 @@ def refusal(node: Any, file: str, line: int) -> WrongInput | None:
     if isinstance(node, ast.TransactionStmt):
         return WrongInput(
             f"{file}, line {line}: a migration cannot hold BEGIN, COMMIT or ROLLBACK",
-            detail="pgrunbook commits the migration and its history row in one transaction of its own; only a plain"
-            " BEGIN and COMMIT around the whole file are left out.",
+            detail="pgrunbook commits the migration and its history row in one transaction of its own; a plain BEGIN"
+            " and COMMIT are left out, around the whole file, or around parts in which nothing holds until COMMIT, as"
+            " SET LOCAL, LOCK and DO may.",
             hint="Remove the statement; a statement that cannot run in a transaction is run alone anyway.",
         )
     if isinstance(node, ast.CopyStmt) and node.is_from and node.filename is None and not node.is_program:
