@@ -40,6 +40,9 @@ ALTER TABLE lines ALTER "State" TYPE {0} USING "State"::text::{0};
 """
 SPELLINGS = {
     "prisma": """
+-- CreateEnum
+CREATE TYPE "Size" AS ENUM ('small', 'large');
+
 -- AlterEnum
 BEGIN;
 CREATE TYPE "kind_new" AS ENUM ('new', 'done', 'late');
@@ -54,6 +57,9 @@ DROP TYPE "public"."kind_old";
 ALTER TABLE "orders" ALTER COLUMN "state" SET DEFAULT 'new';
 ALTER TABLE "orders" ALTER COLUMN "kinds" SET DEFAULT ARRAY['done']::"kind"[];
 COMMIT;
+
+-- of hand
+COMMENT ON TABLE "lines" IS 'of orders';
 """,
     "typeorm": """
 ALTER TYPE "public"."kind" RENAME TO "kind_old";
