@@ -15,7 +15,7 @@ from dataclasses import InitVar, dataclass, field
 from pgrunbook import history as histories
 from pgrunbook.branches import provenance
 from pgrunbook.branches.recovery_target import Point
-from pgrunbook.database import shadows
+from pgrunbook.database import own_publications, shadows
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.schema import snapshot
 from pgrunbook.database.shadows import Shadow
@@ -228,4 +228,6 @@ def _of_choice(here: Session, choice: str, cell: str, shown_by: str, conn: Conne
 
 
 def _made(run_id: str, of: Collection[str], conn: Connection | None, on_conflict: OnConflict = "stop") -> Permit:
+    if conn is not None:
+        own_publications.refuse(conn)
     return Permit(run_id, frozenset(of), conn, _MADE_BY_A_CHECK, on_conflict)

@@ -282,7 +282,6 @@ SELECT c.oid::bigint AS oid,
                    FROM pg_catalog.pg_partition_tree(c.oid) AS p
                    WHERE p.isleaf AND p.relid <> c.oid), 0)::bigint AS bytes,
        c.reltuples::bigint AS rows_estimate,
-       EXISTS (SELECT FROM pg_catalog.pg_publication AS p WHERE p.puballtables) AS is_published_with_all,
        EXISTS (SELECT FROM pg_catalog.pg_subscription_rel AS s WHERE s.srrelid = c.oid) AS is_subscribed,
        EXISTS (SELECT FROM pg_catalog.pg_depend AS d
                WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e') AS is_of_extension
