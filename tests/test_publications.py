@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import cast
 
 import psycopg
 import pytest
@@ -16,12 +17,14 @@ from budget import sample
 from permits import permitted_of
 from pgrunbook.config.targets import Target
 from pgrunbook.database import publications, schema, shadows, step_log
+from pgrunbook.database.checksums import TableName
 from pgrunbook.database.connection import connect
 from pgrunbook.database.relations import Relation
 from pgrunbook.database.schema import Snapshot
 from pgrunbook.database.schema_diff import diff
 from pgrunbook.draft.expected_differences import is_declared, until_contract
 from pgrunbook.execute import contract
+from pgrunbook.online.swap_shape import SwapChoice
 from pgrunbook.plan.step import Expansion, SafeStep
 from pgrunbook.procedures import contract as contract_procedure
 from pgrunbook.safe_forms import rename_column, small_table
@@ -87,10 +90,13 @@ class Stage:
         errors = "SELECT apply_error_count FROM pg_stat_subscription_stats WHERE subname = 'follows'"
         assert self.subscriber.execute(errors).fetchall() == [(0,)]
 
-    def published(self) -> list[tuple[object, ...]]:
+    def published(self) -> list[tuple[str, list[str], str | None]]:
         """Return what the publications say of the table."""
         query = "SELECT pubname::text, attnames::text[], rowfilter FROM pg_publication_tables ORDER BY 1"
-        return self.conn.execute(query).fetchall()
+        return [
+            (str(name), cast("list[str]", columns), cast("str | None", kept))
+            for name, columns, kept in self.conn.execute(query)
+        ]
 
 
 @contextmanager
@@ -339,6 +345,78 @@ def test_where_a_publication_cannot_keep_the_old_name_the_gate_says_why(server: 
             assert why in found.gate.says
 
 
+@pytest.mark.newest
+@pytest.mark.slow
+def test_a_subscriber_of_a_swapped_table_has_the_rows(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through copy, cut-over and the way back; a publication that is made while rows are copied comes along."""
+    if server.version < 15:
+        pytest.skip("what a subscriber has met is counted from PostgreSQL 15 on")
+    with stage(server, "all columns") as both:
+        monkeypatch.setenv(URL, url_of(server, "publisher"))
+        swapped = stage_of(server, "publisher")
+        choice = SwapChoice(TableName("app", "t"), "ALTER TABLE {table} ALTER n TYPE bigint")
+        with writing(server):
+            begun = swapped.begun(choice)
+            both.conn.execute("CREATE PUBLICATION later FOR TABLE app.t (id, k) WHERE (id < 100)")
+            swapped.filled(begun)
+            swapped.cut_over()
+        both.catches_up()
+        assert [name for name, _, _ in both.published()] == ["later", "p"]
+        assert both.published()[0][1:] == (["id", "k"], "(id < 100)")
+        with writing(server):
+            swapped.cut_over()
+        both.catches_up()
+        assert [name for name, _, _ in both.published()] == ["later", "p"]
+        swapped.cut_over()
+        swapped.finish()
+        both.conn.execute("UPDATE app.t SET k = k + 1")
+        both.catches_up()
+
+
+@pytest.mark.newest
+@pytest.mark.slow
+def test_a_subscriber_that_must_not_stop_has_both_names_before_contract(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a trigger that fires for what it is sent, too: it meets no error, and both names hold the same."""
+    if server.version < 15:
+        pytest.skip("lists of columns are new in PostgreSQL 15")
+    with stage(server, "all columns") as both:
+        monkeypatch.setenv(URL, url_of(server, "publisher"))
+        changed(both, RENAME, rename_column.FORM)
+        both.catches_up()
+        both.subscriber.execute("ALTER TABLE app.t ADD COLUMN m bigint; UPDATE app.t SET m = n")
+        both.subscriber.execute(BOTH_NAMES)
+        both.conn.execute("INSERT INTO app.t (id, n, k) VALUES (5000, 70, 1); UPDATE app.t SET n = n + 1 WHERE id < 9")
+        both.catches_up()
+        contracted(stage_of(server, "publisher").target)
+        both.conn.execute("INSERT INTO app.t (id, m, k) VALUES (5001, 3, 1); UPDATE app.t SET m = m + 1 WHERE id < 9")
+        both.sent = both.sent.replace(" n", " m")
+        both.catches_up()
+        assert both.subscriber.execute("SELECT FROM app.t WHERE n <> m").fetchall() == []
+        both.subscriber.execute("ALTER TABLE app.t DROP COLUMN n; DROP TRIGGER twin ON app.t")
+        both.conn.execute("UPDATE app.t SET m = m + 1")
+        both.catches_up()
+
+
+BOTH_NAMES = """
+CREATE FUNCTION both_names() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        NEW.n := coalesce(NEW.n, NEW.m);
+        NEW.m := NEW.n;
+    ELSIF NEW.m IS DISTINCT FROM OLD.m THEN
+        NEW.n := NEW.m;
+    ELSE
+        NEW.m := NEW.n;
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER twin BEFORE INSERT OR UPDATE ON app.t FOR EACH ROW EXECUTE FUNCTION both_names();
+ALTER TABLE app.t ENABLE ALWAYS TRIGGER twin
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("change", [CHANGE, RENAME])
 def test_given_up_the_publication_is_as_before(server: Server, change: str) -> None:
@@ -364,7 +442,8 @@ def test_no_statement_of_ours_looks_like_a_secret() -> None:
     """A plan whose text is masked could not be executed."""
     table = Relation(0, "app", "t")
     made = [publications.listed(table, ["n"]), publications.whole(table), publications.cleanup(table)]
-    made.append(publications.around(CHANGE, table, ["n"]))
+    made += [publications.around(CHANGE, table, ["n"]), publications.unsent(table, ["n"], 18)]
+    made.append(publications.with_others(table, come=["n"], gone=["k"]))
     assert [text for text in made if list(secrets.spans(text))] == []
 
 
@@ -392,6 +471,65 @@ def test_columns_come_and_go_before_the_change_or_after_contract(server: Server)
             "State: Nothing changed in the database.\n"
             "Hint: pgrunbook run contract --target TARGET, then begin again."
         )
+
+
+@pytest.mark.newest
+@pytest.mark.slow
+def test_a_column_that_is_added_beside_is_sent_from_the_cut_over_on(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by the plain change, of which it is a part; the way back takes it out of the list, and drops it."""
+    if server.version < 15:
+        pytest.skip("lists of columns are new in PostgreSQL 15")
+    beside = "ADD COLUMN z integer DEFAULT 7, ADD COLUMN y float8 DEFAULT random()"
+    with stage(server, "all columns") as both:
+        monkeypatch.setenv(URL, url_of(server, "publisher"))
+        both.subscriber.execute("ALTER TABLE app.t ADD COLUMN z integer, ADD COLUMN y float8")
+        before = looks(both.conn)
+        (made,) = changed(both, f"{CHANGE}, {beside}")
+        both.catches_up()
+        added, both.sent = both.sent, "SELECT id, z, y FROM app.t WHERE id > 5000"
+        both.conn.execute("INSERT INTO app.t (id, n, k) VALUES (5001, 1, 1); UPDATE app.t SET z = 8 WHERE id = 5001")
+        until(lambda: both.subscriber.execute(both.sent).fetchall() == both.conn.execute(both.sent).fetchall())
+        both.conn.execute("DELETE FROM app.t WHERE id = 5001")
+        both.sent = added
+        taken_back(both, made.back)
+        both.catches_up()
+        assert diff(before, looks(both.conn)) == []
+        changed(both, f"{CHANGE}, {beside}")
+        contracted(stage_of(server, "publisher").target)
+        both.conn.execute("UPDATE app.t SET z = 9")
+        both.catches_up()
+        assert [sorted(columns) for _, columns, _ in both.published()] == [["id", "k", "n", "y", "z"]]
+        assert both.conn.execute("SELECT FROM pgrunbook.published").fetchall() == []
+
+
+@pytest.mark.parametrize("change", [CHANGE, RENAME])
+def test_a_publication_that_was_made_since_the_plan_refuses_the_step(server: Server, change: str) -> None:
+    """Before its first write, and before the cut-over: the transaction is aborted, and the publication is named."""
+    if server.version < 15:
+        pytest.skip("lists of columns are new in PostgreSQL 15")
+    template = server.database("published_none", TABLE.format("integer", "id"), ROWS)
+    made = "publication {} would send .* of app.t, which its subscribers lack"
+    with server.copied("publisher", template), server.connect("publisher") as conn:
+        step_log.create(conn)
+        before = looks(conn)
+        found = plan(conn, change, batch_rows=300)
+        adds = next(step for step in found[0].steps if "ADD COLUMN" in step.sql)
+        for publication in ("FOR TABLE app.t", "FOR ALL TABLES", "FOR TABLES IN SCHEMA app"):
+            conn.execute(f"CREATE PUBLICATION late {publication}")
+            with pytest.raises(psycopg.errors.RaiseException, match=made.format("late")), conn.transaction():
+                conn.execute(adds.sql)
+            conn.execute("DROP PUBLICATION late; CREATE PUBLICATION harmless FOR TABLE app.t (id, k)")
+            conn.execute("DROP PUBLICATION harmless")
+            assert diff(before, looks(conn)) == []
+        perform(conn, found, until=lambda step: step is found[0].steps[-1])
+        between = looks(conn)
+        conn.execute("CREATE PUBLICATION late FOR TABLE app.t")
+        with pytest.raises(psycopg.errors.RaiseException, match=made.format("late")), conn.transaction():
+            conn.execute(found[0].steps[-1].sql)
+        conn.execute("DROP PUBLICATION late")
+        assert diff(between, looks(conn)) == []
 
 
 def test_what_rewrites_nothing_is_done_though_a_list_has_the_column(

@@ -38,6 +38,16 @@ BEGIN
     PERFORM set_config('pgrunbook.published', back, true);
 END
 """
+_WITH_OTHERS = """
+DECLARE
+    one record;
+BEGIN
+    FOR one IN {rows} LOOP
+        EXECUTE one.out;
+        EXECUTE one.back;
+    END LOOP;
+END
+"""
 _PUT_BACK = """
 BEGIN
     EXECUTE current_setting('pgrunbook.published');
@@ -249,6 +259,16 @@ def listed(table: Relation, without: Iterable[str]) -> str:
     """
     found = _rows("of_table", table=sql.Literal(table.sql), without=sql.Literal(list(without)))
     return do(sql.SQL(_LISTED).format(rows=found, **_named(table))).as_string(None)
+
+
+def with_others(table: Relation, *, come: Iterable[str] = (), gone: Iterable[str] = ()) -> str:
+    """Return the statement by which lists until contract have columns that were added, or lose some that will go.
+
+    Execute it in the transaction that adds these columns, behind that, or before they are dropped.
+    """
+    named = {"come": sql.Literal(list(come)), "gone": sql.Literal(list(gone)), **_named(table)}
+    found = _rows("with_others", table=sql.Literal(table.sql), **named)
+    return do(sql.SQL(_WITH_OTHERS).format(rows=found)).as_string(None)
 
 
 def unsent(table: Relation, columns: Sequence[str], version: int) -> str:

@@ -201,3 +201,23 @@ CROSS JOIN LATERAL (SELECT pg_catalog.string_agg(pg_catalog.quote_ident(a.attnam
                            OR a.attgenerated = 's' AND pg_catalog.to_jsonb(p) ->> 'pubgencols' = 's')) AS s
 WHERE r.prrelid = {table}::pg_catalog.regclass
 ORDER BY p.pubname
+
+-- name: with_others
+-- a row is: a publication that has a list of a table's columns until contract, and the statements that change that
+SELECT pg_catalog.format('ALTER PUBLICATION %%I DROP TABLE ONLY %%s', p.pubname, r.prrelid::pg_catalog.regclass) AS out,
+       pg_catalog.format('ALTER PUBLICATION %%I ADD TABLE ONLY %%s (%%s)%%s', p.pubname, r.prrelid::pg_catalog.regclass,
+                         (SELECT pg_catalog.string_agg(pg_catalog.quote_ident(a.attname), ', ' ORDER BY a.attnum)
+                          FROM pg_catalog.pg_attribute AS a
+                          WHERE a.attrelid = r.prrelid
+                            AND NOT a.attisdropped
+                            AND (a.attnum = ANY (r.prattrs) AND a.attname <> ALL ({gone}::pg_catalog.text[])
+                                 OR a.attname = ANY ({come}::pg_catalog.text[]))),
+                         ' WHERE (' || pg_catalog.pg_get_expr(r.prqual, r.prrelid) || ')') AS back
+FROM pg_catalog.pg_publication_rel AS r
+JOIN pg_catalog.pg_publication AS p ON p.oid = r.prpubid
+WHERE r.prrelid = {table}::pg_catalog.regclass
+  AND r.prattrs IS NOT NULL
+  AND EXISTS (SELECT
+              FROM pgrunbook.published AS w
+              WHERE (w.publication, w.table_schema, w.table_name) = (p.pubname, {schema}, {name}))
+ORDER BY p.pubname
