@@ -518,6 +518,7 @@ def test_a_publication_that_was_made_since_the_plan_refuses_the_step(server: Ser
         adds = next(step for step in found[0].steps if "ADD COLUMN" in step.sql)
         for publication in ("FOR TABLE app.t", "FOR ALL TABLES", "FOR TABLES IN SCHEMA app"):
             conn.execute(f"CREATE PUBLICATION late {publication}")
+            assert diff(before, looks(conn)) != []  # which a run refuses that has not begun yet
             with pytest.raises(psycopg.errors.RaiseException, match=made.format("late")), conn.transaction():
                 conn.execute(adds.sql)
             conn.execute("DROP PUBLICATION late; CREATE PUBLICATION harmless FOR TABLE app.t (id, k)")

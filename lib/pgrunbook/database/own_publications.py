@@ -19,6 +19,7 @@ from pgrunbook.display.prose import listed
 from pgrunbook.errors import Refused
 
 _MODULE = "own_publications"
+OURS = "pgrunbook"
 SCHEMAS_SINCE = 150000  # publications of whole schemas
 STOPS = (
     "A subscriber that does not have the tables of schema pgrunbook stops at their first row, and applies nothing that"
@@ -37,9 +38,15 @@ class OwnPublication:
         return f"publication {self.sql} {self.kind}"
 
 
-def sending(conn: Connection) -> list[OwnPublication]:
-    """Return the publications that send our tables, also those that are not made yet, by their names."""
-    return [OwnPublication(**row) for row in rows(conn, _MODULE, "sending")]
+def sending(conn: Connection, schema: str = OURS) -> list[OwnPublication]:
+    """Return the publications that send the tables of a schema, also those that are not made yet, by their names."""
+    return [OwnPublication(**row) for row in rows(conn, _MODULE, "sending", schema=schema)]
+
+
+def stopped_by(conn: Connection, schema: str) -> list[OwnPublication]:
+    """Return the publications whose subscribers would stop at the first row of a new table of a schema."""
+    found = sending(conn, schema) if not conn.publishes_records else []
+    return found if found and readers(conn) else []
 
 
 def readers(conn: Connection) -> list[str]:
@@ -52,11 +59,11 @@ def refuse(conn: Connection) -> None:
 
     Ask before anything is written to schema pgrunbook, and before it is made.
     """
-    if conn.publishes_records or not (found := sending(conn)) or not (slots := readers(conn)):
+    if not (found := stopped_by(conn, OURS)):
         return
     raise Refused(
         f"cannot write to schema pgrunbook of database {conn.info.dbname}: {listed(found)} would send it",
-        detail=f"{STOPS} Slots that are read: {listed(slots)}.",
+        detail=f"{STOPS} Slots that are read: {listed(readers(conn))}.",
         state="Nothing was written there now; what was done before stays as it is.",
         hint=way_out(conn, found),
     )

@@ -109,6 +109,8 @@ def of_run(here: Session, plan: Plan, conn: Connection) -> Permit:
     if plan.direction == "up":
         preconditions.check_approved(plan, here.parameters.approved)
     history = histories.read(conn, here.target)
+    if plan.changes:
+        preconditions.check_history_table(conn, history)
     accepted = places.resolved(history, here.parameters.accept) if plan.direction == "up" else ()
     preconditions.check_gates(here.run, plan, accepted)
     preconditions.check_base(here.run, plan, conn, history, snapshot(conn, leave_out=leave_out(history)))

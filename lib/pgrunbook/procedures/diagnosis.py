@@ -143,8 +143,8 @@ def _stuck(seen: Vitals) -> Iterator[Symptom]:
 
 
 def _publications(conn: Connection) -> Iterator[Symptom]:
-    found = own_publications.sending(conn) if not conn.publishes_records else []
-    if found and (slots := own_publications.readers(conn)):
+    if found := own_publications.stopped_by(conn, own_publications.OURS):
+        slots = own_publications.readers(conn)
         what = f"{listed(found)} sends schema pgrunbook, too; slots that are read: {listed(slots)}"
         yield Symptom("stuck", what, own_publications.STOPS, own_publications.way_out(conn, found), is_urgent=True)
 

@@ -1,15 +1,16 @@
 -- name: sending
--- a row is: a publication that sends each table of schema pgrunbook, also one that is made later, and by what it has it
+-- a row is: a publication that sends each table of a schema, also one that is made later, and by what it has it
 SELECT pg_catalog.quote_ident(p.pubname) AS sql,
        CASE WHEN p.puballtables THEN 'FOR ALL TABLES'
-            ELSE 'FOR TABLES IN SCHEMA pgrunbook' END AS kind
+            ELSE 'FOR TABLES IN SCHEMA ' || pg_catalog.quote_ident(%(schema)s::text) END AS kind
 FROM pg_catalog.pg_publication AS p
 WHERE (p.pubinsert OR p.pubupdate OR p.pubdelete OR p.pubtruncate)
   AND (p.puballtables
        OR EXISTS (SELECT
-                  FROM pg_catalog.pg_publication_namespace AS n
-                  WHERE n.pnpubid = p.oid
-                    AND n.pnnspid = pg_catalog.to_regnamespace('pgrunbook')::pg_catalog.oid))
+                  FROM pg_catalog.pg_publication_namespace AS m
+                  JOIN pg_catalog.pg_namespace AS n ON n.oid = m.pnnspid
+                  WHERE m.pnpubid = p.oid
+                    AND n.nspname = %(schema)s::text))
 ORDER BY p.pubname
 
 -- name: sending_14
