@@ -112,6 +112,7 @@ def stage(server: Server, how: str, *, publications: str = "p") -> Iterator[Stag
         server.connect("subscriber") as subscriber, server.connect("publisher_plain") as plain,
     ):  # fmt: skip
         step_log.create(conn)
+        conn.prepare_threshold = subscriber.prepare_threshold = None  # types change between the same queries
         conn.execute("SELECT pg_create_logical_replication_slot('follows', 'pgoutput')")
         conn.execute("UPDATE app.t SET k = k")  # the rows of before, in place of a first copy
         if "n" not in key:
