@@ -23,7 +23,8 @@ FILES = {"0001_a.sql": "ALTER TABLE a DROP COLUMN gone;\nALTER TABLE a ADD m int
 def target(project: Project) -> Target:
     """A target whose only migration has two gates; its rows have a key, so that a column of theirs can be kept."""
     made = project(folder=FILES)
-    do(made, "CREATE TABLE a (id int PRIMARY KEY, n int, gone text); CREATE PUBLICATION sends FOR TABLE a")
+    do(made, "CREATE TABLE a (id int PRIMARY KEY, n int, gone text); ALTER TABLE a REPLICA IDENTITY FULL")
+    do(made, "CREATE PUBLICATION sends FOR TABLE a")
     return made
 
 

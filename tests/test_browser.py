@@ -29,7 +29,8 @@ FILES = {
     "0001_a.sql": "ALTER TABLE a ADD m int;\nALTER TABLE a RENAME n TO number",
     "0002_positive.sql": "ALTER TABLE a ADD CONSTRAINT positive CHECK (id > 0)",
 }
-BEFORE = "CREATE TABLE a (id int PRIMARY KEY, n int); CREATE PUBLICATION sends FOR TABLE a"  # a gate for the rename
+TABLE = "CREATE TABLE a (id int PRIMARY KEY, n int); ALTER TABLE a REPLICA IDENTITY FULL"
+BEFORE = f"{TABLE}; CREATE PUBLICATION sends FOR TABLE a"  # a gate for the rename
 
 pytestmark = [
     pytest.mark.slow,

@@ -244,7 +244,7 @@ def prepared(project: Project) -> tuple[Target, Any]:
     """A target with two gates, and the run that has prepared its plan."""
     target = project(folder=GATED)
     do(target, "CREATE TABLE a (id int PRIMARY KEY, n int, gone text); INSERT INTO a VALUES (1, 2, 'three')")
-    do(target, "CREATE PUBLICATION sends FOR TABLE a")
+    do(target, "ALTER TABLE a REPLICA IDENTITY FULL; CREATE PUBLICATION sends FOR TABLE a")
     made, code = run("prepare")
     assert code == 0
     return target, made
@@ -296,7 +296,7 @@ def test_no_order_of_four_cells_takes_anything_back(
     """Four cells have to pass before the fifth; only a restore point is taken, after the three before it."""
     target, accepting = project(folder=GATED), {"accept": "0001_a.sql:1,0001_a.sql:2"}
     do(target, "CREATE TABLE a (id int PRIMARY KEY, n int, gone text); INSERT INTO a VALUES (1, 2, 'three')")
-    do(target, "CREATE PUBLICATION sends FOR TABLE a")
+    do(target, "ALTER TABLE a REPLICA IDENTITY FULL; CREATE PUBLICATION sends FOR TABLE a")
     assert run("release", **accepting)[1] == 0
     monkeypatch.setattr(rehearsal, "rehearse", once(rehearsal.rehearse))
     first, *others, last = ROLLBACK[:4]
@@ -317,7 +317,7 @@ def test_a_rollback_takes_back_after_its_checks_and_once(
     """It does where all of them have passed, not where one was left out; a second time it takes back nothing."""
     target, accepting = project(folder=GATED), {"accept": "0001_a.sql:1,0001_a.sql:2"}
     do(target, "CREATE TABLE a (id int PRIMARY KEY, n int, gone text); INSERT INTO a VALUES (1, 2, 'three')")
-    do(target, "CREATE PUBLICATION sends FOR TABLE a")
+    do(target, "ALTER TABLE a REPLICA IDENTITY FULL; CREATE PUBLICATION sends FOR TABLE a")
     assert run("release", **accepting)[1] == 0
     monkeypatch.setattr(rehearsal, "rehearse", once(rehearsal.rehearse))
     scene = opened(target, rollback, never, with_data=False)
@@ -348,7 +348,7 @@ def test_undo_data_is_purged_after_its_checks_and_once(
     """What is still needed is purged by no order of cells; what is purged all the same, after it was shown."""
     target, accepting = project(folder=GATED), {"accept": "0001_a.sql:1,0001_a.sql:2"}
     do(target, "CREATE TABLE a (id int PRIMARY KEY, n int, gone text); INSERT INTO a VALUES (1, 2, 'three')")
-    do(target, "CREATE PUBLICATION sends FOR TABLE a")
+    do(target, "ALTER TABLE a REPLICA IDENTITY FULL; CREATE PUBLICATION sends FOR TABLE a")
     assert run("release", **accepting)[1] == 0
 
     def allowed(order: Order) -> bool:

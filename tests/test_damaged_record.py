@@ -42,7 +42,8 @@ CHANGES = examples(3, 12)  # of each file, for each kind of change by chance
 def made(project: Project) -> Iterator[Run]:
     """A run by hand in which prepare froze a plan with a gate."""
     target = project(folder=FOLDER)
-    do(target, "CREATE TABLE a (id int PRIMARY KEY, n int); CREATE PUBLICATION sends FOR TABLE a")
+    do(target, "CREATE TABLE a (id int PRIMARY KEY, n int); ALTER TABLE a REPLICA IDENTITY FULL")
+    do(target, "CREATE PUBLICATION sends FOR TABLE a")
     done, _ = run("prepare", rehearse="false")
     yield done
     heres._end_earlier()

@@ -72,7 +72,8 @@ def kept(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]
         patch.setenv("PGRUNBOOK_TARGETS", str(folder / "targets.toml"))
         patch.setenv("PGRUNBOOK_OUTPUTS", str(folder / "outputs"))
         conn.execute("CREATE DATABASE permit")
-        do(targets.load("demo"), "CREATE TABLE a (id int PRIMARY KEY, n int); CREATE PUBLICATION sends FOR TABLE a")
+        do(targets.load("demo"), "CREATE TABLE a (id int PRIMARY KEY, n int); ALTER TABLE a REPLICA IDENTITY FULL")
+        do(targets.load("demo"), "CREATE PUBLICATION sends FOR TABLE a")
         made, code = run("prepare")
         assert code == 0
         conn.execute("CREATE DATABASE permit_kept TEMPLATE permit")

@@ -105,6 +105,7 @@ def target(project: Project) -> Target:
     """A target with two pending migrations of Drizzle 1.0, each with gates, whose files have the same name."""
     made = project(folder=TWO)
     do(made, "CREATE TABLE a (id int PRIMARY KEY, n int, m int); CREATE TABLE b (id int PRIMARY KEY, n int, m int)")
+    do(made, "ALTER TABLE a REPLICA IDENTITY FULL; ALTER TABLE b REPLICA IDENTITY FULL")
     do(made, "CREATE PUBLICATION sends FOR TABLE a, b")
     return made
 

@@ -75,7 +75,8 @@ def test_a_quiet_primary_is_ready(project: Project) -> None:
         found = readiness.checks(conn, activity.identity(conn), LIMITS, data_dir=None, needs_restore_point=True)
     assert [one.name for one in found] == [
         "primary", "rights", "connections", "pooler", "other runs", "oldest transaction", "WAL archive",
-        "replication lag", "replication slots", "slots' bound", "vacuum at work", "wraparound", "free disk",
+        "replication lag", "replication slots", "slots' bound", "publications", "vacuum at work", "wraparound",
+        "free disk",
     ]  # fmt: skip
     assert {one.name: one.level for one in found if one.level is not Level.GOOD} == {"free disk": Level.UNKNOWN}
 

@@ -90,6 +90,7 @@ class Target(BaseModel):
     unless the operator names the object. ``batch_rows`` is how many rows a safe form changes in a transaction.
     ``lock_patience_ms`` is how long in all a step waits for old transactions in its way to end before it requests
     its lock anyway; ``lock_timeout_ms`` then bounds how long it waits for the lock.
+    With ``publish_records`` publications FOR ALL TABLES may send schema pgrunbook: all readers pass it over.
     ``keep_days`` is how long the undo data of a migration is kept at least, and what its restore points need.
     ``keep_backups`` is how many base backups are kept at least. ``recovery_time_s`` is how long a restore may take.
     When restore cuts over, ``cutover_service`` (the target's name by default) in ``cutover_service_file`` is led to the
@@ -118,6 +119,7 @@ class Target(BaseModel):
     approval: Annotated[bool, Field(strict=True)] | None = None
     window: ChangeWindow | None = None
     restore_points: bool = True
+    publish_records: Annotated[bool, Field(strict=True)] = False
     lock_timeout_ms: Milliseconds = 2_000
     statement_timeout_ms: Milliseconds = 60_000
     attempts: Annotated[int, Field(ge=1, le=100, strict=True)] = 5

@@ -94,6 +94,7 @@ class Connection(psycopg.Connection[tuple[object, ...]]):
     search_path: str | None = None
     beside: tuple[str, ...] = ()
     is_schema_ours: bool = False
+    publishes_records: bool = False  # the target's publish_records
     _is_target: bool = False
     _had_target: bool = False
     _knows_end: bool = False  # of the transaction that is open
@@ -252,6 +253,7 @@ def connect(target: Target, *, purpose: str = "read") -> Connection:
             # On our own servers, and so on branches, it is a copy of the target's, and nobody else connects.
             is_known = role == "none" or target.server is not None or NAMES_ROLE.search(options)
             if is_known or conn.execute(GIVEN_ROLE, [role]).fetchone() is None:
+                conn.publishes_records = target.publish_records
                 return conn
         conn.close()
     except psycopg.Error as exc:

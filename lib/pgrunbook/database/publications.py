@@ -10,7 +10,8 @@ Source: https://www.postgresql.org/docs/current/logical-replication-col-lists.ht
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,6 +38,16 @@ BEGIN
     PERFORM set_config('pgrunbook.published', back, true);
 END
 """
+_WITH_OTHERS = """
+DECLARE
+    one record;
+BEGIN
+    FOR one IN {rows} LOOP
+        EXECUTE one.out;
+        EXECUTE one.back;
+    END LOOP;
+END
+"""
 _PUT_BACK = """
 BEGIN
     EXECUTE current_setting('pgrunbook.published');
@@ -53,6 +64,16 @@ BEGIN
             EXECUTE one.back || one.list || one.filter;
             INSERT INTO pgrunbook.published VALUES (one.name, {schema}, {name}) ON CONFLICT DO NOTHING;
         END IF;
+    END LOOP;
+END
+"""
+_UNSENT = """
+DECLARE
+    one record;
+BEGIN
+    FOR one IN {rows} LOOP
+        RAISE EXCEPTION 'publication % would send % of %, which its subscribers lack', one.name, {columns}, {label}
+        USING DETAIL = 'It was made or changed since the plan was made.', HINT = 'Begin again: make the plan anew.';
     END LOOP;
 END
 """
@@ -92,9 +113,10 @@ END
 class Publication:
     """A publication that sends a table; ``uses`` are the columns of its list and of its row filter.
 
-    ``kind`` is by what it has the table. Without a list it sends all columns. ``forbids_updates`` says that no row can
-    be updated, because the table's replica identity does not fit what is sent; ``needs_whole_rows`` that it takes no
-    list, because that identity is the whole row.
+    ``kind`` is by what it has the table. Without a list it sends all columns. ``key`` are the columns of the replica
+    identity by which a subscriber finds a row, ``filters`` those that the row filter reads. ``forbids_updates`` says
+    that no row can be updated, because the table's replica identity does not fit what is sent; ``needs_whole_rows``
+    that it takes no list, because that identity is the whole row.
     """
 
     name: str
@@ -103,6 +125,8 @@ class Publication:
     has_schemas: bool
     is_listed: bool
     uses: tuple[str, ...]
+    key: tuple[str, ...]
+    filters: tuple[str, ...]
     sends_updates: bool
     forbids_updates: bool
     needs_whole_rows: bool
@@ -134,25 +158,51 @@ class Publication:
             )
         return "" if self.is_own else f"publication {self.sql}, which sends it, is another role's"
 
+    def obstacle_of_names(self, column: str) -> str:
+        """Return why it keeps both names of a renamed column from living side by side, "" where it does not."""
+        if why := self.obstacle(column):
+            return why
+        if column in self.filters:
+            return f"the row filter of publication {self.sql} reads it, and would lose it with the old name"
+        if self.sends(column) and column in self.key:
+            return f"publication {self.sql} sends it in the replica identity, which has one of the two names only"
+        return ""
+
 
 def of_table(conn: Connection, table: Relation) -> list[Publication]:
     """Return the publications that send a table, by their names."""
     found = rows(conn, _MODULE, "on_table", table=table.oid)
-    return [Publication(**{**row, "uses": tuple(row["uses"])}) for row in found]
+    columns = ("uses", "key", "filters")
+    return [Publication(**{**row, **{name: tuple(row[name]) for name in columns}}) for row in found]
+
+
+def naming(conn: Connection, table: Relation, column: str) -> list[Publication]:
+    """Return the publications of a table whose list or row filter names a column."""
+    return [one for one in of_table(conn, table) if column in one.uses]
 
 
 def obstacles(conn: Connection, table: Relation, column: str) -> list[str]:
     """Return why publications keep a column from having another one beside it, [] where they do not."""
     found = of_table(conn, table)
     told = [why for one in found if (why := one.obstacle(column))]
+    return told or _of_two_kinds(conn, found)
+
+
+def obstacles_of_names(conn: Connection, table: Relation, column: str) -> list[str]:
+    """Return why publications keep both names of a renamed column from living side by side, [] where they do not."""
+    found = of_table(conn, table)
+    told = [why for one in found if (why := one.obstacle_of_names(column))]
+    return told or _of_two_kinds(conn, found)
+
+
+def _of_two_kinds(conn: Connection, found: Sequence[Publication]) -> list[str]:
+    """Return why a list of some columns cannot stand beside one of all."""
     unlisted = [one.sql for one in found if not one.is_listed]
     listed_ = [one.sql for one in found if one.is_listed]
-    if not told and unlisted and listed_ and conn.info.server_version < FULL_LISTS_SINCE:
-        told.append(
-            f"publication {unlisted[0]} sends all columns, and {listed_[0]} has a list: once a column was dropped,"
-            " PostgreSQL 15 refuses subscribers of both"
-        )
-    return told
+    if not unlisted or not listed_ or conn.info.server_version >= FULL_LISTS_SINCE:
+        return []
+    both = f"publication {unlisted[0]} sends all columns, and {listed_[0]} has a list"
+    return [f"{both}: once a column was dropped, PostgreSQL 15 refuses subscribers of both"]
 
 
 def listed_until_contract(conn: Connection) -> Iterator[str]:
@@ -162,17 +212,34 @@ def listed_until_contract(conn: Connection) -> Iterator[str]:
         yield from (str(name) for (name,) in conn.execute(queries["listed"].encode()).fetchall())
 
 
-def taken_out(table: Relation, columns: Sequence[str]) -> str:
+def other_until_contract(conn: Connection) -> Iterator[str]:
+    """Yield the tables of which publications have another list until contract, named as by listed_until_contract."""
+    yield from listed_until_contract(conn)
+    queries = load(_MODULE)
+    if conn.execute(queries["names_are_there"].encode()).fetchone() == (True,):
+        yield from (str(name) for (name,) in conn.execute(queries["renamed"].encode()).fetchall())
+
+
+def having(conn: Connection, oid: int) -> list[tuple[str, str]]:
+    """Return for each publication that has a table by its name what takes it out, and what puts it back the same."""
+    every = {"columns": sql.NULL, "names": sql.Literal("{}")}
+    found = _rows("having", conn.info.server_version // 10_000, table=sql.Literal(oid), **every)
+    return [(str(out), str(back)) for out, back in conn.execute(found).fetchall()]
+
+
+def taken_out(table: Relation, columns: Sequence[str], names: Mapping[str, str] | None = None) -> str:
     """Return the statement that takes a table out of the publications that name these columns.
 
-    :func:`put_back` has to follow in the same transaction. Execute it while nobody writes to the table.
+    :func:`put_back` has to follow in the same transaction: lists have the columns that have these names then, or those
+    that ``names`` gives instead of them. Execute it while nobody writes to the table.
     """
-    found = _rows("using_columns", table=sql.Literal(table.sql), columns=sql.Literal(list(columns)))
+    given = {"columns": sql.Literal(list(columns)), "names": sql.Literal(json.dumps(dict(names or {})))}
+    found = _rows("having", table=sql.Literal(table.sql), **given)
     return do(sql.SQL(_TAKEN_OUT).format(rows=found)).as_string(None)
 
 
 def put_back() -> str:
-    """Return the statement that puts the table back, with the columns that have these names now."""
+    """Return the statement that puts the table back."""
     return do(sql.SQL(_PUT_BACK)).as_string(None)
 
 
@@ -194,6 +261,26 @@ def listed(table: Relation, without: Iterable[str]) -> str:
     return do(sql.SQL(_LISTED).format(rows=found, **_named(table))).as_string(None)
 
 
+def with_others(table: Relation, *, come: Iterable[str] = (), gone: Iterable[str] = ()) -> str:
+    """Return the statement by which lists until contract have columns that were added, or lose some that will go.
+
+    Execute it in the transaction that adds these columns, behind that, or before they are dropped.
+    """
+    named = {"come": sql.Literal(list(come)), "gone": sql.Literal(list(gone)), **_named(table)}
+    found = _rows("with_others", table=sql.Literal(table.sql), **named)
+    return do(sql.SQL(_WITH_OTHERS).format(rows=found)).as_string(None)
+
+
+def unsent(table: Relation, columns: Sequence[str], version: int) -> str:
+    """Return the statement that fails where a publication would send columns that its subscribers lack.
+
+    It was made or changed since the plan. Execute it in the transaction that makes these columns.
+    """
+    found = _rows("sending", version, table=sql.Literal(table.sql), columns=sql.Literal(list(columns)))
+    named = {"label": sql.Literal(table.label), "columns": sql.Literal(", ".join(map(quoted, columns)))}
+    return do(sql.SQL(_UNSENT).format(rows=found, **named)).as_string(None)
+
+
 def whole(table: Relation) -> str:
     """Return the statement by which publications send all columns of a table again, once no column waits for contract.
 
@@ -209,8 +296,8 @@ def cleanup(table: Relation) -> str:
     return sql.SQL("SELECT {}").format(sql.Literal(whole(table))).as_string(None)
 
 
-def _rows(query: str, **values: sql.Composable) -> sql.Composed:
-    return sql.SQL(load(_MODULE)[query].replace("%%", "%")).format(**values)
+def _rows(query: str, major: int | None = None, /, **values: sql.Composable) -> sql.Composed:
+    return sql.SQL(load(_MODULE, major)[query].replace("%%", "%")).format(**values)
 
 
 def _named(table: Relation) -> dict[str, sql.Composable]:

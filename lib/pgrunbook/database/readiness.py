@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from pgrunbook.database import activity, locks
+from pgrunbook.database import activity, locks, own_publications
 from pgrunbook.database.activity import Identity
 from pgrunbook.database.connection import Connection
-from pgrunbook.display.prose import counted
+from pgrunbook.display.prose import counted, listed
 
 MB = 1024 * 1024
 LEAST_FREE_BYTES = 256 * MB
@@ -76,6 +76,7 @@ def checks(
         lambda: _replication(conn, who, limits),
         lambda: _slots(conn, who, limits),
         lambda: _slot_bound(conn, who),
+        lambda: _publications(conn),
         lambda: _vacuum(conn),
         lambda: _wraparound(conn, limits),
         lambda: _disk(who, limits, data_dir),
@@ -222,6 +223,20 @@ def _slot_bound(conn: Connection, who: Identity) -> Check:
         return Check("slots' bound", f"max_slot_wal_keep_size is {lag['slot_bound']}", "any", Level.GOOD)
     advice = "Whoever stops reading fills the disk: ALTER SYSTEM SET max_slot_wal_keep_size = '10GB'."
     return Check("slots' bound", "none: max_slot_wal_keep_size is -1", "any", Level.WARN, advice)
+
+
+def _publications(conn: Connection) -> Check:
+    name, limit = "publications", "none that sends schema pgrunbook"
+    found = own_publications.sending(conn)
+    if not found:
+        return Check(name, "none that sends schema pgrunbook", limit, Level.GOOD)
+    told, slots = listed(found, 3), own_publications.readers(conn)
+    if conn.publishes_records:
+        return Check(name, f"{told}; publish_records = true: its readers pass that over", limit, Level.GOOD)
+    advice = f"{own_publications.STOPS} {own_publications.way_out(conn, found)}"
+    if slots:
+        return Check(name, f"{told}, which slot {listed(slots, 3)} may follow", limit, Level.STOP, advice)
+    return Check(name, f"{told}, which no slot here follows", limit, Level.WARN, advice)
 
 
 def _vacuum(conn: Connection) -> Check:

@@ -15,7 +15,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import class_row, dict_row
 
-from pgrunbook.database import own_schema, queries
+from pgrunbook.database import own_publications, own_schema, queries
 from pgrunbook.database.connection import Connection
 from pgrunbook.errors import StatementFailed
 
@@ -50,8 +50,10 @@ class MigrationProgress:
 def create(conn: Connection) -> None:
     """Create schema pgrunbook and its tables where they are missing; two runs may do it at once.
 
-    Raises StatementFailed when the server refuses it, Refused when somebody else has created the schema.
+    Raises StatementFailed when the server refuses it, Refused when somebody else has created the schema, or when a
+    subscriber would stop at what is written there.
     """
+    own_publications.refuse(conn)
     if _is_complete(conn):
         return
     (me,) = conn.execute("SELECT pg_catalog.quote_ident(current_user)").fetchone() or ("",)

@@ -37,7 +37,7 @@ def until_contract(conn: Connection) -> list[Declared]:
         for one in shadows.objects(conn, shadows.read(conn))
     ] + [
         Declared("until contract", name, "it has a list of columns as long as one lives beside another")
-        for name in publications.listed_until_contract(conn)
+        for name in publications.other_until_contract(conn)
     ]
 
 

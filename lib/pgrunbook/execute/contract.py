@@ -10,6 +10,7 @@ from pgrunbook.config.targets import Target
 from pgrunbook.database import inverse_log, publications, queries, shadows
 from pgrunbook.database.column_sync import ColumnPair, ColumnSync
 from pgrunbook.database.connection import Connection
+from pgrunbook.database.publications import Publication
 from pgrunbook.database.relations import Relation
 from pgrunbook.database.shadows import Shadow
 from pgrunbook.errors import Refused
@@ -53,21 +54,34 @@ def is_left_behind(conn: Connection, shadow: Shadow) -> bool:
     return bool(queries.rows(conn, "relations", "switched_off", function=_sync(shadow).function_name))
 
 
+def sending(conn: Connection, shadow: Shadow) -> list[Publication]:
+    """Return the publications that name a column until contract: those that send the old name of a renamed one."""
+    oid = conn.oid_of("regclass", shadow.table_sql) or 0
+    return publications.naming(conn, Relation(oid, shadow.table_schema, shadow.table_name), shadow.shadow_name)
+
+
 def drop(conn: Connection, target: Target, shadow: Shadow, permit: Permit, *, proven: Firing | None = None) -> None:
     """Drop the column, its trigger and its entry, in one transaction; a way back that needs it is none any more.
 
     ``proven`` is what :func:`prove` has returned.
+    Publications that send the old name of a renamed column send the new one from then on.
+
     Raises Refused without a permit, and where somebody has switched the trigger of a renamed column since the proof;
     Blocked as ``online.alteration``; psycopg's errors where something depends on it.
     Locks: AccessExclusiveLock on the table, for a moment.
     """
     permit.check(subject(shadow), conn)
 
+    table = Relation(0, shadow.table_schema, shadow.table_name)
+
     def change() -> None:
-        if proven is not None and shadow.kind == "rename":
-            conn.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(shadow.table))
-            if _firing(conn, shadow) != proven:
-                raise _switched(shadow)
+        conn.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(shadow.table))
+        if proven is not None and shadow.kind == "rename" and _firing(conn, shadow) != proven:
+            raise _switched(shadow)
+        sent = sending(conn, shadow)
+        if sent:  # under the old name, by which PostgreSQL would not let it go
+            names = {shadow.shadow_name: shadow.column_name}
+            conn.execute(publications.taken_out(table, [shadow.shadow_name], names).encode())
         conn.execute(_sync(shadow).removal().encode())
         dropped = sql.SQL("ALTER TABLE {} DROP COLUMN {}")
         type_ = shadows.old_type(conn, shadow)
@@ -75,7 +89,9 @@ def drop(conn: Connection, target: Target, shadow: Shadow, permit: Permit, *, pr
         if type_:  # of an enum that was replaced
             conn.execute(f"DROP TYPE {type_}".encode())
         conn.execute(shadow.removal().encode())
-        conn.execute(publications.whole(Relation(0, shadow.table_schema, shadow.table_name)).encode())
+        if sent:
+            conn.execute(publications.put_back().encode())
+        conn.execute(publications.whole(table).encode())
         if shadow.kind != "rename":
             _end_way_back(conn, shadow, permit.run_id)
 

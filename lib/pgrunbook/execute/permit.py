@@ -15,7 +15,7 @@ from dataclasses import InitVar, dataclass, field
 from pgrunbook import history as histories
 from pgrunbook.branches import provenance
 from pgrunbook.branches.recovery_target import Point
-from pgrunbook.database import shadows
+from pgrunbook.database import own_publications, shadows
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.schema import snapshot
 from pgrunbook.database.shadows import Shadow
@@ -109,6 +109,8 @@ def of_run(here: Session, plan: Plan, conn: Connection) -> Permit:
     if plan.direction == "up":
         preconditions.check_approved(plan, here.parameters.approved)
     history = histories.read(conn, here.target)
+    if plan.changes:
+        preconditions.check_history_table(conn, history)
     accepted = places.resolved(history, here.parameters.accept) if plan.direction == "up" else ()
     preconditions.check_gates(here.run, plan, accepted)
     preconditions.check_base(here.run, plan, conn, history, snapshot(conn, leave_out=leave_out(history)))
@@ -228,4 +230,6 @@ def _of_choice(here: Session, choice: str, cell: str, shown_by: str, conn: Conne
 
 
 def _made(run_id: str, of: Collection[str], conn: Connection | None, on_conflict: OnConflict = "stop") -> Permit:
+    if conn is not None:
+        own_publications.refuse(conn)
     return Permit(run_id, frozenset(of), conn, _MADE_BY_A_CHECK, on_conflict)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from pgrunbook import history as histories
 from pgrunbook.config import regular_file
-from pgrunbook.database import activity, inverse_log, step_log
+from pgrunbook.database import activity, inverse_log, own_publications, step_log
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.schema import Snapshot
 from pgrunbook.database.schema_diff import diff
-from pgrunbook.display.prose import counted
+from pgrunbook.display.prose import counted, listed
 from pgrunbook.errors import Broken, Refused
 from pgrunbook.execute import failures
 from pgrunbook.history import History
@@ -100,6 +101,19 @@ def check_restore_point(run: Run, plan: Plan, conn: Connection) -> None:
             detail="Target and journal have to agree on it: restore_points is on for this target.",
             hint='Run cell "take-restore-point" first, then this cell again.',
         )
+
+
+def check_history_table(conn: Connection, history: History) -> None:
+    """Check that no subscriber stops at the first row of a history table that is made now. Raises Refused."""
+    if history.exists or not (found := own_publications.stopped_by(conn, history.schema)):
+        return
+    made = "; ".join(statement.as_string(conn) for statement in histories.prepare_table(history))
+    raise Refused(
+        f"cannot make the history table {history.qualified_table}: {listed(found)} would send it",
+        detail="A subscriber that does not have it stops at its first row, and applies nothing that comes behind it.",
+        hint=f"Make it on each subscriber, then here, and begin again: {made}. Or name another schema for it"
+        " (history_schema in targets.toml).",
+    )
 
 
 def is_over(plan: Plan, change: Change, conn: Connection, applied: Collection[str]) -> bool:

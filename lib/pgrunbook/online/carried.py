@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from pgrunbook.database import publications
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.queries import rows
 from pgrunbook.inverse import grants
@@ -99,9 +100,9 @@ def read(conn: Connection, swap: TableSwap, oid: int, columns: Collection[str]) 
         carried.views = [text for _, text in _texts(reader, "pg_class", found.get("materialized view", ()))]
         carried.begins += _granted(conn, reader, oid, dropped)
         carried.begins += _comments(conn, reader, swap, found, dropped, oid=oid)
-    for row in rows(conn, "swap", "published", oid=oid):
-        carried.ends.append(row["out"])
-        carried.begins.append(row["back"])
+    for out, back in publications.having(conn, oid):
+        carried.ends.append(out)
+        carried.begins.append(back)
     return carried
 
 

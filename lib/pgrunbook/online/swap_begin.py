@@ -10,9 +10,10 @@ from typing import Any
 import psycopg
 
 from pgrunbook.config.targets import Target
-from pgrunbook.database import step_log
+from pgrunbook.database import own_publications, step_log
 from pgrunbook.database.checksums import TableName
 from pgrunbook.database.connection import Connection, transaction
+from pgrunbook.database.own_publications import OwnPublication
 from pgrunbook.database.queries import rows
 from pgrunbook.display.prose import listed
 from pgrunbook.errors import Blocked, Refused, WrongInput
@@ -54,7 +55,7 @@ def look(conn: Connection, choice: SwapChoice) -> SwappedTable:
     _refuse_half_done(conn, choice)
     (facts,) = rows(conn, "swap", "facts", oid=oid)
     found = tuple(carried.hanging(conn, oid))
-    _refuse_kind(choice, facts)
+    _refuse_kind(choice, facts, own_publications.sending(conn))
     swap_shape.statements(choice.shape, choice.table, TableName(SCHEMA, f"swap_{swap_store.name_of(choice.table)}"))
     _refuse_hanging(choice, found)
     _refuse_statistics(conn, choice, oid)
@@ -165,7 +166,7 @@ def _refuse_half_done(conn: Connection, choice: SwapChoice) -> None:
         )
 
 
-def _refuse_kind(choice: SwapChoice, facts: dict[str, Any]) -> None:
+def _refuse_kind(choice: SwapChoice, facts: dict[str, Any], sending: Sequence[OwnPublication]) -> None:
     reasons = {
         "it is no table": facts["kind"] not in "rp",
         "it is partitioned, and without CREATE TABLE {table} ... in its shape the new one would have no partitions":
@@ -174,7 +175,7 @@ def _refuse_kind(choice: SwapChoice, facts: dict[str, Any]) -> None:
         "it is temporary": facts["persistence"] == "t",
         f"it belongs to {facts['owner_name']}, whose rights our role does not have": not facts["is_ours"],
         "it belongs to an extension": facts["is_of_extension"],
-        "a publication FOR ALL TABLES would send the copy to its subscribers": facts["is_published_with_all"],
+        f"{listed(sending)} would send the copy to its subscribers": bool(sending),
         "a subscription writes it": facts["is_subscribed"],
         "it is of pgrunbook itself": facts["schema"] == SCHEMA,
     }  # fmt: skip

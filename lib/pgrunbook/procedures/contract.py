@@ -24,6 +24,7 @@ from pgrunbook.session import acceptance, checks, once
 from pgrunbook.session import session as heres
 from pgrunbook.session.parameters import Contract
 from pgrunbook.session.session import Session
+from pgrunbook.sql.tree import quoted
 
 _AFTER = {
     "rename": "code that uses the old name fails; a rollback renames the column back, and then the new name fails",
@@ -66,7 +67,7 @@ def what_is_still_double(here: Session) -> Table:
             one.beside,
             f"{one.kind} by {one.migration}",
             f"{one.made_at:%Y-%m-%d %H:%M} UTC" if one.made_at else "",
-            Cell("once it is dropped", under=_AFTER[one.kind]),
+            Cell("once it is dropped", under=_after(here.conn, one)),
         )
         for one in found
     ]
@@ -182,6 +183,18 @@ def _refuse_unknown(here: Session, found: Sequence[Shadow]) -> None:
             detail=f"These wait: {listed([one.label for one in found]) or 'none'}.",
             hint="Name it as here: schema.table.column.",
         )
+
+
+def _after(conn: Connection, one: Shadow) -> str:
+    """Return what is different once a column is dropped."""
+    sent = contract.sending(conn, one) if one.kind == "rename" else []
+    if not sent:
+        return _AFTER[one.kind]
+    renamed = f"ALTER TABLE {one.table_sql} RENAME COLUMN {quoted(one.shadow_name)} TO {quoted(one.column_name)}"
+    return (
+        f"{_AFTER[one.kind]}; {listed([each.sql for each in sent])} sends the new name from then on: a subscriber stops"
+        f" at the next row, loses nothing, and goes on after {renamed} there"
+    )
 
 
 def _not_accepted(here: Session) -> Refused:

@@ -11,7 +11,7 @@ import psycopg
 
 from pgrunbook import history as histories
 from pgrunbook.config.targets import Target
-from pgrunbook.database import index_health, leftovers, locks, queries, step_log, vitals
+from pgrunbook.database import index_health, leftovers, locks, own_publications, queries, step_log, vitals
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.leftovers import Remnant
 from pgrunbook.database.lock_tree import ServerSession
@@ -49,6 +49,7 @@ def diagnose(target: Target, conn: Connection, seen: Vitals) -> list[Symptom]:
     """
     found = list(_stuck(seen))
     looks: tuple[tuple[Section, Callable[[], Iterator[Symptom]]], ...] = (
+        ("stuck", lambda: _publications(conn)),
         ("history", lambda: _half_done(target, conn)),
         ("history", lambda: _history(target, conn)),
         ("left-behind", lambda: _unfinished(target, conn)),
@@ -139,6 +140,13 @@ def _stuck(seen: Vitals) -> Iterator[Symptom]:
     for one in vitals.concerns(seen):
         if one.urgency is not Urgency.KNOW or one.what == "not seen":
             yield Symptom("stuck", one.what, one.detail, one.todo, is_urgent=one.urgency is Urgency.NOW)
+
+
+def _publications(conn: Connection) -> Iterator[Symptom]:
+    if found := own_publications.stopped_by(conn, own_publications.OURS):
+        slots = own_publications.readers(conn)
+        what = f"{listed(found)} sends schema pgrunbook, too; slots that are read: {listed(slots)}"
+        yield Symptom("stuck", what, own_publications.STOPS, own_publications.way_out(conn, found), is_urgent=True)
 
 
 def _half_done(target: Target, conn: Connection) -> Iterator[Symptom]:

@@ -24,7 +24,7 @@ from pgrunbook.display.show import BAD, GOOD, QUIET, WARN, Banner, Card, Cell, T
 from pgrunbook.draft import disk_space, plan_sql, release
 from pgrunbook.draft.build import base
 from pgrunbook.errors import Refused
-from pgrunbook.execute import failures
+from pgrunbook.execute import failures, preconditions
 from pgrunbook.history import Entry, Migration, State, places, verify_folder
 from pgrunbook.history.drizzle_kit import generate_migrations
 from pgrunbook.history.state import leave_out
@@ -142,6 +142,8 @@ def what_is_pending(here: Session) -> Table:
             here.show(table)
             raise failures.begun_elsewhere(name, begun)
     failures.refuse_unfinished(step_log.unfinished(here.conn, "up"), pending)
+    if pending:
+        preconditions.check_history_table(here.conn, history)
     return table
 
 

@@ -6,6 +6,9 @@
    name; from then on the trigger lets each follow the other.
 
 The way back drops the column of ours and renames the other one back: both agree, so no write is lost.
+
+A publication goes on sending the column under its old name, which is all that subscribers have: it sends the renamed
+one until the cut-over, and ours from then on. Contract lets it send the new name.
 """
 
 # ruff: noqa: S608 - the statements are made of quoted names
@@ -17,7 +20,7 @@ from typing import Any
 
 from pglast import ast, enums
 
-from pgrunbook.database import column_dependents
+from pgrunbook.database import column_dependents, publications
 from pgrunbook.database.column_sync import ColumnPair, ColumnSync, Leads, sync_name
 from pgrunbook.database.relations import Column, Relation, constraints_of
 from pgrunbook.database.shadows import Shadow
@@ -35,7 +38,7 @@ _WHY = {
     "partition key": 'it is in the partition key of "{}": a row finds its partition before a trigger could fill it',
     "inherits": 'the table and "{}" inherit from each other',
     "typed": 'the table is one of type "{}"',
-    "published": 'publication "{}" sends it: subscribers do not have a second column',
+    "published": 'publication "{}" sends it: of a partitioned table it takes no list of columns',
     "update of": 'trigger "{}" fires on UPDATE OF this column, and would not for the other name',
     "reads": 'trigger "{}" reads it before the two are made equal',
 }
@@ -66,6 +69,9 @@ def back(case: Case) -> Expansion | None:
         f"ALTER TABLE {shadow.table_sql} RENAME COLUMN {new} TO {old}",
         shadow.removal(),
     ]
+    table, _ = _renamed(case)
+    if table is not None and publications.naming(case.facts.conn, table, shadow.shadow_name):
+        renamed = [*_out(table, shadow.shadow_name), *renamed, publications.put_back(), publications.whole(table)]
     says = f"Drop {gone}, which lived beside {shadow.beside}, and give that its old name."
     explains = "Both columns hold the same values, so that no write is lost with one of them."
     return Expansion(case.statement, BACK, explains, (proof, SafeStep(";\n".join(renamed), says)))
@@ -113,9 +119,12 @@ def _obstacles(case: Case, table: Relation, column: Column) -> Iterator[str]:
         yield "the table is another role's"
     if case.facts.loop_key(table) is None and case.facts.has_rows_beyond(table, case.batch_rows):
         yield "the table has no key by which to fill the other name in batches"
+    if not table.is_partitioned:
+        yield from publications.obstacles_of_names(case.facts.conn, table, column.name)
     words = {"word": name_uses.word(column.name), "other": name_uses.word(case.node.newname)}
     for row in case.facts.rows("shadow_obstacles", oid=table.oid, column=column.name, **words):
-        yield _WHY[row["kind"]].format(row["name"])
+        if row["kind"] != "published" or table.is_partitioned:
+            yield _WHY[row["kind"]].format(row["name"])
 
 
 def of_rename(case: Case) -> tuple[Relation, Column] | None:
@@ -134,6 +143,11 @@ def _renamed(case: Case) -> tuple[Relation | None, Column | None]:
     return table, case.facts.columns(table).get(node.subname)
 
 
+def _out(table: Relation, column: str) -> list[str]:
+    """Return what takes a table out of the publications that name a column, while nobody writes."""
+    return [f"LOCK TABLE {table.sql} IN ACCESS EXCLUSIVE MODE", publications.taken_out(table, [column])]
+
+
 def _pair(old: str, new: str, type_: str) -> ColumnPair:
     return ColumnPair(old, new, type_, type_, is_steady=True)
 
@@ -148,6 +162,8 @@ class _Rename:
         self.shadow = made
         self.sync = ColumnSync(made.sync_name, table.identifier)
         self.ours = helper(table.schema, table.name, column.name, "rename")
+        there = [] if table.is_partitioned else publications.of_table(case.facts.conn, table)
+        self.publications = [one for one in there if one.sends(column.name)]
 
     def expansion(self) -> Expansion:
         """Return them, what takes them away, and what lives beside until contract."""
@@ -160,16 +176,33 @@ class _Rename:
             f"Code that uses {old} would fail as soon as the rename commits. So {old} stays as a column that a trigger "
             f"keeps equal to {new}, until contract drops it; SELECT * shows both.",
             tuple(steps),
-            cleanup=(self.sync.cleanup(), probes.drop_column(self.table, self.ours)),
+            cleanup=tuple(self._cleanup()),
             differs=tuple(self._differs([label for label, _ in indexes_ if label])),
         )
+
+    def _cleanup(self) -> Iterator[str]:
+        yield self.sync.cleanup()
+        yield probes.drop_column(self.table, self.ours)
+        if self._is_sent_whole:
+            yield publications.cleanup(self.table)
+
+    @property
+    def _is_sent_whole(self) -> bool:
+        return any(not one.is_listed for one in self.publications)
+
+    def _unsent(self, column: str) -> list[str]:
+        if self.table.is_partitioned:
+            return []
+        return [publications.unsent(self.table, [column], self.case.facts.version)]
 
     def _added(self) -> SafeStep:
         type_ = self.column.type
         collation = f" COLLATE {self.column.own_collation}" if self.column.own_collation else ""
         added = alter_table(self.table.identifier, f"ADD COLUMN {name(self.ours)} {type_}{collation}")
         installed = self.sync.installation(_pair(self.column.name, self.ours, type_), Leads.OLD)
-        return SafeStep(f"{added};\n{installed}", f"Add a column that follows {self.column.sql}, empty in old rows.")
+        listed = [publications.listed(self.table, [self.ours])] if self._is_sent_whole else []
+        text = ";\n".join([added, *listed, *self._unsent(self.ours), installed])
+        return SafeStep(text, f"Add a column that follows {self.column.sql}, empty in old rows.")
 
     def _filled(self) -> SafeStep:
         old, ours = name(self.column.name), name(self.ours)
@@ -237,13 +270,21 @@ class _Rename:
         old, new, ours = name(self.column.name), name(self.case.node.newname), name(self.ours)
         rights = self.case.facts.rows("column_rights", oid=self.table.oid, column=self.column.name)
         statements = [
+            *(_out(self.table, self.column.name) if self.publications else []),
             f"ALTER TABLE {self.table.sql} RENAME COLUMN {old} TO {new}",
             f"ALTER TABLE {self.table.sql} RENAME COLUMN {ours} TO {old}",
             self.sync.turn(_pair(self.column.name, self.case.node.newname, self.column.type), Leads.BOTH),
             *(row["sql"] for row in rights),
             self.shadow.entry(),
+            *([publications.put_back()] if self.publications else []),
+            *self._unsent(self.case.node.newname),
         ]
         says = f"Give {self.column.sql} its new name, and the column of ours the old one; each follows the other now."
+        if self.publications:
+            sent = (
+                f"{listed([one.sql for one in self.publications], 6)} goes on sending {self.column.sql} until contract"
+            )
+            says += f" {sent}: then subscribers stop until it has its new name there, too."
         return SafeStep(";\n".join(statements), says)
 
     def _differs(self, made: list[str]) -> Iterator[Declared]:
@@ -254,6 +295,12 @@ class _Rename:
             yield Declared("until contract", index, why)
         for row in self.case.facts.rows("column_rights", oid=self.table.oid, column=self.column.name):
             yield Declared("until contract", f"column {self.table.label}.{self.column.sql} to {row['grantee']}", why)
+        for one in self.publications:
+            told = f"publication {one.sql} sends {self.column.sql} until contract: subscribers lack the new name"
+            yield Declared("until contract", f"{one.sql} {self.table.label}", told)
+        if sent := [one.sql for one in self.publications if one.sends_updates]:
+            told = f"each row that is filled is sent to the subscribers of {listed(sent, 6)} once more"
+            yield Declared("elsewhere", self.table.sql, told)
         if self._triggers() and self._fires_triggers():
             told = f"triggers fire for each row that is filled: {listed(self._triggers(), 6)}"
             yield Declared("elsewhere", self.table.sql, told)

@@ -142,9 +142,11 @@ def _returned(move: ColumnMove, gone: Sequence[Shadow], beside: SideChanges | No
     ends = [one.sync.removal() for one in move.columns]
     ends.append(alter_table(move.table.identifier, *(f"DROP COLUMN {name(one.leaves_as)}" for one in move.columns)))
     ends += [one.removal() for one in gone]
+    is_sent = any(one.on.publications for one in move.columns)
+    ends += [publications.with_others(move.table, gone=beside.columns)] if is_sent and beside.columns else []
     ends += [alter_table(move.table.identifier, *beside.back_last)] if beside.back_last else []
     ends += beside.back_then
-    if any(one.on.publications for one in move.columns):
+    if is_sent:
         ends.append(publications.whole(move.table))
     says = " ".join(
         f"{one.comes} becomes {one.column} again, with all that hangs on it; the new column is dropped."
@@ -195,8 +197,11 @@ class ShadowForm:
         """Return the steps of the change."""
         beside, table = self.beside, self.there.table
         ends = [alter_table(table.identifier, *beside.last)] if beside.last else []
+        ends += [publications.with_others(table, come=beside.columns)] if self._unlisted and beside.columns else []
         ends += [one.sync.turn(one.pair, Leads.NEW) for one in self.back.columns]
         ends += [_registered(self.case, one).entry() for one in self.found]
+        parked = [one.leaves_as for one in self.there.columns]
+        ends.append(publications.unsent(table, parked, self.case.facts.version))
         says = " ".join(
             f"{one.comes} becomes {one.column} with all that hangs on it; {one.column} goes on as {one.leaves_as}."
             for one in self.there.columns
@@ -297,6 +302,7 @@ def _beside(
     added = [text for one in found for text in _added(case, one)]
     if unlisted:
         added.append(publications.listed(table, [one.pair.new for one in found]))
+    added.append(publications.unsent(table, [one.pair.new for one in found], case.facts.version))
     synced = [one.sync.installation(one.pair, Leads.OLD) for one in found]
     triggers = (
         f"a trigger that keeps it equal to {old}" if len(found) == 1 else f"triggers that keep them equal to {old}"

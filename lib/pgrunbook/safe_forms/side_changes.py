@@ -20,7 +20,7 @@ from typing import Any
 
 from pglast import enums
 
-from pgrunbook.database import column_dependents, publications
+from pgrunbook.database import column_dependents
 from pgrunbook.database.column_dependents import ConstraintOn, IndexOn
 from pgrunbook.database.relations import CatalogConstraint, Column, Relation, constraints_of
 from pgrunbook.plan.declared import Declared
@@ -40,13 +40,15 @@ A, K = enums.AlterTableType, enums.ConstrType
 class SideChanges:
     """``not_null`` is what changed columns become; ``gone`` is taken off the table, ``added`` is put on it.
 
-    ``first`` are steps before the columns are moved, ``last`` subcommands at the end of the cut-over. ``back_first``
-    and ``back_last`` are the same for the way back, ``back_then`` statements behind these.
+    ``columns`` are those that it gets. ``first`` are steps before the columns are moved, ``last`` subcommands at the
+    end of the cut-over. ``back_first`` and ``back_last`` are the same for the way back, ``back_then`` statements behind
+    these.
     """
 
     not_null: dict[str, bool] = field(default_factory=dict)
     gone: Hung = field(default_factory=Hung)
     added: Hung = field(default_factory=Hung)
+    columns: list[str] = field(default_factory=list)
     first: list[SafeStep] = field(default_factory=list)
     last: list[str] = field(default_factory=list)
     back_first: list[SafeStep] = field(default_factory=list)
@@ -177,12 +179,11 @@ class _Reader:
             return "" if cmd.missing_ok else _other(cmd)
         if column.generated is not None or column.of_table:
             return _other(cmd, " with a constraint or GENERATED")
-        if any(not one.is_listed for one in publications.of_table(self.case.facts.conn, self.table)):
-            return _other(cmd, " of a table that a publication sends whole")
         if add_column.reads_rows(self.case, column):
             self.slow.append(cmd)
         else:
             self.made.last.append(command(cmd))
+        self.made.columns.append(column.name)
         self.made.back_last.append(f"DROP COLUMN {name(column.name)}")
         return ""
 

@@ -84,8 +84,7 @@ def breaking(
         return None
     types = _old_types(case) if old_types is None else list(old_types)
     pairs = {(one.table_schema, one.table_name) for one in case.shadows}
-    tables = {(one.table_schema, one.table_name) for one in case.shadows if one.kind == "type change"}
-    there = [table for name in sorted(tables) if (table := case.facts.named(name)) is not None]
+    there = [table for name in sorted(pairs) if (table := case.facts.named(name)) is not None]
     unlisted = {
         table.oid for table in there if any(not p.is_listed for p in publications.of_table(case.facts.conn, table))
     }

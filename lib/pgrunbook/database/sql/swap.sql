@@ -282,7 +282,6 @@ SELECT c.oid::bigint AS oid,
                    FROM pg_catalog.pg_partition_tree(c.oid) AS p
                    WHERE p.isleaf AND p.relid <> c.oid), 0)::bigint AS bytes,
        c.reltuples::bigint AS rows_estimate,
-       EXISTS (SELECT FROM pg_catalog.pg_publication AS p WHERE p.puballtables) AS is_published_with_all,
        EXISTS (SELECT FROM pg_catalog.pg_subscription_rel AS s WHERE s.srrelid = c.oid) AS is_subscribed,
        EXISTS (SELECT FROM pg_catalog.pg_depend AS d
                WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e') AS is_of_extension
@@ -418,31 +417,6 @@ WHERE d.classid = 'pg_catalog.pg_class'::regclass
   AND d.refobjid = %(oid)s
   AND d.deptype = 'i'
 ORDER BY a.attnum
-
--- name: published
--- a row is: how a publication has a table: the statement that takes it out, and the one that puts it back
-SELECT pg_catalog.format('ALTER PUBLICATION %%I DROP TABLE ONLY %%s', p.pubname, r.prrelid::regclass) AS out,
-       pg_catalog.format('ALTER PUBLICATION %%I ADD TABLE %%s', p.pubname,
-                         pg_catalog.concat_ws(' ',
-                                              'ONLY ' || r.prrelid::regclass,
-                                              '(' || (SELECT pg_catalog.string_agg(pg_catalog.quote_ident(a.attname), ', ' ORDER BY a.attnum)
-                                                      FROM pg_catalog.pg_attribute AS a
-                                                      WHERE a.attrelid = r.prrelid
-                                                        AND a.attnum = ANY (r.prattrs)) || ')',
-                                              'WHERE (' || pg_catalog.pg_get_expr(r.prqual, r.prrelid) || ')')) AS back
-FROM pg_catalog.pg_publication_rel AS r
-JOIN pg_catalog.pg_publication AS p ON p.oid = r.prpubid
-WHERE r.prrelid = %(oid)s
-ORDER BY p.pubname
-
--- name: published_14
--- a row is: as published; PostgreSQL 14 knows neither columns nor filters there
-SELECT pg_catalog.format('ALTER PUBLICATION %%I DROP TABLE ONLY %%s', p.pubname, r.prrelid::regclass) AS out,
-       pg_catalog.format('ALTER PUBLICATION %%I ADD TABLE ONLY %%s', p.pubname, r.prrelid::regclass) AS back
-FROM pg_catalog.pg_publication_rel AS r
-JOIN pg_catalog.pg_publication AS p ON p.oid = r.prpubid
-WHERE r.prrelid = %(oid)s
-ORDER BY p.pubname
 
 -- name: foreign_keys
 -- a row is: a foreign key of a table or to it: which tables it locks, and whether it can be made without a check of all rows
