@@ -17,7 +17,7 @@ import pytest
 from acting import facts, run
 from budget import examples, sample
 from conftest import do, rows
-from pgrunbook.app import cli
+from pgrunbook.app import cli_runs
 from pgrunbook.config.targets import Target
 from pgrunbook.errors import Refused, RunbookError, WrongInput
 from pgrunbook.plan import plan as plans
@@ -80,8 +80,8 @@ def validates(one: Run) -> object:
 
 def shows(one: Run) -> object:
     """The list of runs, and this one."""
-    cli.runs_(target="", most=5)
-    return cli.show(one.run_id)
+    cli_runs.runs(target="", most=5)
+    return cli_runs.show(one.run_id)
 
 
 COMMANDS = (shows, accepts, resumes, migrates, validates)
