@@ -35,7 +35,7 @@ CELLS: dict[str, dict[str, str]] = {
         "point": "choose-the-point", **dict.fromkeys(("restored", "restored_target"), "restore-to-branch"),
         "salvage": "what-to-salvage",
     },
-    "contract": dict.fromkeys(("found", "accepted"), "what-is-still-double"),
+    "contract": {**dict.fromkeys(("found", "accepted"), "what-is-still-double"), "proven": "do-they-agree"},
     "backfill": {
         **dict.fromkeys(("made", "order", "capture", "end"), "plan-the-batches"), "looked_at": "look-at-the-rows",
         **dict.fromkeys(("filled", "throttle"), "fill-the-rows"), "in_sync": "keep-in-sync", "proven": "prove-it",
