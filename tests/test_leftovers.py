@@ -204,8 +204,9 @@ def test_helpers_of_a_run_that_is_over_are_removed(conn: Connection) -> None:
         " suppress_redundant_updates_trigger()"
     )
     conn.execute(f"CREATE INDEX pgrunbook_of_mine ON {ODD} (id)")
+    conn.execute("CREATE TYPE pgrunbook_new_kind AS ENUM ('a'); CREATE TYPE pgrunbook_kind AS ENUM ('a')")
     found = of(conn, "helper of a run")
-    assert [one.name.split()[0] for one in found] == ["constraint", "index", "trigger"]
+    assert [one.name.split()[0] for one in found] == ["constraint", "index", "trigger", "type"]
     key, value = locks.LOCK_KEY
     with psycopg.connect(conn.info.dsn, autocommit=True) as run:
         run.execute("SELECT pg_advisory_lock(%s, %s)", [key, value])

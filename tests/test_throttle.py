@@ -292,7 +292,7 @@ def test_size_grows_slowly_shrinks_at_once_and_is_halved(stage: Stage) -> None:
 
 
 def test_rest_follows_the_latency(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Above its goal the loop rests longer, well below it shorter, to none at all."""
+    """Above its goal the loop rests longer, well below it shorter, down to a fifth of the time, or to none."""
     monkeypatch.setattr(throttle, "STEER_S", 0.0)
     throttled = Throttle(stage.conn, 0, ThrottleGoals(latency_ms=10))
     assert throttled.rest == 1.0
@@ -300,11 +300,14 @@ def test_rest_follows_the_latency(stage: Stage, monkeypatch: pytest.MonkeyPatch)
     assert throttled.rest == 1.25
     for _ in range(40):
         throttled.worked(0.001, 1, commit_s=0.0001)
-    assert throttled.rest == 0.0
+    assert throttled.rest == throttle.FOR_OTHERS
     assert (throttled.samples[0].latency_ms, throttled.samples[-1].rows) == (100.0, 41)
     for _ in range(40):
         throttled.worked(0.001, 1, commit_s=1.0)
     assert throttled.rest == throttle.MOST_REST
+    throttled.latency_ms, throttled.rest = 1.0, 0.0
+    throttled.worked(0.001, 1, commit_s=0.0001)
+    assert throttled.rest == 0.0
 
 
 def test_loop_beside_slow_transactions_rests_to_listen(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,8 @@
    shrinks at once (as GitLab's batch optimizer), and is halved where a lock or the statement timed out.
    One that takes long for other reasons than its rows (a machine that is busy) is not shrunk: more of them cost more.
 3. A rest is a multiple of the work before it. Four times a second it is set anew, from the latency of small
-   transactions on the table (``online.latency``): longer where that is above its goal, shorter where it is well below.
+   transactions on the table (``online.latency``): longer where that is above its goal, shorter where it is well below,
+   down to a fifth of the time.
    Where others make it slow already while the loop rests, the goals are relative to that: to stand still helps nobody.
    To know that, a loop beside slow transactions rests every few seconds for long enough to listen.
 4. Where nobody else is at work (``online.brakes``) it does not rest, unless a person has slowed it down: what is slow
@@ -38,8 +39,10 @@ from pgrunbook.online.latency import LatencyProbe
 LOOK_S, STEER_S = 1.0, 0.25
 GROWS_BY = 1.2
 LEAST_PROBES = 5
-# The rest behind a batch, as a multiple of its time: half of the time at first, 1/41 of it at least.
+# The rest behind a batch, as a multiple of its time: half of the time at first.
 FIRST_REST, LEAST_REST, MOST_REST, MORE = 1.0, 0.2, 20.0, 1.25
+# So much it rests where it has once rested and others are at work: their backlog on a busy machine shows in no probe.
+FOR_OTHERS = 0.25
 ABOVE_IDLE = 2.0
 LISTEN_EVERY_S, LISTEN_S = 4.0, 0.3
 OVER_S = 1.0  # probes of the last second: fewer of them tell more of chance than of us
@@ -207,7 +210,7 @@ class Throttle:
         elif self.latency_ms > goal_ms:
             self.rest = min(MOST_REST, max(self.rest, LEAST_REST) * MORE)
         elif self.latency_ms < 0.8 * goal_ms:
-            self.rest = self.rest / MORE if self.rest > LEAST_REST / 10 else 0.0
+            self.rest = max(min(self.rest, FOR_OTHERS / self.pace), self.rest / MORE)
         if self.probe is not None and self.probe.behind:  # they wait for rows of ours
             self.rows = max(self.goals.least_rows, self.rows * 2 // 3)
         self._sample()

@@ -216,6 +216,16 @@ SELECT f.kind,
 FROM found AS f
 JOIN pg_catalog.pg_class AS c ON c.oid = f.table_oid
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+UNION ALL
+SELECT 'type',
+       pg_catalog.format('%I.%I', n.nspname, t.typname),
+       '',
+       pg_catalog.format('DROP TYPE %I.%I', n.nspname, t.typname),
+       pg_catalog.format('%I.%I', n.nspname, t.typname)
+FROM pg_catalog.pg_type AS t
+JOIN pg_catalog.pg_namespace AS n ON n.oid = t.typnamespace
+WHERE t.typtype = 'e'
+  AND t.typname ~ '^pgrunbook_(new|old)_'
 ORDER BY 1, 3, 2
 
 -- name: validations
