@@ -13,6 +13,7 @@ import pytest
 from acting import error, run
 from conftest import connect, do, rows
 from pgrunbook.config.targets import Target
+from pgrunbook.database import leftovers
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.schema import Snapshot, snapshot
 from pgrunbook.database.schema_diff import diff
@@ -199,6 +200,8 @@ def test_from_release_to_contract(project: Project, command: Command, spelling: 
     assert "3 columns wait for contract" in command("status", "--target", "demo")[1]
     assert command("drift", "--target", "demo", "--against", "validated")[0] == 0
     assert ("pgrunbook_old_kind",) in rows(target, OURS)
+    with connect(target) as conn:
+        assert [one.key for one in leftovers.helpers(conn)] == []
     before = rows(target, BOTH)
     made, code = run("contract", accept="all")
     assert (code, made.status) == (0, Status.DONE), error(made)

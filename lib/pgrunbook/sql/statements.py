@@ -165,11 +165,18 @@ def _holds_until_commit(node: Any) -> bool:
             return True
         case ast.CreateStmt():
             return node.oncommit not in _KEEPS
-        case ast.CreateTableAsStmt():
-            return node.into.onCommit not in _KEEPS
-        case ast.SelectStmt() if node.lockingClause or any(isinstance(part, ast.FuncCall) for part in walk(node)):
-            return True  # the rows that it locks, and functions that lock or set
+        case ast.CreateTableAsStmt() if node.into.onCommit not in _KEEPS:
+            return True
+        case ast.SelectStmt() | ast.CreateTableAsStmt() | ast.ExplainStmt():
+            return any(map(_may_hold, walk(node)))
+        case ast.InsertStmt() | ast.UpdateStmt() | ast.DeleteStmt() | ast.MergeStmt():
+            return any(map(_may_hold, walk(node)))
     return any(one.is_local for one in settings(node))
+
+
+def _may_hold(part: Any) -> bool:
+    """Tell whether a part of a query locks rows, or calls a function, which may lock and set whatever it likes."""
+    return isinstance(part, ast.FuncCall) or (isinstance(part, ast.SelectStmt) and bool(part.lockingClause))
 
 
 def has_left_out(sql: str) -> bool:
