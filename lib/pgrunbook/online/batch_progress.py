@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from psycopg import sql
+from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 
 from pgrunbook.database.connection import Connection
 from pgrunbook.database.locks import OF_DEADLOCK_TIMEOUT
-from pgrunbook.database.queries import load
+from pgrunbook.database.queries import load, rows
 
 _LZ4_SINCE = 150_000
 
@@ -29,41 +30,60 @@ class BatchProgress:
     started_at: str
 
 
-def wait_ms(conn: Connection, lock_timeout_ms: int) -> int:
-    """Return how long a batch waits for a lock while it holds others: the server looks for no deadlock meanwhile.
+@dataclass
+class BatchSession:
+    """What the transactions of a loop set for themselves; a batch is too short to be compiled.
 
-    Who waits for a row of ours while we wait for one of theirs would be the victim: each waits deadlock_timeout first.
-    A batch that takes less than the rest of it is over before that, or is given back.
-    Source: https://www.postgresql.org/docs/current/runtime-config-locks.html
+    A lock is waited for ``wait_ms`` while others are held: the server looks for no deadlock meanwhile. Who waits for a
+    row of ours while we wait for one of theirs would be the victim: each waits deadlock_timeout first. A batch that
+    takes less than the rest of it is over before that, or is given back.
+    With ``compress`` images of pages, most of what batches log, are compressed with LZ4: it costs next to nothing.
+    Where ``may_be_late``, a COMMIT need not wait for the disk: after a crash of the server the last batches of such a
+    loop are as if they had never been, each whole with its progress, and the loop does them again. ``is_late`` while
+    there may be such batches: `catch_up` waits until the disk has them.
+    Source: https://www.postgresql.org/docs/current/runtime-config-locks.html,
+    https://www.postgresql.org/docs/current/runtime-config-wal.html,
+    https://www.postgresql.org/docs/current/wal-async-commit.html
     """
-    row = conn.execute("SELECT s.setting::int FROM pg_catalog.pg_settings AS s WHERE s.name = 'deadlock_timeout'")
-    return min(lock_timeout_ms, max(1, round(int(str((row.fetchone() or (1_000,))[0])) * OF_DEADLOCK_TIMEOUT)))
+
+    wait_ms: int
+    statement_timeout_ms: int
+    compress: bool
+    may_be_late: bool
+    is_late: bool = False
+
+    def limit(self, conn: Connection, *, late: bool = False) -> None:
+        """Set the timeouts, ISO dates, which every session reads alike, and the isolation level of the tracker.
+
+        With ``late`` this transaction's COMMIT does not wait for the disk, where it may be so.
+        """
+        late = late and self.may_be_late
+        self.is_late = self.is_late or late
+        also = "; SET LOCAL wal_compression = lz4" * self.compress + "; SET LOCAL synchronous_commit = off" * late
+        conn.execute(
+            sql.SQL(
+                "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = {};"
+                " SET LOCAL statement_timeout = {}; SET LOCAL DateStyle = ISO; SET LOCAL jit = off" + also
+            ).format(sql.Literal(self.wait_ms), sql.Literal(self.statement_timeout_ms))
+        )
+
+    def catch_up(self, conn: Connection, name: str) -> None:
+        """Wait until the disk has all that the loop of that name has committed, unless the connection is lost."""
+        if not self.is_late or conn.closed or conn.info.transaction_status != TransactionStatus.IDLE:
+            return
+        with conn.transaction():
+            self.limit(conn)
+            read(conn, name)  # the lock of its row is logged behind what the batches did, and this COMMIT waits for it
+        self.is_late = False
 
 
-def compresses(conn: Connection) -> bool:
-    """Tell whether batches compress their images of pages, most of what they log, with LZ4: it costs next to nothing.
-
-    Where the server was built with it, does not do so itself, and this role may say so.
-    Source: https://www.postgresql.org/docs/current/runtime-config-wal.html
-    """
-    if conn.info.server_version < _LZ4_SINCE:
-        return False
-    row = conn.execute(load("relations")["may_compress_wal"].encode()).fetchone()
-    return bool(row and row[0])
-
-
-def limit(conn: Connection, lock_timeout_ms: int, statement_timeout_ms: int, *, compress: bool = False) -> None:
-    """Set the timeouts, ISO dates, which every session reads alike, and the isolation level of the tracker.
-
-    A batch is too short to be compiled.
-    """
-    also = "; SET LOCAL wal_compression = lz4" if compress else ""
-    conn.execute(
-        sql.SQL(
-            "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = {};"
-            " SET LOCAL statement_timeout = {}; SET LOCAL DateStyle = ISO; SET LOCAL jit = off" + also
-        ).format(sql.Literal(lock_timeout_ms), sql.Literal(statement_timeout_ms))
-    )
+def session_of(conn: Connection, lock_timeout_ms: int, statement_timeout_ms: int) -> BatchSession:
+    """Return what the batches of a loop set on this server, and may with this role."""
+    (row,) = rows(conn, "relations", "batch_session")
+    wait_ms = min(lock_timeout_ms, max(1, round(row["deadlock_timeout_ms"] * OF_DEADLOCK_TIMEOUT)))
+    knows_lz4 = conn.info.server_version >= _LZ4_SINCE
+    compress = knows_lz4 and bool(rows(conn, "relations", "may_compress_wal")[0]["may"])
+    return BatchSession(wait_ms, statement_timeout_ms, compress, not row["has_synchronous_standbys"])
 
 
 def begin(

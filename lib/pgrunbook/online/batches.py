@@ -13,6 +13,8 @@
 5. A batch that the server refuses for a row stops the loop, and a note names the row; or it is halved until that row
    stands alone, is recorded and passed over (``online.bad_rows``).
 6. Between two batches the loop obeys the control row (``database.control``), or its throttle (``online.throttle``).
+7. While nobody else is at work, a batch does not wait for the disk; before the loop returns, or raises, all of them are
+   there. A crash of the server takes back the last of them whole: the loop does these again.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from pgrunbook.errors import Broken
 from pgrunbook.online import bad_rows as refusals
 from pgrunbook.online import batch_progress, tracked_pages
 from pgrunbook.online.bad_rows import OF_A_ROW, STOP, BadRows
-from pgrunbook.online.batch_progress import BatchProgress
+from pgrunbook.online.batch_progress import BatchProgress, BatchSession
 from pgrunbook.online.ranges import Key, KeyRanges, PageRanges, ranges_of, texts
 from pgrunbook.online.single_rows import are_at, key_at, rows_of, told
 from pgrunbook.online.throttle import Throttle
@@ -96,46 +98,45 @@ def run_batches(
     step_log.create(conn)
     if bad_rows.policy == "skip":
         refusals.create(conn)
-    loop = _Loop(
-        conn, batches, resume_from, lock_timeout_ms, statement_timeout_ms, haste, bad_rows, throttle, one_pass,
-        first_page, batch_progress.wait_ms(conn, lock_timeout_ms), batch_progress.compresses(conn),
-    )  # fmt: skip
+    session = batch_progress.session_of(conn, lock_timeout_ms, statement_timeout_ms)
+    loop = _Loop(conn, batches, resume_from, lock_timeout_ms, haste, bad_rows, throttle, one_pass, first_page, session)
     obedience, made = Obedience(conn, on_pause), 0
-    while True:
-        if throttle is not None:
-            throttle.turn()
-        else:
-            obedience.now()
-        before, after = loop.batch()
-        if before is not None and before.is_done:
-            return before
-        if before is not None:
-            on_batch(after)
-            made += 1
-        if made == most_batches:
-            return after
+    try:
+        while True:
+            if throttle is not None:
+                throttle.turn()
+            else:
+                obedience.now()
+            before, after = loop.batch()
+            if before is not None and before.is_done:
+                return before
+            if before is not None:
+                on_batch(after)
+                made += 1
+            if made == most_batches:
+                return after
+    finally:
+        session.catch_up(conn, resume_from)
 
 
 @dataclass
 class _Loop:
     """A loop at work. ``most`` bounds the next batch while rows are isolated, None where nothing was refused.
 
-    ``reached`` is where the last attempt ended, ``refused`` the single row that it was refused for, and why. A lock is
-    waited for ``wait_ms`` at a time, and by this batch for ``waited_ms`` until now.
+    ``reached`` is where the last attempt ended, ``refused`` the single row that it was refused for, and why. A batch
+    has waited for a lock for ``waited_ms`` until now.
     """
 
     conn: Connection
     batches: Batches
     name: str
     lock_timeout_ms: int
-    statement_timeout_ms: int
     haste: Haste | None
     bad_rows: BadRows
     throttle: Throttle | None
     one_pass: bool
     first_page: int
-    wait_ms: int
-    compress: bool
+    session: BatchSession
     waited_ms: int = 0
     asked: int = 0
     full: int = 0
@@ -182,7 +183,7 @@ class _Loop:
         """Tell whether the lock is waited for again, now that all that this batch had locked is given back."""
         if not isinstance(exc, pg.LockNotAvailable) or self.conn.closed:
             return False
-        self.waited_ms += self.wait_ms
+        self.waited_ms += self.session.wait_ms
         is_over = self.waited_ms >= self.lock_timeout_ms
         self.waited_ms = 0 if is_over else self.waited_ms
         return not is_over
@@ -209,7 +210,7 @@ class _Loop:
         return before, after
 
     def _open(self) -> BatchProgress | None:
-        batch_progress.limit(self.conn, self.wait_ms, self.statement_timeout_ms, compress=self.compress)
+        self.session.limit(self.conn, late=self.throttle is not None and not self.throttle.rests)
         return batch_progress.read(self.conn, self.name)
 
     def _rows(self, before: BatchProgress) -> int:

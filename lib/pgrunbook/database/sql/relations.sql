@@ -559,9 +559,16 @@ WHERE r.rolname = current_user
 -- a row is: whether this session may let what it logs be compressed with LZ4, and the server does not already
 SELECT s.setting IN ('off', 'pglz')
        AND 'lz4' = ANY (s.enumvals)
-       AND pg_catalog.has_parameter_privilege('wal_compression', 'SET')
+       AND pg_catalog.has_parameter_privilege('wal_compression', 'SET') AS may
 FROM pg_catalog.pg_settings AS s
 WHERE s.name = 'wal_compression'
+
+-- name: batch_session
+-- a row is: what a loop of batches has to know of the server; whoever names synchronous standbys wants them waited for
+SELECT s.setting::int AS deadlock_timeout_ms,
+       pg_catalog.current_setting('synchronous_standby_names') <> '' AS has_synchronous_standbys
+FROM pg_catalog.pg_settings AS s
+WHERE s.name = 'deadlock_timeout'
 
 -- name: read_batch
 -- a row is: the progress of a loop of batches
