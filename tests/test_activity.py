@@ -16,6 +16,7 @@ from scenes import meanwhile, session, until, waits
 Project = Callable[..., Target]
 
 
+@pytest.mark.slow
 def test_the_identity_is_the_servers_own(project: Project, site: Site) -> None:
     """Version, database, role and system identifier, as the server tells them."""
     target = project(folder={})

@@ -283,6 +283,7 @@ SELECT ARRAY(SELECT format('%s %s %s %s', format_type(atttypid, atttypmod), attc
 """
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("case", sample(COLUMNS.strip().split("\n"), 3))
 def test_advice_for_a_new_column_ends_in_what_was_written(newest: Server, case: str) -> None:
     """Its default, collation, NOT NULL and keys, with the actions of a foreign key: none is lost on the way."""

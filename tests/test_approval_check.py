@@ -187,6 +187,7 @@ def by_resuming_operator(scene: Scene) -> None:
     changed(scene)
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("act", [approved, expired_since, revoked_since, finished_later, by_resuming_operator])
 def test_a_change_that_was_approved_says_by_whom(scene: Scene, act: Callable[[Scene], None]) -> None:
     """Whatever became of the approval afterwards."""

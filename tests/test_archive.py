@@ -52,6 +52,7 @@ def repacked(file: Path, content: Members) -> None:
             tar.addfile(info, io.BytesIO(value))
 
 
+@pytest.mark.slow
 def test_an_archive_is_true_without_the_folder_of_the_runs(
     records: Records, monkeypatch: pytest.MonkeyPatch, command: Command
 ) -> None:
@@ -182,6 +183,7 @@ def test_an_archive_says_what_was_done_to_it(
     assert not Path("/tmp/outside").exists()  # noqa: S108
 
 
+@pytest.mark.slow
 def test_a_damaged_archive_is_told_wherever_it_is_cut_or_flipped(records: Records) -> None:
     """Each of forty places; it is never true, and never a traceback."""
     file = Path(packed(records, "one").place)
@@ -214,6 +216,7 @@ def test_without_signers_of_ones_own_an_archive_is_not_checked(
     ]
 
 
+@pytest.mark.slow
 def test_what_is_open_or_not_as_it_was_sealed_is_refused(records: Records, command: Command) -> None:
     """With the reason, where somebody names it; else it stays out, and that is told."""
     code, _, err = command("archive", records.runs["open"].run_id)

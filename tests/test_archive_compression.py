@@ -69,6 +69,7 @@ def rows(server: Server) -> int:
         return int(conn.execute("SELECT count(*) FROM t").fetchall()[0][0])
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 def test_compressed_wal_is_restored_from_and_read(source: Server) -> None:
     """To each kind of point, and its restore points are found; it takes a fraction of the room."""
@@ -177,6 +178,7 @@ def test_a_restore_names_the_damaged_segment(source: Server) -> None:
     assert Server("damaged").status().state is ServerState.ABSENT
 
 
+@pytest.mark.slow
 def test_a_segment_that_is_archived_again_is_no_obstacle(source: Server) -> None:
     """A server does so after a crash: its file is there twice, until the same is compressed anew."""
     name = archive.archived(source)[1]

@@ -75,6 +75,7 @@ def test_a_merge_is_released_and_a_gate_waits(project: Project, tmp_path: Path) 
     assert "pgrunbook" in told.splitlines()[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @pytest.mark.parametrize(("files", "code"), [(GOOD, 0), (BAD, 1)])
 def test_a_commit_is_reviewed(files: dict[str, str], code: int, tmp_path: Path) -> None:

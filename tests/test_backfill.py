@@ -175,6 +175,7 @@ def test_commands_of_the_guide_do_what_it_says(project: Project, command: Callab
     assert rows(target, "SELECT count(*) FROM instances WHERE millicpu IS DISTINCT FROM cpu * 1000") == [(0,)]
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(("samples", "kind"), [(0, Table), (1, Table), (2, Table), (3, Picture)])
 def test_only_what_has_a_line_is_drawn(target: Target, samples: int, kind: type[object]) -> None:
     """Two samples give one point, which would be an empty picture."""

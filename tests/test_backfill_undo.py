@@ -264,6 +264,7 @@ def test_what_cannot_be_captured_is_refused_before_anything_is_written(target: T
     assert (rows(target, OURS), differ(target)) == ([], 0)
 
 
+@pytest.mark.slow
 def test_of_what_the_application_writes_the_values_come_back_that_it_would_have(target: Target) -> None:
     """Before the batches and behind them: other columns, those the values are made of, the filled ones, and the key."""
     writes = [

@@ -58,6 +58,7 @@ def printed(command: Command, *words: str) -> tuple[int, dict[str, object]]:
     return code, found
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 def test_a_backup_is_taken_listed_and_verified(fresh: Server, command: Command) -> None:
     """In words for a person, and as JSON for a program."""

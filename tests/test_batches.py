@@ -74,6 +74,7 @@ def test_killed_loop_goes_on_behind_the_last_commit(stage: Stage) -> None:
     assert _values(stage.conn, "SELECT count(*) FROM t WHERE c BETWEEN 1001 AND 1050") == [199]
 
 
+@pytest.mark.slow
 def test_client_that_writes_rows_in_another_order_is_no_victim_of_a_deadlock(stage: Stage) -> None:
     """The batch gives its rows back before the server looks for one, and waits again: who writes sees no error."""
     waits = "SELECT count(*) FROM pg_locks WHERE pid = {} AND NOT granted"

@@ -114,6 +114,7 @@ def told(command: Command, *words: str, code: int = 0) -> str:
     return (out + err).strip()
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 def test_a_branch_is_a_target_of_its_own_until_it_is_removed(shop: Callable[..., Target], command: Command) -> None:
     """What is written there is there only; diff names it, reset takes it back, and delete leaves nothing."""

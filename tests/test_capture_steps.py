@@ -111,6 +111,7 @@ ROWS = [
 ]
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("sql", ROWS)
 def test_rows_are_kept_by_the_step_that_changes_them(conn: Conn, sql: str) -> None:
     """As it is written, in a transaction with others."""

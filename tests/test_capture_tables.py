@@ -106,6 +106,7 @@ def test_rows_are_as_before(conn: Connection, sql: str) -> None:
     assert {table: texts(conn, table) for table in TABLES} == before
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @pytest.mark.parametrize("name", ["parents", "moves"])
 def test_rows_of_a_block_that_asks_none_are_as_before(conn: Connection, name: str) -> None:
@@ -118,6 +119,7 @@ def test_rows_of_a_block_that_asks_none_are_as_before(conn: Connection, name: st
     assert {table: texts(conn, table) for table in TABLES} == before
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 def test_a_run_of_inserts_is_captured_as_one(conn: Connection) -> None:
     """A row that one of them has inserted and another one updated is an inserted row."""
@@ -131,6 +133,7 @@ def test_a_run_of_inserts_is_captured_as_one(conn: Connection) -> None:
     assert texts(conn, "kinds") == before
 
 
+@pytest.mark.newest
 def test_two_steps_are_reverted_in_turn(conn: Connection) -> None:
     """A lookup table is emptied and filled again: both are taken back, and what somebody has written since is told."""
     before = {table: texts(conn, table) for table in TABLES}

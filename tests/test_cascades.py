@@ -62,6 +62,7 @@ def test_all_levels_come_back(conn: Conn) -> None:
     assert state(conn, *TABLES) == before
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 def test_batches_keep_what_each_of_them_reaches(conn: Conn) -> None:
     """A row that loses its reference in one batch, and goes in a later one, is as it was."""
@@ -214,6 +215,7 @@ def test_estimate_counts_what_is_reached(conn: Conn) -> None:
     assert 10 + 50 + 150 < told.rows_estimate < 1.3 * (10 + 50 + 150 + 25 + 50 + 15)
 
 
+@pytest.mark.slow
 def test_cut_off_delete_has_left_nothing(conn: Conn) -> None:
     """What was kept of the other tables is gone with the transaction."""
     conn.execute("CREATE TABLE stop (id integer PRIMARY KEY REFERENCES shop); INSERT INTO stop VALUES (5)")

@@ -267,6 +267,7 @@ def differences(server: Server, statements: list[str]) -> dict[str, object]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "part", [STATEMENTS[5::32], pytest.param(STATEMENTS, marks=pytest.mark.slow)], ids=["some", "all"]
 )

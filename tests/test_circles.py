@@ -51,6 +51,7 @@ def conn(server: Server) -> Iterator[Conn]:
         yield conn
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @pytest.mark.every_version
 @pytest.mark.parametrize(("how", "more"), sample(KINDS, 4))

@@ -285,6 +285,7 @@ def test_runs_show_and_status_tell_how_things_stand(project: Project, command: C
     assert target.name == "demo"
 
 
+@pytest.mark.slow
 def test_a_run_by_hand_is_opened_again_and_not_resumed(project: Project, command: Command) -> None:
     """start makes working copies; --resume leads back to them; run --resume says so."""
     project(folder=FOLDER)

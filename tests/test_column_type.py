@@ -48,6 +48,7 @@ def conn(made: Conn) -> Iterator[Conn]:
         yield made
 
 
+@pytest.mark.first_case
 @pytest.mark.every_version
 @pytest.mark.parametrize(("type_", "null"), sample([(each, null) for null in ("", " NOT NULL") for each in TYPES], 10))
 def test_values_of_each_type_come_back(conn: Conn, type_: str, null: str) -> None:

@@ -52,6 +52,7 @@ def opened(branch: Server, door: str) -> bool:
     return is_there
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 def test_a_superuser_of_a_branch_does_nothing_to_the_machine(branch: Server) -> None:
     """Programs and files of others are refused by the system; and where it is not confined, each door is open."""
@@ -78,6 +79,7 @@ def test_what_a_server_needs_goes_on_working(branch: Server) -> None:
         conn.execute("CREATE DATABASE another")
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 def test_a_process_of_a_branch_ends_no_other(branch: Server) -> None:
     """It keeps the confinement for good, and files that we opened for it are closed again here."""
@@ -107,6 +109,7 @@ def test_the_log_is_opened_by_the_account_of_the_server(branch: Server) -> None:
     branch.do("rm", "log/postgresql.log")
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 def test_no_tcp_leaves_a_branch(branch: Server) -> None:
     """Whatever library tries: here dblink, with libpq's own doors open."""

@@ -58,6 +58,7 @@ def waiting(target: Target) -> list[str]:
         return [one.label for one in shadows.read(conn)]
 
 
+@pytest.mark.slow
 def test_nothing_goes_before_a_person_has_accepted_it(target: Target) -> None:
     """The refusal names the commands; what was accepted for the run goes, and then nothing waits."""
     here = up_to_the_drop()
@@ -79,6 +80,7 @@ def test_nothing_goes_before_a_person_has_accepted_it(target: Target) -> None:
     assert "1 column is dropped; no column waits." in str(contract.verdict(here))
 
 
+@pytest.mark.slow
 def test_what_waits_for_contract_is_no_leftover(target: Target, command: Callable[..., tuple[int, str, str]]) -> None:
     """Neither the column nor its index is one that troubleshoot would remove; status tells that it waits."""
     with connect(target) as conn:
@@ -90,6 +92,7 @@ def test_what_waits_for_contract_is_no_leftover(target: Target, command: Callabl
     assert "1, 1 column waits for contract" in out
 
 
+@pytest.mark.first_case
 @pytest.mark.usefixtures("target")
 @pytest.mark.parametrize(
     ("statement", "is_refused"),
@@ -136,6 +139,7 @@ def test_what_is_left_is_what_the_plain_sql_leaves(project: Project, target: Tar
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("target")
 def test_a_name_that_does_not_wait_is_wrong() -> None:
     """Those that wait are named, for the parameter as for the command."""
@@ -154,6 +158,7 @@ def test_a_name_that_does_not_wait_is_wrong() -> None:
     assert "Detail: It has shown: public.nodes.ip." in str(unknown)
 
 
+@pytest.mark.slow
 def test_rows_that_differ_keep_the_column(target: Target) -> None:
     """Somebody has switched the trigger off, written one name, and switched it on again."""
     trigger = rows(target, "SELECT tgname FROM pg_trigger WHERE tgrelid = 'nodes'::regclass AND NOT tgisinternal")[0][0]

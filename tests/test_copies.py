@@ -115,6 +115,7 @@ def tampered(place: str, name: str, change: Callable[[bytes], bytes], tmp_path: 
     there.put(name, change((tmp_path / "got").read_bytes()))
 
 
+@pytest.mark.slow
 def test_a_copy_says_what_was_done_to_it(
     place: str, command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -175,6 +176,7 @@ def test_an_object_that_leads_out_of_the_bucket_writes_nothing_here(
     assert not (tmp_path / "planted").exists()
 
 
+@pytest.mark.slow
 def test_an_archive_at_a_url_is_read_back_before_folders_go(place: str, command: Command) -> None:
     """It is verified where it lies; another one never takes its place."""
     one, two = sealed("one"), sealed("two")
@@ -194,6 +196,7 @@ def test_an_archive_at_a_url_is_read_back_before_folders_go(place: str, command:
     assert (code, made.startswith(f"{place}/runs-"), command("verify", made)[0]) == (0, True, 0)
 
 
+@pytest.mark.slow
 def test_a_copy_that_fails_keeps_no_run_from_ending(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command, caplog: pytest.LogCaptureFixture
 ) -> None:

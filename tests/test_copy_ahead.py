@@ -18,6 +18,7 @@ Project = Callable[..., Target]
 COUNT = "SELECT count(*)::int FROM t"
 
 
+@pytest.mark.slow
 def test_a_copy_is_made_ahead_taken_once_and_gone(project: Project) -> None:
     """With its twin, as it was when it was begun; who asks again gets a new one."""
     target = project(folder={"0001_a.sql": "SELECT 1"})

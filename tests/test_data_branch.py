@@ -183,6 +183,7 @@ def test_a_database_may_have_any_name(
         assert sums(copy.safe) == sums(copy.plain) == sums(target)
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @pytest.mark.parametrize("how_it_ends", [RuntimeError, KeyboardInterrupt])
 def test_the_branch_is_gone_however_the_rehearsal_ends(project: Project, how_it_ends: type[BaseException]) -> None:
@@ -250,6 +251,7 @@ def test_a_disk_that_is_too_small_is_found_before_the_copy(project: Project, mon
     assert branches() == []
 
 
+@pytest.mark.slow
 def test_there_is_no_twin_where_the_disk_has_room_for_two_copies_only(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -125,6 +125,7 @@ def message_of(target: Target) -> str:
 # -- the protocol, executed
 
 
+@pytest.mark.slow
 def test_there_and_back(project: Project) -> None:
     """Up records each version in the migration's own transaction, down takes back exactly one."""
     target = project(folder=FOLDER)
@@ -296,6 +297,7 @@ def test_a_kind_that_is_named_counts(project: Project) -> None:
 # -- which table it is
 
 
+@pytest.mark.slow
 def test_the_table_is_in_the_first_schema_of_the_search_path(project: Project) -> None:
     """As dbmate has it; a named schema counts before that, and is made with the table."""
     target = project(folder=FOLDER)
@@ -428,6 +430,7 @@ def test_a_file_that_dbmate_refuses_is_refused(project: Project, case: str) -> N
     assert message_of(project(folder={"1_a.sql": both("SELECT 1;"), "2_b.sql": text})) == message
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("case", sample(REFUSED, 3))
 def test_dbmate_refuses_it_too(project: Project, dbmate: Dbmate, case: str) -> None:
     """The rules are dbmate's, not ours."""
@@ -525,6 +528,7 @@ def test_our_table_is_dbmates(project: Project, dbmate: Dbmate) -> None:
     assert versions(ours) == versions(theirs)
 
 
+@pytest.mark.slow
 def test_a_named_table_is_dbmates_too(project: Project, dbmate: Dbmate) -> None:
     """Its --migrations-table is our history_schema and history_table."""
     target = project(folder=FOLDER, history_schema="ops", history_table="done")

@@ -21,6 +21,7 @@ SPELLINGS = {
 }  # fmt: skip
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("spelling", sample([*SPELLINGS], 4))
 def test_statements_that_belong_together_are_one(stage: Stage, spelling: str) -> None:
     """The others say with which they are done, and are not executed."""
@@ -33,6 +34,7 @@ def test_statements_that_belong_together_are_one(stage: Stage, spelling: str) ->
     assert [one.gate for one in found] == [None] * len(found)
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(("type_", "becomes"), [("integer", 3), ("level", "3")])
 def test_rows_that_are_inserted_meanwhile_have_a_default(stage: Stage, type_: str, becomes: object) -> None:
     """Before each step and behind the last one; names in it mean what the session's search_path makes of them."""

@@ -76,6 +76,7 @@ def refuses_two_of_one(conn: Conn) -> str:
     return refused.value.diag.constraint_name or ""
 
 
+@pytest.mark.slow
 @pytest.mark.newest
 def test_clients_swap_values_all_the_time(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """There, on the way back, and there again until contract; it ends as the plain change does."""

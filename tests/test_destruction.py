@@ -60,6 +60,7 @@ def test_base_backups_go_only_when_that_is_said(project: Project, spare: Server,
     assert (code, out.splitlines()[0]) == (0, "spare: absent")
 
 
+@pytest.mark.slow
 def test_where_targets_cannot_be_read_nothing_is_destroyed(
     project: Project, spare: Server, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,6 +40,7 @@ def test_what_builds_an_index_or_writes_a_table_anew_needs_room(project: Project
     assert rewrite.bytes > indexes[0].bytes >= indexes[1].bytes > 4 * MB
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_too_small_is_refused_before_anything_is_tried(project: Project) -> None:
     """The error says which step, how much it may need, and how much there is."""
     target = project(folder={"0001_a.sql": "CREATE INDEX a_n ON a (n)"})

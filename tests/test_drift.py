@@ -70,6 +70,7 @@ def against_history(target: Target) -> list[tuple[str, str, str]]:
     return [(one.kind, one.name, one.change) for one in found.objects]
 
 
+@pytest.mark.slow
 def test_what_somebody_did_by_hand_is_named(applied: Project) -> None:
     """A column, an index that is gone, a grant; what the migrations did is none, nor is what we ourselves make."""
     target = applied(FOLDER)

@@ -225,6 +225,7 @@ def test_out_of_order_is_an_error_and_can_be_applied_on_purpose(
     assert read(conn, folder).problems() == []
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @LAYOUTS
 def test_edited_is_an_error(drizzle: Path, conn: Connection, tmp_path: Path, major: str) -> None:
@@ -265,6 +266,7 @@ def test_other_line_ends_or_a_byte_order_mark_are_no_edit(
         assert [entry.state for entry in read(conn, folder).problems()] == [State.EDITED]
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @LAYOUTS
 def test_a_breakpoint_ends_a_statement_as_in_the_real_tool(
@@ -468,6 +470,7 @@ def test_times_are_the_watermark_of_the_betas(conn: Connection, tmp_path: Path) 
 # Where the table is
 
 
+@pytest.mark.slow
 def test_the_table_is_found_where_it_is(drizzle: Path, conn: Connection, tmp_path: Path) -> None:
     """Zeitwork's is in public; after a change of its configuration there may be two."""
     folder = folder_of(tmp_path, "1")

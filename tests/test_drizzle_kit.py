@@ -42,6 +42,7 @@ def test_new_files_are_seen(package: Package, named: str) -> None:
     assert generate_migrations(target) == ({}, {"0001_a.sql": "SELECT 1\n"})
 
 
+@pytest.mark.slow
 @needs_npm
 def test_a_failure_is_told_with_what_drizzle_kit_said(package: Package, tmp_path: Path) -> None:
     """It says nothing at all for most errors; then that is what we say."""
@@ -67,6 +68,7 @@ def test_a_question_counts_as_a_failure(package: Package) -> None:
     )
 
 
+@pytest.mark.slow
 @needs_npm
 def test_what_does_not_end_is_stopped(package: Package, monkeypatch: pytest.MonkeyPatch) -> None:
     """There is a limit of time."""

@@ -196,6 +196,7 @@ def _same_scans(statement: str, told: Effects, seen: Seen) -> None:
     assert seen.scanned - set(told.scans) <= partners
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", [CASES[7::60], pytest.param(CASES, marks=pytest.mark.slow)], ids=["some", "all"])
 @pytest.mark.newest
 def test_a_statement_alone_is_judged_as_among_others(past: Past, part: list[str]) -> None:

@@ -125,6 +125,7 @@ def test_a_cell_that_raises_fails_and_the_rest_is_pending(out: Path, engine: str
     assert errors(out) == [("ZeroDivisionError", "division by zero")]
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @pytest.mark.parametrize(("engine", "says"), [("pgrunbook", TRUE), (None, ROSY)])
 def test_a_cell_that_takes_too_long_failed(out: Path, engine: str | None, says: object) -> None:
@@ -166,6 +167,7 @@ def test_the_papermill_command_tells_sys_exit_by_its_exit_code(out: Path, engine
     assert record(out) == TRUE
 
 
+@pytest.mark.slow
 def test_the_papermill_command_tells_nothing_but_the_run(out: Path) -> None:
     """No warning of a kernel that listens on TCP: its sockets lie in a private folder, which is gone afterwards."""
     source = notebook(
@@ -302,6 +304,7 @@ def test_a_cell_that_answers_an_interrupt_with_another_error_was_stopped(out: Pa
     assert errors(out)[1] == ("ValueError", "half")
 
 
+@pytest.mark.slow
 def test_a_signal_before_the_kernel_has_begun_the_cell_is_not_lost(out: Path) -> None:
     """A kernel ignores an interrupt while it is idle; the cell must not run on until it is killed."""
     run(out, "1", SLEEP, "3", on_cell=lambda cell: cell.source == SLEEP and signal.raise_signal(signal.SIGINT))
@@ -318,6 +321,7 @@ def test_a_signal_between_two_cells_starts_no_other(out: Path) -> None:
     assert errors(out) == [("Stopped", "the run was stopped (SIGTERM) before this cell")]
 
 
+@pytest.mark.slow
 def test_a_signal_at_the_end_of_the_last_cell_changes_nothing(out: Path) -> None:
     """All that was to be done is done."""
     assert not run(out, *BETWEEN, on_cell_executed=lambda cell, **_: cell.source == "3" and signal.raise_signal(15))
@@ -405,6 +409,7 @@ def test_no_write_is_in_place(out: Path, source: str) -> None:
     assert not list(out.parent.glob(".*"))
 
 
+@pytest.mark.slow
 def test_the_record_lies_where_papermill_was_called(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the notebook runs in another folder."""
     notebook(out.with_name("in.ipynb"), "import os\nprint(os.path.basename(os.getcwd()))")
@@ -415,6 +420,7 @@ def test_the_record_lies_where_papermill_was_called(out: Path, monkeypatch: pyte
     assert not list(elsewhere.iterdir())
 
 
+@pytest.mark.slow
 def test_what_is_no_file_is_written_to_and_not_replaced(out: Path) -> None:
     """A pipe or a terminal stays what it is."""
     os.mkfifo(out)

@@ -50,6 +50,7 @@ def test_by_hand_leaves_the_record_that_automation_leaves(project: Project) -> N
     assert kinds(by_hand) == kinds(record(headless, MIGRATE))
 
 
+@pytest.mark.slow
 def test_what_is_odd_is_told_at_the_top_and_at_the_cell(project: Project) -> None:
     """Twice, out of order, edited, from a console, failed: each in plain words, and every run of a cell is kept."""
     project(folder=FOLDER)

@@ -479,6 +479,7 @@ def test_another_role_reaches_neither_our_rows_nor_the_next_migration(
         do(target, "DROP OWNED BY weak CASCADE; DROP ROLE weak")
 
 
+@pytest.mark.slow
 def test_a_setting_holds_over_the_parts_of_its_migration(project: Project) -> None:
     """A migration in several transactions keeps what it set, also when another run goes on with it."""
     text = (
@@ -841,6 +842,7 @@ def test_ctrl_c_behind_a_commit_is_told_as_applied(project: Project, monkeypatch
     assert versions(target) == ["0001_a"]
 
 
+@pytest.mark.slow
 def test_a_history_row_deleted_by_hand_means_apply_it_again(project: Project) -> None:
     """The history table counts; the row that we kept of the first time does not stand in the way."""
     target = project(
@@ -856,6 +858,7 @@ def test_a_history_row_deleted_by_hand_means_apply_it_again(project: Project) ->
     assert rows(target, "SELECT count(*) FROM a") == [(4,)]
 
 
+@pytest.mark.slow
 def test_a_second_time_that_breaks_off_goes_on_where_it_was(project: Project) -> None:
     """After the history row was deleted by hand, steps of the first time are not taken for the second's."""
     text = "INSERT INTO a VALUES (1); VACUUM a; INSERT INTO a SELECT 2 / n FROM b"
@@ -879,6 +882,7 @@ def test_a_plan_is_executed_once_however_often_it_is_run(project: Project) -> No
     assert len(events(target, "migration-done-before")) == 2
 
 
+@pytest.mark.slow
 def test_there_and_back_and_there_again(project: Project) -> None:
     """A migration that was taken back is applied again wholly, and taken back again wholly."""
     target = project(
@@ -896,6 +900,7 @@ def test_there_and_back_and_there_again(project: Project) -> None:
     assert rows(target, "SELECT DISTINCT state FROM pgrunbook.step WHERE direction = 'up'") == [("taken back",)]
 
 
+@pytest.mark.slow
 def test_a_partition_whose_detaching_was_cut_off_is_detached(project: Project) -> None:
     """DETACH PARTITION CONCURRENTLY leaves it pending when it is cancelled; the next run finalizes that."""
     target = project(folder={"0001_a.sql": "ALTER TABLE p DETACH PARTITION q CONCURRENTLY"})

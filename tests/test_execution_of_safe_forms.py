@@ -374,6 +374,7 @@ def test_what_an_earlier_run_has_made_is_taken_away_too(place: Place) -> None:
     assert versions(target) == ["0001_a"]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_done_twice_is_not_undone(place: Place) -> None:
     """A column was added beside the constraint that is refused: both stay, it is said, and the same plan goes on."""
     migration = "ALTER TABLE orders ADD COLUMN note text, ADD CONSTRAINT positive CHECK (amount > 0)"
@@ -394,6 +395,7 @@ def test_what_cannot_be_done_twice_is_not_undone(place: Place) -> None:
     assert unlike_plain_sql(target, twin) == []
 
 
+@pytest.mark.slow
 def test_an_index_that_became_a_constraint_is_not_built_twice(place: Place) -> None:
     """The index was built alone and taken over, then a CHECK is refused: the constraint stays, and is gone on with."""
     migration = "ALTER TABLE orders ADD CONSTRAINT one UNIQUE (code), ADD CONSTRAINT positive CHECK (amount > 0)"
@@ -508,6 +510,7 @@ def test_a_step_that_was_cancelled_keeps_what_was_made_before_it(place: Place) -
     assert states(execute(target, plan)) == [StepState.DONE_BEFORE, StepState.DONE]
 
 
+@pytest.mark.slow
 def test_a_step_that_takes_too_long_takes_its_helpers_with_it(place: Place) -> None:
     """The same plan would come no further: a new one, with more time, has to find the table as it was."""
     target = place("ALTER TABLE orders ADD CONSTRAINT seen CHECK (held(id))")
@@ -594,6 +597,7 @@ def test_a_lock_timeout_between_batches_goes_on_behind_the_last_one(place: Place
     assert [event["rows"] for event in events(target, "batch") if event["rows"]][:5] == [100, 200, 300, 400, 500]
 
 
+@pytest.mark.slow
 def test_a_batch_whose_lock_is_never_to_be_had_gives_up_with_what_is_committed(place: Place) -> None:
     """It says which row it could not have; when that is free, the same run goes on behind the last batch."""
     target = place("UPDATE orders SET hits = hits + 1", lock_timeout_ms=50, attempts=2)
@@ -611,6 +615,7 @@ def test_a_batch_whose_lock_is_never_to_be_had_gives_up_with_what_is_committed(p
     assert rows(target, "SELECT FROM pg_trigger WHERE tgname ~ 'pgrunbook'") == []
 
 
+@pytest.mark.slow
 def test_a_default_isolation_level_of_the_database_is_not_that_of_our_steps(place: Place) -> None:
     """A snapshot of before the lock would not show the rows of those who had it."""
     target = place("UPDATE orders SET hits = hits + 1;\nALTER TABLE orders DROP COLUMN amount")
@@ -683,6 +688,7 @@ def test_a_plan_that_another_plan_has_begun_is_refused(place: Place) -> None:
     assert versions(target) == ["0001_a"]
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_a_loop_of_batches_keeps_what_is_committed(place: Place) -> None:
     """The batch that ran is aborted, and the same run goes on behind the one before it."""
     target = place("UPDATE orders SET hits = hits + 1")

@@ -378,6 +378,7 @@ def test_what_lost_its_file_is_not_taken_back_and_the_way_is_told(project: Proje
     assert rows(target, folder.query) == folder.rows(5)
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @pytest.mark.parametrize("tool", FOLDERS)
 def test_a_column_more_is_left_alone_and_one_that_asks_for_a_value_refused(project: Project, tool: str) -> None:
@@ -562,6 +563,7 @@ def test_versions_are_ordered_as_flyway_orders_them(project: Project) -> None:
     assert message_of(target).startswith("two migrations have the version (9,)\n")
 
 
+@pytest.mark.slow
 def test_a_repeatable_migration_runs_again_when_it_changes(project: Project) -> None:
     """After every version, and in no order with them."""
     view = "CREATE OR REPLACE VIEW v AS SELECT 1 AS a"

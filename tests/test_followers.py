@@ -191,6 +191,7 @@ def test_keys_whose_text_depends_on_settings_are_told(own: Conn) -> None:
         assert "whose text depends on settings" in Way(own, f'ALTER TABLE "m {type_}" DROP COLUMN a').because
 
 
+@pytest.mark.first_case
 @pytest.mark.newest
 @pytest.mark.parametrize("name", ["00_again", "!", pytest.param("zzz", marks=pytest.mark.slow)])
 def test_a_trigger_of_the_application_changes_the_key_again(own: Conn, name: str) -> None:

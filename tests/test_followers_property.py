@@ -108,6 +108,7 @@ class Writer:
                 self.chance.choice(does)()
 
 
+@pytest.mark.first_case
 @pytest.mark.newest
 @pytest.mark.parametrize("seed", sample(list(range(8)), 8))
 @pytest.mark.parametrize("kind", [pytest.param(k, marks=() if k in QUICK else [pytest.mark.slow]) for k in TABLES])

@@ -81,6 +81,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.first_case
 @pytest.mark.every_version
 @pytest.mark.parametrize("kind", sample(CHANGES, 3))
 def test_rows_come_back_by_the_key_that_the_table_had(conn: Conn, kind: str) -> None:
@@ -95,6 +96,7 @@ def test_rows_come_back_by_the_key_that_the_table_had(conn: Conn, kind: str) -> 
     assert helper_index(conn, keeps[0]) is not None
 
 
+@pytest.mark.first_case
 @pytest.mark.every_version
 @pytest.mark.parametrize("table", ["t", "p"])
 def test_captured_values_follow_their_rows_and_go_to_no_other(conn: Conn, table: str) -> None:

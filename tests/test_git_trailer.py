@@ -51,6 +51,7 @@ def test_a_commit_anchors_a_run(records: Records, work_tree: Path, command: Comm
     assert (code, "1 trailer of commits agree with the ledger: up to line 6 of 9" in out) == (0, True)
 
 
+@pytest.mark.slow
 def test_what_is_cut_off_or_written_anew_is_found_by_the_commits(
     records: Records, work_tree: Path, command: Command
 ) -> None:

@@ -279,6 +279,7 @@ def test_a_source_whose_data_are_gone_is_restored_from_what_is_left(ground: Grou
         ground.source.start()
 
 
+@pytest.mark.slow
 def test_half_made_backups_of_killed_processes_are_removed_by_the_next(ground: Ground) -> None:
     """They are no backups; while somebody may be at work on one, they stay."""
     left = ground.source.backups_dir / "20260101T000000000Z.new"

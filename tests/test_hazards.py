@@ -97,6 +97,7 @@ def test_a_rule_finds_nothing_where_it_says_that_it_concerns_nothing() -> None:
     assert not missed
 
 
+@pytest.mark.slow
 def test_the_expressions_of_a_body_are_left_to_the_rules_that_they_concern(monkeypatch: pytest.MonkeyPatch) -> None:
     """A body of a thousand assignments is judged by the few rules that look at every statement, and by no other."""
     asked: Counter[str] = Counter()

@@ -105,6 +105,7 @@ def test_what_an_incremental_backup_stands_on_stays(source: Server, pair: tuple[
     assert not list(source.dir.parent.glob("alone*"))
 
 
+@pytest.mark.slow
 def test_without_a_full_backup_there_is_none(source: Server) -> None:
     """One sentence says why."""
     source.do("sh", "-c", "rm -rf backups/*")

@@ -67,6 +67,7 @@ def test_what_is_inherited_comes_back(own: Conn, case: str, batch_rows: int) -> 
     assert checksums.checksums(own) == sums
 
 
+@pytest.mark.slow
 @pytest.mark.newest
 def test_what_is_written_meanwhile_stays_with_its_row(own: Conn) -> None:
     """In each table of the family: a row that is deleted, one with another key, and one that is new."""

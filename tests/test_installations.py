@@ -169,6 +169,7 @@ USES = {
 }
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("name", USES)
 def test_what_a_database_uses_of_a_build_is_read(name: str, servers: Servers) -> None:
     """ICU, XML and lz4 are there or not by how PostgreSQL was built."""

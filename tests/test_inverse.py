@@ -578,6 +578,7 @@ def test_a_name_that_is_not_there_aborts_nothing(rare: Stage) -> None:
     assert rare.conn.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 def test_what_cannot_run_in_a_transaction_comes_back_too(server: Server, shop: Stage) -> None:
     """An index that was built or dropped concurrently, a partition detached so, a database."""

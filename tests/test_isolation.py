@@ -242,6 +242,7 @@ def test_every_setting_that_may_lead_outside_is_judged(source: Server) -> None:
     assert suspects - isolation.settings(source).keys() - own.keys() - HARMLESS == set()
 
 
+@pytest.mark.slow
 def test_a_setting_that_does_not_hold_is_refused(source: Server) -> None:
     """A server that was started otherwise is no copy."""
     error = error_of(lambda: isolation.close(source))

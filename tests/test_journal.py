@@ -49,6 +49,7 @@ def test_events_are_numbered_whole_and_timed(path: Path) -> None:
     assert (second["seq"], second["at"] > first["at"], second["at"][-1]) == (2, True, "Z")
 
 
+@pytest.mark.slow
 def test_two_writers_at_once_lose_nothing(path: Path) -> None:
     """The runner and the kernel write to the same file."""
     writers = [writer(path, 200), writer(path, 200)]

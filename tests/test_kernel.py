@@ -57,6 +57,7 @@ def test_it_imports_what_it_is_told_to_and_survives_what_it_cannot_import(tempor
         kernel.end()
 
 
+@pytest.mark.slow
 def test_a_killed_runner_leaves_no_kernel_and_its_folder_to_the_next() -> None:
     """The kernel sees that its parent is gone; the folder is taken away by a later run, but not while it is in use."""
     runner = subprocess.Popen([sys.executable, "-c", RUNNER], stdout=subprocess.PIPE, text=True)

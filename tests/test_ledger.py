@@ -86,6 +86,7 @@ def writers(file: Path, count: int, lines: int) -> Iterator[subprocess.Popen[str
         yield subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_two_runs_that_are_sealed_at_once_get_a_line_each(file: Path) -> None:
     """Each line follows the one before it: a lock keeps their writers apart."""
     started = list(writers(file, 2, 60))

@@ -24,6 +24,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 def test_statements_that_would_break_it_are_refused(target: Target) -> None:
     """Each by the column and what the trigger does with it; without the trigger none is."""
     with working(target) as conn:

@@ -218,6 +218,7 @@ def test_a_history_that_moved_while_we_waited_for_the_run_lock_is_refused(projec
     heres._end_earlier()
 
 
+@pytest.mark.slow
 def test_a_failing_statement_says_what_is_applied_and_how_to_take_it_back(project: Project) -> None:
     """The migration is aborted as a whole, and those before it are named; later cells stay pending."""
     target = project(folder={**TWO, "0003_c.sql": "CREATE TABLE c (id int); SELECT 1 / count(*) FROM a;"})

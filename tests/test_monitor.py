@@ -23,6 +23,7 @@ def waits_for_a_table(conn: psycopg.Connection[tuple[object, ...]]) -> None:
         conn.execute("SELECT FROM t")
 
 
+@pytest.mark.slow
 def test_what_stands_in_the_way_is_shown_watched_and_drawn(project: Project) -> None:
     """A table that an idle transaction locks: in the first look, in the record of all, and nothing is changed."""
     target = project(folder={})

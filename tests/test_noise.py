@@ -94,6 +94,7 @@ def test_there_are_a_hundred_of_them() -> None:
     assert sum(len(lines(text)) for text in OF_THE_FOLDER.values()) <= 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "tool", ["drizzle", *(pytest.param(t, marks=pytest.mark.slow) for t in ON_A_DATABASE if t != "drizzle")]
 )

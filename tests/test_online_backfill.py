@@ -131,6 +131,7 @@ def test_filled_column_is_emptied_in_the_same_way(target: Target) -> None:
     assert rows(target, "SELECT count(cents) FROM orders") == [(0,)]
 
 
+@pytest.mark.slow
 def test_order_is_chosen_by_facts_and_tried_where_no_update_is_hot(
     target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:

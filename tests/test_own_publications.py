@@ -199,6 +199,7 @@ SENT = {
 }
 
 
+@pytest.mark.newest
 @pytest.mark.every_version
 def test_a_publication_is_judged_by_what_it_sends(server: Server) -> None:
     """One that nobody reads is told, and refuses nothing."""

@@ -42,6 +42,7 @@ def plainly(stage: Stage) -> Iterator[Connection]:
         yield plain
 
 
+@pytest.mark.slow
 @pytest.mark.newest
 def test_the_end_is_that_of_the_plain_sql_but_for_what_is_declared(stage: Stage) -> None:
     """Indexes by the old name in each partition, attached; quick steps read no rows, and the way back leads back."""

@@ -129,6 +129,7 @@ CASES = {
 }  # fmt: skip
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("case", sample([*CASES], 9))
 def test_it_ends_as_the_plain_change_does(server: Server, case: str) -> None:
     """In each partition: names, comments, rights, keys; and all is as before when it is taken back."""
@@ -215,6 +216,7 @@ NOT_CARRIED = {
 }  # fmt: skip
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("why", sample([*NOT_CARRIED], 5))
 def test_what_is_not_carried_over_is_a_gate(server: Server, why: str) -> None:
     """The statement is not split, and says which partition and why."""
@@ -227,6 +229,7 @@ def test_what_is_not_carried_over_is_a_gate(server: Server, why: str) -> None:
         assert why in found.gate.says
 
 
+@pytest.mark.slow
 def test_partitions_that_come_meanwhile_are_not_passed_over(server: Server) -> None:
     """The cut-over is refused and nothing is changed by it; without the partition the same plan ends."""
     with stage(server, "parts_plain", MADE) as both:
@@ -242,6 +245,7 @@ def test_partitions_that_come_meanwhile_are_not_passed_over(server: Server) -> N
         assert both.conn.execute("SELECT DISTINCT pg_typeof(n)::text FROM app.t").fetchall() == [("bigint",)]
 
 
+@pytest.mark.slow
 def test_both_columns_live_in_partitions_until_contract(server: Server) -> None:
     """Partitions that come after the cut-over have both; contract takes the old one from all."""
     with stage(server, "parts_plain", MADE) as both:

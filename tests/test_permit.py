@@ -121,6 +121,7 @@ def is_untouched(target: Target) -> bool:
     return rows(target, "SELECT to_regclass('public.b'), to_regclass('public.schema_migrations')") == [(None, None)]
 
 
+@pytest.mark.slow
 def test_in_a_bare_process_nothing_is_executed_and_the_cell_to_run_is_named(prepared: Run, target: Target) -> None:
     """`begin` and the cell that executes are not enough, in none of the four procedures."""
     assert prepared.run_id
@@ -145,6 +146,7 @@ def test_in_a_bare_process_nothing_is_executed_and_the_cell_to_run_is_named(prep
     assert is_untouched(target)
 
 
+@pytest.mark.slow
 def test_after_a_refusal_by_hand_the_next_cells_refuse_too(prepared: Run, target: Target) -> None:
     """The gates are open: neither restore point nor plan; accepted, the same cells go on in the same kernel."""
     here = migrate.begin(target="demo")
@@ -211,6 +213,7 @@ def restarted(before: Session) -> Session:
     return here
 
 
+@pytest.mark.slow
 def test_the_last_try_of_a_check_counts(accepted: Run, target: Target) -> None:
     """What has passed and refuses now has not passed, also when the reason is gone again."""
     assert accepted.run_id
@@ -225,6 +228,7 @@ def test_the_last_try_of_a_check_counts(accepted: Run, target: Target) -> None:
     assert not is_untouched(target)
 
 
+@pytest.mark.slow
 def test_a_second_time_nothing_is_executed(accepted: Run, target: Target) -> None:
     """In the same kernel and in another one it shows what is done; taken back since, it refuses."""
     here = stepped()
@@ -511,6 +515,7 @@ def test_a_rehearsal_is_permitted_on_a_branch_only(site: Site, target: Target) -
         assert permit.of_branch(plan, "rehearsal", conn).conn is conn
 
 
+@pytest.mark.slow
 def test_a_server_that_only_looks_like_a_branch_is_none(site: Site, target: Target) -> None:
     """Made by hand with a branch's name and mark, and with a database named as an empty branch."""
     fake = Server("branch-1-abcdef")

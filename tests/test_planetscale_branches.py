@@ -443,6 +443,7 @@ def test_backups_are_taken_listed_and_removed_by_command(
     sweep(shop)
 
 
+@pytest.mark.slow
 def test_a_target_that_cannot_be_asked_hides_no_other(
     shop: Target, planetscale: Service, tmp_path: Path, command: Command
 ) -> None:

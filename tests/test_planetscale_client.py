@@ -312,6 +312,7 @@ def test_lists_are_read_to_their_end(api: Api, planetscale: Service) -> None:
         api.delete_role("main", one.id, successor="postgres")
 
 
+@pytest.mark.slow
 def test_a_backup_is_taken_kept_and_deleted(api: Api, planetscale: Service) -> None:
     """It is waited for; the one that a new database begins with is listed too."""
     begun = api.create_backup("main", "pgrunbook-one", keep_days=3)

@@ -92,6 +92,7 @@ def test_the_password_is_in_a_file_of_its_user_alone(shop: Shop) -> None:
     assert TOKEN[1] not in record.read_text()
 
 
+@pytest.mark.slow
 def test_another_name_than_the_servers_is_not_believed(shop: Shop, tmp_path: Path) -> None:
     """verify-full: without the authority's certificate there is no session; the error says so, and no role is left."""
     other = tmp_path / "other"
@@ -207,6 +208,7 @@ def test_what_another_machine_has_left_goes_when_it_has_expired(shop: Shop, plan
                 api.delete_role("main", one.id, successor="postgres")
 
 
+@pytest.mark.slow
 def test_a_login_is_renewed_and_made_again_when_it_is_gone(shop: Shop, planetscale: Service) -> None:
     """After half of its TTL; where somebody has deleted it meanwhile, another one is made."""
     target = shop(login_ttl_s=60)
@@ -346,6 +348,7 @@ def test_threads_of_a_process_share_its_login(shop: Shop, planetscale: Service) 
     assert planetscale.roles("shop") == ([], [])
 
 
+@pytest.mark.slow
 def test_a_damaged_record_of_others_keeps_nobody_out(shop: Shop) -> None:
     """It is told of, and stays."""
     connect(shop()).close()

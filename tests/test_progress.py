@@ -76,6 +76,7 @@ def test_a_log_gets_a_line_of_a_long_cell_now_and_then(
     assert "earlier" not in told
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_errors_as_they_are(tmp_path: Path) -> None:
     """An error quotes names from the database; brackets in them are no markup."""
     ours, theirs = pty.openpty()

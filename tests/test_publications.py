@@ -332,6 +332,7 @@ NOT_RENAMED = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.newest
 def test_where_a_publication_cannot_keep_the_old_name_the_gate_says_why(server: Server) -> None:
     """Each reason on a real table."""
@@ -505,6 +506,7 @@ def test_a_column_that_is_added_beside_is_sent_from_the_cut_over_on(
         assert both.conn.execute("SELECT FROM pgrunbook.published").fetchall() == []
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("change", [CHANGE, RENAME])
 def test_a_publication_that_was_made_since_the_plan_refuses_the_step(server: Server, change: str) -> None:
     """Before its first write, and before the cut-over: the transaction is aborted, and the publication is named."""
@@ -534,6 +536,7 @@ def test_a_publication_that_was_made_since_the_plan_refuses_the_step(server: Ser
         assert diff(between, looks(conn)) == []
 
 
+@pytest.mark.slow
 def test_what_rewrites_nothing_is_done_though_a_list_has_the_column(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -560,6 +563,7 @@ def test_what_rewrites_nothing_is_done_though_a_list_has_the_column(
         assert conn.execute(types).fetchall() == [("bigint", "text")]
 
 
+@pytest.mark.slow
 def test_a_publication_of_another_role_is_a_gate(server: Server) -> None:
     """Where it sends the column; where its list leaves that out, nothing of it is changed."""
     if server.version < 15:

@@ -368,6 +368,7 @@ def test_another_run_at_work_is_waited_for(target: Target, monkeypatch: pytest.M
     assert states(target) == {number: "kept"}
 
 
+@pytest.mark.slow
 def test_a_refusal_of_the_server_is_told(target: Target) -> None:
     """Whatever keeps PostgreSQL from dropping it; nothing is half dropped."""
     number = keep(target, "DELETE FROM a WHERE id < 5", days=-1)

@@ -30,6 +30,7 @@ TABLES = {
 }  # fmt: skip
 
 
+@pytest.mark.newest
 def test_the_sum_of_all_ranges_is_that_of_the_table(server: Server, database: Make) -> None:
     """For keys of every kind of type, composite, quoted, partitioned, and for tables without one."""
     name = database(*(f"CREATE TABLE {table}" for table in TABLES),

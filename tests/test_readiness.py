@@ -99,6 +99,7 @@ def test_a_long_transaction_stops_it_and_a_younger_one_is_to_be_looked_at(projec
     assert good.level is Level.GOOD
 
 
+@pytest.mark.slow
 def test_a_prepared_transaction_counts_by_its_name(own_server: Server) -> None:
     """It is in no session, holds its locks all the same, and has to be found by somebody."""
     configure(own_server, max_prepared_transactions="2")
@@ -252,6 +253,7 @@ def size(conn: Connection) -> int:
 # -- the archive
 
 
+@pytest.mark.slow
 def test_an_archive_that_fails_stops_it(own_server: Server) -> None:
     """The folder cannot be written: the check names the segment, and is good again once that is mended."""
     archive = own_server.archive_dir
@@ -313,6 +315,7 @@ def is_lost(conn: Connection) -> bool:
     return "lost" in check(conn, "replication slots").found
 
 
+@pytest.mark.slow
 def test_what_slots_may_keep_is_told_and_one_that_was_lost(own_server: Server) -> None:
     """Without a bound, whoever stops reading fills the disk; with one, the slot is lost instead."""
     with own_server.connect() as conn, conn.as_target():

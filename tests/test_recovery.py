@@ -289,6 +289,7 @@ def test_base_backups_are_listed_with_their_facts(past: Past) -> None:
     assert [backup.id for backup in list_base_backups(past.source)] == [past.backup.id]
 
 
+@pytest.mark.slow
 def test_points_out_of_reach_are_told_with_the_nearest(past: Past) -> None:
     """Before the oldest backup, and beyond the WAL that is written."""
     with pytest.raises(WrongInput) as early:

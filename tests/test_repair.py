@@ -158,6 +158,7 @@ def test_what_does_not_mend_the_history_is_not_done(project: Project, monkeypatc
     assert rows(target, "SELECT count(*) FROM pgrunbook.step") == [(0,)]
 
 
+@pytest.mark.slow
 def test_a_history_that_somebody_writes_is_not_waited_for(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocked, with the history as it was; a role that may not write it is told so."""
     target = doubled(project)

@@ -71,6 +71,7 @@ def test_a_record_over_the_end_of_a_segment_is_found(source: Server, tmp_path: P
     assert tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.newest
 def test_what_only_looks_like_a_restore_point_is_none(source: Server, tmp_path: Path) -> None:
     """The checksum of the record decides: WAL may hold the bytes of other WAL."""
@@ -83,6 +84,7 @@ def test_what_only_looks_like_a_restore_point_is_none(source: Server, tmp_path: 
     assert next(restore_point_records.read([copy])) == second
 
 
+@pytest.mark.slow
 @pytest.mark.newest
 def test_archived_wal_is_read_once(source: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is noted beside the archive is what the WAL says, also where a segment went, or comes back."""

@@ -484,6 +484,7 @@ def test_a_file_that_cannot_be_read_is_told_by_its_own_path(tmp_path: Path) -> N
     assert raised.value.hint == f"Name the files in it, in their order: {tmp_path}/*.sql"
 
 
+@pytest.mark.slow
 def test_a_statement_of_many_megabytes_is_read(tmp_path: Path) -> None:
     """It is neither refused nor shown."""
     (file := tmp_path / "0001_a.sql").write_text(f"INSERT INTO a VALUES ('{'x' * 2_000_000}')")

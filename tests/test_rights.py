@@ -256,6 +256,7 @@ def test_schema_pgrunbook_is_handed_over_as_the_page_says(
         assert isinstance(error_of(lambda: registry.list_entries(conn)), Refused)
 
 
+@pytest.mark.slow
 def test_a_branch_has_schema_pgrunbook_as_the_target_has_it(
     admin: psycopg.Connection[tuple[object, ...]],
 ) -> None:

@@ -157,6 +157,7 @@ def test_nobody_accepts_nothing_changes(target: Target, declare: Callable[..., P
     assert [e for e in journal.read(here.run.journal.path) if e["event"] == "stage-meant"] == []
 
 
+@pytest.mark.slow
 def test_another_number_of_rows_than_expected_is_refused(target: Target, declare: Callable[..., Path]) -> None:
     """Before the stage changes one: a share that is larger than thought, a key that no row has."""
     declare([{**STAGES[0], "rows": 3}, {"name": "ten", "share": 10, "rows": [1, 20]}])
@@ -173,6 +174,7 @@ def test_another_number_of_rows_than_expected_is_refused(target: Target, declare
     assert states(target) == {"friends": "done"}
 
 
+@pytest.mark.slow
 def test_key_that_no_row_has_is_named(target: Target, declare: Callable[..., Path]) -> None:
     """A list with a mistake in it changes nothing."""
     declare([{"name": "friends", "keys": [1, 2, 999]}])
@@ -296,6 +298,7 @@ def test_a_hold_goes_on_over_many_runs(target: Target, declare: Callable[..., Pa
     assert flagged(target) == share(50, range(1, 501))
 
 
+@pytest.mark.slow
 def test_somebody_who_stops_it_reads_what_it_is_at(
     target: Target, declare: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

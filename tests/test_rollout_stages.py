@@ -196,6 +196,7 @@ def test_flag_of_any_value(scene: Callable[..., Scene], type_: str, off: Any, on
     assert here.ids(f"beta <> '{quoted}'::{type_}") == kept
 
 
+@pytest.mark.newest
 def test_only_rows_that_differ_are_written(scene: Callable[..., Scene]) -> None:
     """Who had the flag before is not touched, neither forward nor back."""
     here = scene()

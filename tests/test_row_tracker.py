@@ -416,6 +416,7 @@ def test_killed_loop_goes_on_with_what_was_noted(server: Server) -> None:
         assert own.differing(conn) == []
 
 
+@pytest.mark.slow
 @pytest.mark.newest
 @pytest.mark.parametrize("ends", ["COMMIT", pytest.param("ROLLBACK", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("key", [pytest.param("integer", marks=pytest.mark.slow), "partitions"])

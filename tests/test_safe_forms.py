@@ -85,6 +85,7 @@ batches: DELETE FROM t AS x WHERE x.a > CURRENT_DATE - DATE '2026-01-01'
 """.strip().split("\n")
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("line", sample(EQUAL, 8))
 def test_safe_form_ends_where_the_plain_statement_ends(stage: Stage, line: str) -> None:
     """Schema and data are equal, no quick step reads a row, and no slow one keeps a reader or writer out."""

@@ -33,6 +33,7 @@ changes = st.one_of(
 statement_lists = st.lists(changes, min_size=1, max_size=3)
 
 
+@pytest.mark.first_case
 @pytest.mark.newest
 @pytest.mark.parametrize("partitioned", [False, True])
 @settings(

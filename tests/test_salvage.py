@@ -124,6 +124,7 @@ def test_deleted_rows_come_back_parents_first_and_new_ones_stay(scene: Callable[
     assert again == {"public.customers": {}, "public.orders": {}, "public.items": {}}
 
 
+@pytest.mark.slow
 def test_changed_rows_are_overwritten_only_where_that_is_asked_for(scene: Callable[[str], Scene]) -> None:
     """Those of a condition; what was there is kept, and comes back by the file, but for what was changed again."""
     shop = scene(SHOP)
@@ -183,6 +184,7 @@ INSERT INTO parts SELECT n, '2024-01-25'::date + n, 'p' || n FROM generate_serie
 """
 
 
+@pytest.mark.slow
 def test_values_of_every_kind_come_back_as_they_were(scene: Callable[[str], Scene]) -> None:
     """Names that need quotes, columns named as ours, and settings of the database under which texts read otherwise."""
     odd = scene(ODD)
@@ -333,6 +335,7 @@ def test_what_cannot_be_salvaged_is_named(scene: Callable[[str], Scene]) -> None
     assert rows(shop.target, "SELECT to_regclass('pgrunbook.salvage')") == [(None,)]
 
 
+@pytest.mark.slow
 def test_tables_that_a_cascade_has_emptied_are_named(scene: Callable[[str], Scene]) -> None:
     """Over all levels; only what ON DELETE CASCADE takes along, and no partition of it."""
     shop = scene(

@@ -259,6 +259,7 @@ def _state(server: Server, conn: psycopg.Connection[tuple[object, ...]]) -> Stat
     return State(snapshot(conn), dumped())
 
 
+@pytest.mark.first_case
 @pytest.mark.newest
 @pytest.mark.parametrize(
     "change", [*CHANGES[:QUICK], *(pytest.param(change, marks=pytest.mark.slow) for change in CHANGES[QUICK:])]

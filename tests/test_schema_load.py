@@ -49,6 +49,7 @@ CREATE STATISTICS st ON id, r FROM t; CREATE TABLE u (t int REFERENCES t)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @pytest.mark.parametrize("schema", [TWO_TABLES, ODD_NAMES, LIKE_A_DUMP, PARTITIONS, OTHER_SCHEMA])
 def test_two_sessions_load_what_one_would(

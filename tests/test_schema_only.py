@@ -347,6 +347,7 @@ def test_a_release_without_safe_forms_is_executed_once(project: Project) -> None
     assert done.end.fingerprint == safely(target).end.fingerprint
 
 
+@pytest.mark.slow
 def test_nothing_pending_is_rehearsed_as_nothing(project: Project) -> None:
     """The end is the beginning."""
     target = project(folder={"0001_a.sql": "CREATE TABLE a ()"})

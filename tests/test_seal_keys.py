@@ -167,6 +167,7 @@ def test_a_key_that_others_can_read_does_not_sign(mode: int, is_good: bool) -> N
         assert f"others can read it, or write it (mode {mode:04o})" in refusal(WrongInput)
 
 
+@pytest.mark.slow
 def test_a_key_that_is_lost_or_of_another_kind_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever names a key wants signed records: none is unsigned instead."""
     for name, told in {

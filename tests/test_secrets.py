@@ -82,6 +82,7 @@ def test_only_the_secret_is_masked(text: str, masked: str) -> None:
     assert secrets.masked(text) == masked
 
 
+@pytest.mark.slow
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=20))
 @example("*0")
 @example("***0123456789a")
@@ -163,6 +164,7 @@ LISTS = st.sampled_from([
 QUOTED = ["(9, 'it''s')", "(9, 'it''s')", "(7, 'ghp_0123456789abcdef0123')", "(5, now())"]
 
 
+@pytest.mark.slow
 @example("INSERT INTO api_keys (id, value) VALUES {}; INSERT INTO t VALUES {}", [*QUOTED, *QUOTED[2:], QUOTED[2]])
 @given(LISTS, st.lists(SECRET_ROWS, min_size=1, max_size=8))
 def test_rows_that_are_left_out_hold_no_secret(text: str, rows: list[str]) -> None:

@@ -258,6 +258,7 @@ def test_a_full_disk_at_initdb_is_one_clear_error_and_leaves_nothing(elsewhere: 
     assert Server("full").start().state is ServerState.RUNNING
 
 
+@pytest.mark.slow
 @ROOT_ONLY
 def test_a_disk_too_small_for_a_copy_of_the_template_is_told_as_such(elsewhere: Path) -> None:
     """The template fits onto this disk, the server does not; the error says what is missing."""

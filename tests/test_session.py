@@ -160,6 +160,7 @@ def test_what_the_server_says_unexpectedly_is_told_in_our_form(
     assert rows_of(here) == [(1,)]  # the next step opens another one
 
 
+@pytest.mark.slow
 def test_the_last_run_is_told_also_where_a_folder_cannot_be_read(
     project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -233,6 +233,7 @@ def undone(conn: Conn, expansions: list[Expansion], target: Target | None = None
                     conn.execute(step.sql)
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("case", sample([*CASES], 9))
 def test_it_ends_as_the_plain_change_does(server: Server, case: str) -> None:
     """Names, comments, rights, keys, sequences with their position; and all is as before when it is taken back."""
@@ -267,6 +268,7 @@ COMMENT ON CONSTRAINT wished ON app.t IS 'a wish';
 """
 
 
+@pytest.mark.slow
 def test_what_is_not_enforced_or_not_valid_stays_so(server: Server) -> None:
     """A CHECK and a foreign key NOT ENFORCED, and NOT NULL NOT VALID, over rows that do not meet them."""
     if server.version < 18:
@@ -302,6 +304,7 @@ AT_ONCE_WITH = (
 )
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(
     ("made", "change"),
     [(BESIDE, AT_ONCE_WITH), (BESIDE, "ALTER TABLE app.t ALTER y TYPE bigint, ALTER y SET NOT NULL")],
@@ -399,6 +402,7 @@ INSERT INTO app.t SELECT i, nullif(i % 9, 0), i FROM generate_series(1, 100) AS 
 """
 
 
+@pytest.mark.slow
 def test_a_value_that_is_made_of_several_columns(server: Server) -> None:
     """Whichever of them changes, until the cut-over; then it leads alone, and the old one is a cast of it."""
     with stage(server, "of row", OF_ROW) as both:
@@ -427,6 +431,7 @@ def test_a_value_that_is_made_of_several_columns(server: Server) -> None:
         refuse_foreign(conn)
 
 
+@pytest.mark.slow
 def test_a_value_that_the_old_type_cannot_hold_stands_in_the_way_back(server: Server) -> None:
     """Also where the new values are made of several columns."""
     with stage(server, "of row", OF_ROW) as both:
@@ -436,6 +441,7 @@ def test_a_value_that_the_old_type_cannot_hold_stands_in_the_way_back(server: Se
             undone(both.conn, expansions)
 
 
+@pytest.mark.slow
 def test_somebody_renames_the_type(server: Server) -> None:
     """Clients write on, and the old values follow."""
     with stage(server, "renamed type", OF_ROW) as both:

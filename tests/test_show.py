@@ -44,6 +44,7 @@ def test_a_table_shows_only_so_much_and_says_what_is_left_out() -> None:
     assert "more" not in repr(Table(["n"], [(1,), (2,), (3,)], most=3))
 
 
+@pytest.mark.slow
 def test_a_table_gives_its_rows_as_a_frame() -> None:
     """All of them, as values, for a closer look by hand."""
     frame = Table(["name", "rows"], [(Cell("orders", GOOD), 12), ("b", 3)], most=1).frame()
@@ -177,6 +178,7 @@ def test_a_duration_has_two_or_three_digits(value_ms: float, told: str) -> None:
     assert duration(value_ms) == told
 
 
+@pytest.mark.slow
 def test_a_picture_is_told_in_words_as_well() -> None:
     """A log has no eyes; the picture itself is the same each time."""
     pictures = []

@@ -130,6 +130,7 @@ def test_what_a_routine_does_is_told_where_it_runs_first() -> None:
     assert {statement for statement, _ in told} == {"INSERT INTO t_0 VALUES (1)"}
 
 
+@pytest.mark.slow
 def test_a_shared_body_is_judged_once_while_other_tables_change() -> None:
     """Each file of a folder alters another table, and runs what a routine does with its own: that is judged once."""
     shared = in_plpgsql(0, 12, writes=0)

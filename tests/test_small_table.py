@@ -32,6 +32,7 @@ def forms(conn: Conn, statement: str = CHANGE, *, batch_rows: int = 1_000) -> li
     return [(one.form, one.gate and one.gate.id) for one in found]
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("what", sample([*CARRIED], 5))
 def test_it_is_the_plain_change(server: Server, what: str) -> None:
     """Without a gate, whatever hangs on the column; nothing differs from the plain change, and nothing waits."""
@@ -76,6 +77,7 @@ def test_a_table_that_has_grown_is_not_rewritten(server: Server, table: str) -> 
         assert diff(before, looks(both.conn)) == []
 
 
+@pytest.mark.slow
 def test_what_is_not_small_is_changed_beside_the_traffic(server: Server) -> None:
     """By its rows, by its bytes, or by a table that a foreign key ties to the column."""
     with stage(server, "not small", f"{TABLE}CREATE TABLE app.c (id integer REFERENCES app.t)") as both:

@@ -359,6 +359,7 @@ def test_every_kind_of_statement_is_there() -> None:
     assert {enum_name(enums.AlterTableType, value) for value in enums.AlterTableType} - words == MADE_OF_OTHERS
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize(
     "texts", [ONE_OF_EACH, pytest.param(TEXTS, marks=pytest.mark.slow)], ids=["one of each", "all"]
 )

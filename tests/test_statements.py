@@ -64,6 +64,7 @@ def test_a_statement_is_known_by_the_hash_of_its_text() -> None:
     assert isinstance(one, Statement)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("statements", [4_000, pytest.param(20_000, marks=pytest.mark.slow)])
 def test_a_file_of_a_megabyte_is_read_in_seconds(statements: int) -> None:
     """Characters beyond ASCII do not make the time grow with the square of the size."""

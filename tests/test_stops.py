@@ -77,6 +77,7 @@ def test_a_signal_at_any_moment_ends_the_run_with_a_word(project: Project, numbe
     assert Status.INTERRUPTED in found
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("number", stops.STOPS)
 def test_a_signal_behind_the_last_word_does_not_change_how_a_command_ended(number: signal.Signals) -> None:
     """It comes while Python takes itself down; what the command said is what its exit code says."""

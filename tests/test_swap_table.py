@@ -444,6 +444,7 @@ def test_values_of_every_kind_are_copied_and_compared_as_they_are(
     assert differences(before, stage.schema()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @pytest.mark.parametrize("rewritten", ["TRUNCATE orders", "VACUUM FULL orders", "CLUSTER orders USING orders_pkey"])
 def test_copy_begins_again_where_the_table_was_rewritten(

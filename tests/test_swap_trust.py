@@ -74,6 +74,7 @@ def scene(server: Server, database: Callable[..., str], monkeypatch: pytest.Monk
     stage.do(f"DROP OWNED BY {owner} CASCADE", f"DROP ROLE {owner}")
 
 
+@pytest.mark.newest
 def test_what_its_owner_plants_meanwhile_is_seen(scene: OwnersScene) -> None:
     """Each part of a swap asks again: to read a table folds the constants in the expressions of its indexes."""
     scene.brought_to("begun")

@@ -457,6 +457,7 @@ def test_command_of_the_command_line_reaches_the_run(
     ]
 
 
+@pytest.mark.slow
 def test_what_a_command_cannot_change_is_told(project: Project, command: Callable[..., tuple[int, str, str]]) -> None:
     """Batches that are paused work at no pace; a run that is done has none."""
     from pgrunbook.record import run as records

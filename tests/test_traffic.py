@@ -152,6 +152,7 @@ def test_traffic_that_fails_is_told_and_raises_nothing(run: Run, target: Target)
     assert told.transactions > 0
 
 
+@pytest.mark.slow
 def test_one_client_that_fails_is_told_as_well(run: Run, target: Target) -> None:
     """The others go on, so that pgbench itself ends well."""
     with run("public.keyless") as told:

@@ -26,6 +26,7 @@ def writes(conn: psycopg.Connection[tuple[object, ...]], table: str, number: int
     conn.execute(f"UPDATE app.{table} SET a = -{number} - 1 WHERE id = {number}".encode())
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("form", ["beside the traffic", "small", "small and partitioned"])
 def test_sessions_that_have_fired_a_trigger_write_on(stage: Stage, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A pool's session writes before and behind the change; the plain one would make it fail until it ends."""

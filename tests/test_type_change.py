@@ -260,6 +260,7 @@ CHANGES = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @pytest.mark.first_case
 @pytest.mark.newest
@@ -277,6 +278,7 @@ def test_the_gate_is_the_server_s_word(stage: Stage, is_branch: bool) -> None:
                                   " AND attrelid = 'g'::regclass").fetchone() == ("character varying(10)",)  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.newest
 def test_a_branch_knows_what_the_text_does_not_tell(stage: Stage) -> None:
     """An expression that comes to the column itself; and in another TimeZone a timestamp is another number."""

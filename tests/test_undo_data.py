@@ -624,6 +624,7 @@ def test_a_session_with_an_old_snapshot_fails_as_it_would_without_capture(conn: 
             other.execute("DELETE FROM t WHERE id = 5")
 
 
+@pytest.mark.newest
 def test_size_is_estimated_from_statistics(conn: Conn) -> None:
     """Within a third of the truth on a table that was analyzed; nothing is executed."""
     conn.execute("INSERT INTO t SELECT i, i, 'text ' || i, 1 FROM generate_series(201, 20000) AS i; ANALYZE t")

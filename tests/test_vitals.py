@@ -192,6 +192,7 @@ def test_sessions_of_ours_are_no_concern() -> None:
     assert [one.what for one in concerns(replace(NOTHING, sessions=(planted,)))] == ["a long statement"]
 
 
+@pytest.mark.slow
 def test_the_command_looks_once_or_until_its_time_is_over(project: Callable[..., Target], command: Command) -> None:
     """Text, or a line of JSON for each look; nothing is written to the target."""
     target = project(folder={})

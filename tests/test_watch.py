@@ -277,6 +277,7 @@ def test_metrics_are_served_for_prometheus_on_the_loopback(project: Project) -> 
     assert 'pgrunbook_concerns{target="demo",urgency="now"} 0.0' in text
 
 
+@pytest.mark.slow
 def test_command_tells_what_fired_with_the_look(project: Project, command: Run) -> None:
     """As text and as JSON; one look does nothing, several ask the batches to pause."""
     target = project(folder={}, thresholds=[{"number": "connections", "above": 0, "does": "pause"}])

@@ -104,6 +104,7 @@ def test_a_closed_window_says_why(options: dict[str, Any], moment: str, says: st
     assert ChangeWindow(**options).closed_by(datetime.fromisoformat(moment).replace(tzinfo=UTC)) == says
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(
     ("options", "opens"),
     [
