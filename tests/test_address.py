@@ -157,6 +157,7 @@ def test_reset_all_leads_back_to_the_settings_of_the_target(newest: Server, laye
     assert shown == ("content", "a b", "Europe/Oslo", "UTF8", "2s")
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("encoding", ["UTF8", "LATIN1"])
 @pytest.mark.parametrize("way", ["service", "url"])
 def test_the_text_of_a_migration_is_utf8_whatever_the_service_the_role_or_the_database_names(

@@ -127,6 +127,7 @@ BEHIND = {"foreign-key-without-index", "soft-delete-with-unique", "design-foreig
           "index-validity-unchecked", "like-leaves-behind"}  # fmt: skip
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("name", sample(list(RULES), 10))
 def test_advice_is_executed(scene: Conn, newest: Server, name: str) -> None:
     """What is advised leaves nothing open, does not raise the same rule again, and is not refused.

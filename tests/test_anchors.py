@@ -203,6 +203,7 @@ def test_a_database_that_cannot_be_reached_at_the_end_keeps_nothing_from_being_s
     assert verify(target).exit_code == 3
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("how", ["sealed again", "resumed"])
 def test_an_end_whose_runner_was_killed_before_it_was_anchored_is_anchored_late(
     target: Target, monkeypatch: pytest.MonkeyPatch, how: str
@@ -225,6 +226,7 @@ def test_an_end_whose_runner_was_killed_before_it_was_anchored_is_anchored_late(
     assert verify(target).problems == ()
 
 
+@pytest.mark.first_case
 def test_another_server_that_has_only_the_oldest_rows_is_a_restored_one(
     target: Target, server: Server, database: Callable[..., str]
 ) -> None:

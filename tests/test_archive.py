@@ -145,6 +145,7 @@ def unsealed(content: Members, _: Records) -> None:
     content["manifest.dsse.json"] = envelope.Envelope(content["manifest.json"]).line()
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(
     ("tamper", "word"),
     [

@@ -82,6 +82,7 @@ def test_a_backup_that_was_not_compressed_is_restored(source: Server) -> None:
         source.do("sh", "-c", f"rm -rf backups/{path.name}*")
 
 
+@pytest.mark.slow
 def test_a_backup_that_breaks_off_is_removed(source: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the program that failed has said is told."""
     before = sorted(source.backups_dir.iterdir())

@@ -202,6 +202,7 @@ ANALYZE big
 """
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("kind", ["DELETE", "UPDATE"])
 def test_delete_goes_by_pages_where_a_key_is_random_in_a_large_table(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, kind: str

@@ -231,6 +231,7 @@ def test_writers_at_work_lose_nothing(own: Conn, server: Server) -> None:
         is_over.set()
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("stop", [1, 2])
 def test_cut_off_between_steps_it_is_gone_on_with(own: Conn, server: Server, stop: int) -> None:
     """Another session does the rest; what was written meanwhile is kept."""

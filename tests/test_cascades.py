@@ -75,6 +75,7 @@ def test_batches_keep_what_each_of_them_reaches(conn: Conn) -> None:
     assert state(conn, *TABLES) == before
 
 
+@pytest.mark.newest
 def test_conflict_in_a_table_that_was_reached_stops_it_all(conn: Conn) -> None:
     """Nothing is changed in the table where it began either."""
     do(conn, "DELETE FROM shop WHERE id < 12")

@@ -118,6 +118,7 @@ def test_a_type_of_the_system_reads_no_table(conn: Connection) -> None:
     assert catalog_of(conn, "SELECT '{a}'::text[], 'a'::text").tables == {}
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(
     ("sql", "there", "gone"),
     sample(
@@ -243,6 +244,7 @@ ALTER TABLE b ADD CONSTRAINT more FOREIGN KEY (n) REFERENCES a; ALTER TABLE a DR
 """.strip().split("\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("torn", [TORN[::8], pytest.param(TORN, marks=pytest.mark.slow)], ids=["some", "all"])
 def test_what_falls_with_a_drop_is_not_there_afterwards(newest: Server, torn: list[str]) -> None:
     """Relations, columns, defaults, indexes and constraints are those that the server has left."""

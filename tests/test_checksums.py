@@ -270,6 +270,7 @@ KEYS = [
 ]
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(("columns", "value", "told"), KEYS)
 def test_rows_are_matched_by_any_kind_of_key(
     server: Server, database: Make, columns: str, value: str, told: str | None
@@ -301,6 +302,7 @@ def test_rows_without_key_are_counted(server: Server, database: Make) -> None:
     }
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("seed", range(3))
 def test_counts_are_exact_whatever_differs(server: Server, database: Make, seed: int) -> None:
     """Random tables: the counts are those of a comparison in Python, and every sample is true."""

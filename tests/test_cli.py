@@ -221,6 +221,7 @@ def test_a_target_that_does_not_answer_is_told(project: Project, command: Comman
     assert 'could not connect to target "demo"' in out
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(("words", "catalog"), [("doctor", "pg_inherits"), ("drift --against other", "pg_policy")])
 def test_a_session_that_is_ended_while_it_looks_is_told(
     project: Project, command: Command, words: str, catalog: str

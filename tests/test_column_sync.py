@@ -100,6 +100,7 @@ def synced(server: Server, kind: str, leads: Leads = Leads.OLD, *, partitioned: 
         yield Synced(server, f"own_{name}", pair, sync, conn)
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("kind", sample([*PAIRS], 5))
 def test_the_new_column_follows_the_old_one(server: Server, kind: str) -> None:
     """By INSERT, UPDATE, MERGE, ON CONFLICT, under other settings and by replication: as assignment would have it."""

@@ -276,6 +276,7 @@ def test_a_superuser_takes_no_role_that_the_owner_of_the_database_has_chosen(
             admin.execute("DROP ROLE owns")
 
 
+@pytest.mark.slow
 def test_a_statement_ends_when_its_client_is_gone(project: Project) -> None:
     """Killed without a word, we leave nothing running in the server."""
     target = project(folder={})

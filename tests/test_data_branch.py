@@ -67,6 +67,7 @@ def quoted_name(site: Site) -> Iterator[str]:
         conn.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
+@pytest.mark.slow
 def test_the_data_is_there_twice_and_equal_and_the_source_is_untouched(project: Project) -> None:
     """What is committed until now is on the branch; what is done there stays there, and is gone at the end."""
     target = project()

@@ -202,6 +202,7 @@ def test_what_is_not_known_of_other_blocks_is_told(body: str, because: str) -> N
     assert (found.statements, found.because) == (None, because)
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(
     "around", ["{}", "IF n > 1 THEN {} END IF;", "FOR k IN 1..2 LOOP {} END LOOP;", "BEGIN {} END;"]
 )

@@ -171,6 +171,7 @@ def test_the_table_is_drizzles_own(drizzle: Path, conn: Connection, tmp_path: Pa
     assert str(theirs).replace("theirs", "ours") == str(ours)
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @LAYOUTS
 def test_we_take_turns(drizzle: Path, conn: Connection, tmp_path: Path, major: str) -> None:

@@ -34,6 +34,7 @@ def package(tmp_path: Path) -> Package:
     return make
 
 
+@pytest.mark.first_case
 @needs_npm
 @pytest.mark.parametrize("named", ["migrations", ""], ids=["its folder named", "the package named"])
 def test_new_files_are_seen(package: Package, named: str) -> None:

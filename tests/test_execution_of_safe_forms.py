@@ -724,6 +724,7 @@ def old_reader(target: Target) -> Iterator[int]:
         yield pid
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @pytest.mark.parametrize("case", STRONG)
 def test_nobody_queues_behind_us_while_a_reader_is_in_the_way(place: Place, case: str) -> None:

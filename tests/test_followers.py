@@ -219,6 +219,7 @@ def test_a_trigger_of_the_application_changes_the_key_again(own: Conn, name: str
         assert [row for row in found if row[2] != row[1] * 10] == []
 
 
+@pytest.mark.first_case
 @pytest.mark.newest
 @pytest.mark.parametrize("table", ["t", "whole"])
 def test_two_rows_that_a_step_deletes_have_one_key_in_turn(own: Conn, table: str) -> None:
@@ -238,6 +239,7 @@ def test_two_rows_that_a_step_deletes_have_one_key_in_turn(own: Conn, table: str
     assert found.left
 
 
+@pytest.mark.first_case
 @pytest.mark.newest
 @pytest.mark.parametrize("deferrable", ["", " DEFERRABLE"])
 def test_a_trigger_of_the_application_changes_rows_whose_change_we_have_not_seen(own: Conn, deferrable: str) -> None:
@@ -276,6 +278,7 @@ STOPS = {
 }
 
 
+@pytest.mark.first_case
 @pytest.mark.newest
 @pytest.mark.parametrize("stop", STOPS)
 def test_a_move_that_a_trigger_of_the_application_stops(own: Conn, stop: str) -> None:
@@ -621,6 +624,7 @@ def test_rows_are_followed_in_a_copy_from_a_dump(own: Conn, server: Server, empt
     assert [(n, a) for n, a in found if a not in (None, n * 10)] == []
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("is_written", [False, True])
 def test_a_key_that_a_later_release_drops_is_that_of_then_behind_its_return(own: Conn, *, is_written: bool) -> None:
     """It has another number then; where somebody has written meanwhile, nobody knows the rows, and it is told."""
@@ -641,6 +645,7 @@ def test_a_key_that_a_later_release_drops_is_that_of_then_behind_its_return(own:
     assert [left for _, left in gone_to_nobody(own, ["0001_x"], "up")] == ([200] if is_written else [])
 
 
+@pytest.mark.first_case
 @pytest.mark.newest
 @pytest.mark.parametrize("way", ["column", "rows"])
 def test_another_column_that_takes_the_name_of_the_key_is_not_that_of_then(own: Conn, way: str) -> None:

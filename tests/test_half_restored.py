@@ -291,6 +291,7 @@ def test_half_made_backups_of_killed_processes_are_removed_by_the_next(ground: G
     assert not left.exists()
 
 
+@pytest.mark.slow
 def test_backups_in_use_are_not_removed(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
     """Removal waits for restores, and says whom it waited for."""
     monkeypatch.setattr(backups, "LOCK_TIMEOUT_S", 0)

@@ -28,6 +28,7 @@ def found(target: Target) -> list[tuple[str, str, str]]:
         return [(left.kind, left.name, left.where) for left in health.leftovers(conn)]
 
 
+@pytest.mark.slow
 def test_the_example_has_nothing_left_over(project: Project) -> None:
     """All is well at the history's end."""
     assert found(project()) == []

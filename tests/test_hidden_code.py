@@ -260,6 +260,7 @@ PLANTED = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.newest
 def test_a_text_is_read_only_where_the_servers_own_functions_put_it_together(stage: Stage) -> None:
     """Another function or operator of the name may match better, wherever it stands in the search path."""

@@ -53,6 +53,7 @@ def test_a_small_branch_lies_in_memory_and_nothing_is_left_of_it() -> None:
     assert not server.dir.exists()
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("size", [None, 2**50])
 def test_a_branch_of_unknown_size_or_a_large_one_lies_on_the_disk(size: int | None) -> None:
     with branch_server.new_server(data_bytes=size) as server:

@@ -233,6 +233,7 @@ def test_the_subscriber_itself_goes_on(source: Server, publisher: Server) -> Non
         assert rows(copy, "SELECT count(*) FROM followed WHERE n = 3", name) == [(0,)]
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 def test_every_setting_that_may_lead_outside_is_judged(source: Server) -> None:
     """A server's own list: what a new version brings is to be looked at."""

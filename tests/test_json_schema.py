@@ -104,6 +104,7 @@ def test_a_target_that_does_not_answer_is_told_as_json(project: Project, command
     assert (standing["server"], standing["pending"]) == (None, None)
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("name", get_args(json_schema.Name))
 def test_every_schema_is_printed(name: str, command: Command) -> None:
     """By the command, under the name of what it describes."""

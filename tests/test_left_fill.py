@@ -59,6 +59,7 @@ def test_columns_that_it_does_not_know_come_and_go(target: Target) -> None:
         assert rows(target, "SELECT cents FROM orders WHERE tag = 'new'") == [(150,)]
 
 
+@pytest.mark.slow
 def test_an_expression_over_the_whole_row_knows_all_columns(target: Target) -> None:
     """Also one that names no column, and one that names those of another table."""
     do(target, "CREATE TABLE rates (rate int); INSERT INTO rates VALUES (2)")

@@ -155,6 +155,7 @@ def test_a_part_of_an_index_is_built_anew(conn: Connection) -> None:
     assert remnants(conn) == []
 
 
+@pytest.mark.first_case
 @pytest.mark.every_version
 def test_what_a_reindex_of_a_table_left_goes_also_beside_toast(server: Server, name: str, conn: Connection) -> None:
     """Cut off while it waits for an old transaction, it leaves an index for each that it was to build."""
@@ -194,6 +195,7 @@ def test_two_of_one_name_are_told_apart(conn: Connection) -> None:
     assert remnants(conn) == [first]
 
 
+@pytest.mark.slow
 def test_helpers_of_a_run_that_is_over_are_removed(conn: Connection) -> None:
     """By our names, each of its kind; what has another name is somebody's. While a run is at work none is."""
     helper = "pgrunbook_0123456789ab"

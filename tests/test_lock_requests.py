@@ -190,6 +190,7 @@ WORKER = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 def test_an_autovacuum_in_the_way_is_asked_to_yield(vacuumed: Target) -> None:
     """It would be there for hours; asked, it is gone, nobody has waited, and the column is there."""

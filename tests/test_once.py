@@ -80,6 +80,7 @@ STEPS = ("meet_the_target", "is_it_still_so", "take_restore_point", "execute_pla
          "verdict")  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_plan_that_is_executed_is_shown_and_not_executed_again(done: Run) -> None:
     """In another kernel, before its checks and behind them: files, verdict and run.json stay; what follows works."""
     here = migrate.begin(target="demo")

@@ -33,6 +33,7 @@ def loop(**facts: object) -> Loop:
     return Loop(**{**there, **facts})  # type: ignore[arg-type]
 
 
+@pytest.mark.first_case
 def test_a_loop_at_work_is_told_with_its_run_and_pace(stage: Stage) -> None:
     """It is there from its first batch to its last; the second look tells how long it will take."""
     step_log.create(stage.conn)

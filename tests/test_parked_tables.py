@@ -431,6 +431,7 @@ def test_the_same_statement_again_keeps_beside_what_was_kept_before(conn: Conn) 
     assert len(texts(conn, str(older.there))) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @pytest.mark.parametrize("batch_rows", [7, 1_000])
 def test_what_was_written_comes_back_on_the_way_forward(conn: Conn, batch_rows: int) -> None:
@@ -473,6 +474,7 @@ def test_what_was_written_comes_back_on_the_way_forward(conn: Conn, batch_rows: 
     }
 
 
+@pytest.mark.first_case
 @pytest.mark.newest
 @pytest.mark.parametrize("sql", ["DROP TABLE by_mood_1", "DROP TABLE by_mood"])
 def test_a_partition_whose_key_has_a_type_of_the_application_comes_back(server: Server, sql: str) -> None:

@@ -275,6 +275,7 @@ def test_the_permit_does_not_rely_on_what_the_check_saw(prepared: Run, target: T
     assert is_untouched(target)
 
 
+@pytest.mark.slow
 def test_a_plan_that_was_exchanged_after_the_check_is_not_executed(accepted: Run, target: Target) -> None:
     """What passed was about one digest; approved by its first twelve digits it is executed, by others not."""
     plan = plans.read(accepted.folder / "plan.json")

@@ -460,6 +460,7 @@ def test_a_target_that_cannot_be_asked_hides_no_other(
     assert command("branch", "list", "--target", shop.name) == (0, "No branch.\n", "")
 
 
+@pytest.mark.slow
 def test_branches_of_a_target_that_is_declared_no_more_are_told_of(
     shop: Target, tmp_path: Path, command: Command
 ) -> None:

@@ -114,6 +114,7 @@ def test_a_migration_older_than_the_applied_ones_is_planned_only_when_told(proje
     assert "not rehearsed" in outputs(made, "rehearse")
 
 
+@pytest.mark.slow
 def test_a_file_that_was_edited_after_it_was_applied_is_refused(project: Project) -> None:
     """The history table knows the text that was applied; another one is not taken for it."""
     target = project()

@@ -191,6 +191,7 @@ def contracted(target: Target) -> None:
         contract.drop(conn, target, one, permitted_of(contract.subject(one), conn))
 
 
+@pytest.mark.slow
 @pytest.mark.newest
 @pytest.mark.parametrize("how", sample([*PUBLISHED], 8))
 def test_a_subscriber_has_the_rows_of_its_publisher(server: Server, how: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -268,6 +268,7 @@ def test_an_archive_that_fails_stops_it(own_server: Server) -> None:
         until(lambda: check(conn, "WAL archive").level is Level.GOOD)
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @pytest.mark.parametrize(
     ("settings", "found"),

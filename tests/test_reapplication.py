@@ -156,6 +156,7 @@ def there_and_back_and_there(conn: Conn, types: list[tuple[str, str | None]]) ->
     assert {kept.state for kept in undo_data.list_entries(conn)} == {"given back"}
 
 
+@pytest.mark.newest
 def test_rows_of_every_type_come_back_into_a_table(conn: Conn) -> None:
     """A table with a column of each type is dropped by a rollback, and made again by the same text."""
     types = typed(conn)
@@ -239,6 +240,7 @@ def test_numbers_come_back_and_go_on_after_the_highest(conn: Conn, column: str, 
     assert value(conn, "INSERT INTO t (id) VALUES (12) RETURNING n") == 12
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(("by", "expected"), [("1 RESTART 100", 100), ("1 RESTART 9", 12), ("-1 RESTART -50", -50)])
 def test_a_sequence_is_never_set_back(conn: Conn, by: str, expected: int) -> None:
     """One that was restarted and has given nothing since, and one that descends, stand where they stand."""

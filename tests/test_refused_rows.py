@@ -51,6 +51,7 @@ def back(conn: Conn) -> list[tuple[str, str, str | None]]:
     return sorted((one.table.name, one.way, one.key["id"]) for one in left.samples)
 
 
+@pytest.mark.first_case
 def test_children_of_a_displaced_parent_are_left_and_told(conn: Conn) -> None:
     """A unique value of one parent is taken: it and what refers to it stay away, and all others come back."""
     before = conn.execute("SELECT * FROM grandchild WHERE id <> 7 ORDER BY id").fetchall()
@@ -116,6 +117,7 @@ SWAPS = {
 }  # fmt: skip
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("column", sample([*SWAPS], 3))
 def test_rows_that_have_each_others_values_go_back_by_two_steps(conn: Conn, column: str) -> None:
     """Two that were swapped, three in a ring, and a row in between whose value somebody else has taken."""

@@ -311,6 +311,7 @@ def test_short_statements_on_several_tables_do_not_hold_each_others_locks(
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_without_a_branch_a_release_is_drafted_on_what_is_there(stage: Callable[..., Target]) -> None:
     """Nothing is executed to draft it: the target stays as it is, and a big table gets its form all the same."""
     target = stage("ALTER TABLE t ADD n int; CREATE INDEX ON t (n)", "UPDATE t SET n = 1; UPDATE small SET a = 2")

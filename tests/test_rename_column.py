@@ -83,6 +83,7 @@ WRITES = {
 }  # fmt: skip
 
 
+@pytest.mark.newest
 def test_old_and_new_code_write_side_by_side(stage: Stage) -> None:
     """Each way to write a column, by each of its names; both hold the same after each statement."""
     make(stage, "text", rows=0)
@@ -370,6 +371,7 @@ def test_it_goes_on_where_it_was_stopped(stage: Stage) -> None:
     ).fetchone() == (100 + len(found.steps) - 1, 0)
 
 
+@pytest.mark.slow
 def test_it_goes_back_without_a_lost_write(stage: Stage) -> None:
     """The schema is as before, and what was written by either name since is under the old one."""
     make(stage)

@@ -223,6 +223,7 @@ def reviewed(declare: Callable[..., Target], tmp_path: Path, form: str = "json",
     return run([file], target="demo", fail_on="error", form=form)  # type: ignore[arg-type]
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(
     ("rules", "found"),
     [

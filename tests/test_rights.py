@@ -237,6 +237,7 @@ def test_nothing_speaks_of_a_restore_point_where_there_is_none(
     assert target.name == "shop"
 
 
+@pytest.mark.newest
 def test_schema_pgrunbook_is_handed_over_as_the_page_says(
     admin: psycopg.Connection[tuple[object, ...]], archiving: Server
 ) -> None:

@@ -119,6 +119,7 @@ def seen(conn: Connection, sql: str) -> int:
         return conn.execute(sql.encode()).rowcount
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @pytest.mark.usefixtures("forced")
 @pytest.mark.parametrize("role", sample(list(ROLES), 2))

@@ -269,6 +269,7 @@ def test_rows_are_done_once_while_keys_change(server: Server, key: str, loop: st
         assert conn.execute("SELECT relname FROM pg_class WHERE relname ~ 'moves_'").fetchall() == []
 
 
+@pytest.mark.first_case
 def test_rows_that_move_to_pages_that_were_met_are_found(server: Server) -> None:
     """Their new versions lie where the loop has been; one of them has another key too, and one matches no more."""
     behind: list[object] = []

@@ -130,6 +130,7 @@ def test_a_row_value_whose_fields_are_null_is_not_null(stage: Stage) -> None:
     assert stage.conn.execute(left).fetchall() == []
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("name", ["", "CONSTRAINT keyless_key "], ids=["of the index", "of its own"])
 def test_a_key_that_adopts_an_index_proves_not_null_first(stage: Stage, name: str) -> None:
     """Over a nullable column it would read all rows under the strongest lock; over a proven one it reads none."""

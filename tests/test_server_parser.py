@@ -16,6 +16,7 @@ from test_effects import cases
 pytestmark = pytest.mark.every_version
 
 
+@pytest.mark.newest
 def test_every_statement_that_the_server_knows_passes(server: Server) -> None:
     """Of all the kinds that effects are told of, and nothing of them is executed."""
     queries = [

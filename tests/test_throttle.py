@@ -152,6 +152,7 @@ OF_OTHERS = {
 }
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("case", OF_OTHERS)
 def test_loop_is_alone_where_nobody_else_is_at_work(stage: Stage, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
     """A session counts while it does something or holds a transaction, in any database; ours count for nobody."""

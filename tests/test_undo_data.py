@@ -192,6 +192,7 @@ def test_loop_that_deletes_keeps_too(conn: Conn) -> None:
     assert state(conn, 'app."T x"') == before
 
 
+@pytest.mark.newest
 def test_cut_off_loop_has_kept_what_it_has_changed_and_goes_on(conn: Conn, server: Server) -> None:
     """After a crash in a batch the same call goes on with the same side table, and no row is kept twice."""
     before = state(conn, "t")
@@ -399,6 +400,7 @@ def test_restore_overwrites_a_row_that_was_made_again(conn: Conn) -> None:
     assert state(conn, "t") == before
 
 
+@pytest.mark.newest
 def test_new_row_that_others_refer_to_is_not_taken_away(conn: Conn) -> None:
     """Neither with "restore": rows that somebody has made would go with it."""
     conn.execute("CREATE TABLE child (id integer PRIMARY KEY, t integer REFERENCES t ON DELETE CASCADE)")
@@ -411,6 +413,7 @@ def test_new_row_that_others_refer_to_is_not_taken_away(conn: Conn) -> None:
     assert value(conn, "SELECT count(*) FROM child") == 1
 
 
+@pytest.mark.newest
 def test_trigger_that_adds_to_an_update_makes_all_columns_kept(conn: Conn) -> None:
     """What a BEFORE trigger writes to other columns is kept too; it fires again when rows are given back."""
     conn.execute(

@@ -141,6 +141,7 @@ class KilledError(BaseException):
     """Stands for a process that is killed: nothing that follows is done."""
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("call", range(1, 7))
 def test_records_of_a_run_that_was_killed_behind_a_line_of_the_ledger(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
