@@ -258,6 +258,31 @@ def test_rows_that_are_deleted_by_pages_are_captured(stage: Stage, monkeypatch: 
     assert conn.execute(here).fetchall() == before
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("of", ["big", "big_1"])
+def test_delete_that_a_trigger_turns_into_an_update_meets_each_row_once(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, of: str
+) -> None:
+    """Its new versions are on other pages: it goes by the key, also where only a partition has the trigger."""
+    conn = stage.conn
+    step_log.create(conn)
+    parts = "CREATE TABLE big (id uuid PRIMARY KEY, n integer DEFAULT 0) PARTITION BY HASH (id);"
+    parts += "CREATE TABLE big_1 PARTITION OF big FOR VALUES WITH (MODULUS 1, REMAINDER 0)"
+    conn.execute(parts if of == "big_1" else "CREATE TABLE big (id uuid PRIMARY KEY, n integer DEFAULT 0)")
+    conn.execute("INSERT INTO big SELECT md5(i::text)::uuid FROM generate_series(1, 2000) AS i; ANALYZE big")
+    conn.execute("CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS"
+                 " 'BEGIN UPDATE big SET n = n + 1 WHERE id = OLD.id; RETURN NULL; END'")  # fmt: skip
+    conn.execute(f"CREATE TRIGGER keep BEFORE DELETE ON {of} FOR EACH ROW EXECUTE FUNCTION keep()")
+    monkeypatch.setattr(batch_order, "SMALL_ROWS", 100)
+    monkeypatch.setattr(batch_order, "OF_ROOM", 1 << 30)
+    (expansion,) = plan(conn, "DELETE FROM big", batch_rows=50)
+    conn.execute(expansion.steps[0].sql)
+    batches = expansion.steps[1].batches
+    assert batches is not None
+    run_batches(conn, batches, resume_from="loop")
+    assert conn.execute("SELECT n, count(*) FROM big GROUP BY n").fetchall() == [(1, 2000)]
+
+
 def test_empty_table_is_done_at_once(stage: Stage) -> None:
     """There is no largest key, and so nothing to do."""
     stage.conn.execute("DELETE FROM t")

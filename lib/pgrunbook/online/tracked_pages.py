@@ -9,6 +9,7 @@
 4. Behind that come, as in any loop, the rows that were moved.
 
 It serves where the key is random in the table, and that is large: each row of a batch by the key is on another page.
+Where a trigger BEFORE DELETE may keep a row, and write it again, what is met is not gone: such a loop goes by the key.
 """
 
 from __future__ import annotations
@@ -44,6 +45,10 @@ def serve(conn: Connection, batches: Batches) -> bool:
     row = queries.rows(conn, "backfill", "order_facts", table=table, key=batches.key[0], columns=[])[0]
     found = OrderFacts(**row)
     chosen = found.rows_estimate >= batch_order.SMALL_ROWS and found.is_scattered and found.is_large
+    if chosen and (keeping := queries.rows(conn, "backfill", "keeping", table=table)):
+        log.info("%s goes by its key: trigger %s may keep rows, which pages would meet again", batches.label,
+                 keeping[0]["name"])  # fmt: skip
+        return False
     log.info("%s goes by %s: %s", batches.label, "pages" if chosen else "its key", found.told)
     return chosen
 

@@ -116,6 +116,19 @@ WHERE k.conrelid = %(table)s
   AND k.conkey && ARRAY(SELECT a.attnum FROM pg_catalog.pg_attribute AS a
                         WHERE a.attrelid = k.conrelid AND a.attname = ANY (%(columns)s::text[]))
 
+-- name: keeping
+-- a row is: a trigger of the application that may keep a row of a table, or of a partition, from being deleted
+SELECT t.tgname::text AS name
+FROM pg_catalog.pg_trigger AS t
+JOIN pg_catalog.pg_proc AS p ON p.oid = t.tgfoid
+WHERE t.tgenabled <> 'D'
+  AND t.tgtype & 11 = 11  -- BEFORE DELETE, for each row
+  AND p.pronamespace IS DISTINCT FROM pg_catalog.to_regnamespace('pgrunbook')::oid
+  AND t.tgrelid IN (SELECT %(table)s::oid
+                    UNION ALL
+                    SELECT r.relid FROM pg_catalog.pg_partition_tree(%(table)s::oid::regclass) AS r)
+ORDER BY t.tgname
+
 -- name: order_facts
 -- a row is: what decides the order of a backfill: its size, room on pages, how far the key follows the pages, indexes;
 -- and what is kept in memory, and written between two checkpoints; of a partitioned table, over its partitions
