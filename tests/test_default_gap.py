@@ -50,3 +50,17 @@ def test_rows_that_are_inserted_meanwhile_have_a_default(stage: Stage, type_: st
     made = stage.conn.execute("SELECT DISTINCT b FROM t WHERE id BETWEEN 1000 AND 1999").fetchall()
     assert made == [(1 if type_ == "integer" else "1",)]
     assert stage.conn.execute("SELECT b FROM t WHERE id = 2000").fetchone() == (becomes,)
+
+
+@pytest.mark.slow
+def test_only_is_not_joined_with_what_is_about_partitions_too(stage: Stage) -> None:
+    """A default that only the partitioned table gets is not given to its partitions."""
+    stage.conn.execute("ALTER TABLE p ALTER v SET DEFAULT 1")
+    written = "ALTER TABLE p ALTER v DROP DEFAULT;\nALTER TABLE p ALTER v TYPE bigint;\n"
+    found = plan(stage.conn, f"{written}ALTER TABLE ONLY p ALTER v SET DEFAULT 5", batch_rows=15)
+    assert [one.form for one in found] == ["shadow-column", "part-of-a-change", ""]
+    perform(stage.conn, found)
+    defaults = (
+        "SELECT pg_get_expr(adbin, adrelid) FROM pg_attrdef WHERE adrelid = ANY ('{p,p_2025,p_2026}'::regclass[])"
+    )
+    assert stage.conn.execute(defaults).fetchall() == [("5",)]

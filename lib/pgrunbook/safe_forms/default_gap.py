@@ -31,6 +31,8 @@ def read(facts: Facts, statements: Sequence[Statement]) -> Sequence[Statement]:
         node = tree(one.sql)
         if table is None or not _is_one(node) or facts.relation(node.relation) != table:
             break
+        if node.relation.inh != first.relation.inh:  # ONLY one of them is about partitions, too
+            break
         if not all(_taken(cmd, changes, dropped) for cmd in _ordered(node)):
             break
         length = number if changes and dropped <= changes else length
