@@ -373,3 +373,53 @@ def test_sessions_of_the_application_fare_as_behind_the_plain_sql(project: Proje
             assert {name: sent(conn, name) for name in PREPARED} == dict.fromkeys(PREPARED, "")
     assert told[0] == {**dict.fromkeys(PREPARED, ""), "parameter": "42804"}
     assert {name: bool(code) for name, code in told[0].items()} == {name: bool(code) for name, code in told[1].items()}
+
+
+# What somebody makes while the columns are filled: with each the plain DROP TYPE would fail.
+NEEDS = {
+    "CREATE TABLE copy AS SELECT * FROM lines": "DROP TABLE copy",
+    "CREATE TABLE copy (kinds kind[])": "DROP TABLE copy",
+    "CREATE TABLE copy (kind text DEFAULT 'new'::kind::text)": "DROP TABLE copy",
+    "CREATE FUNCTION copy(kind) RETURNS int LANGUAGE sql AS 'SELECT 1'": "DROP FUNCTION copy",
+    "CREATE DOMAIN copy AS kind": "DROP DOMAIN copy",
+    "CREATE TYPE copy AS (kind kind)": "DROP TYPE copy",
+}
+
+
+@pytest.mark.slow
+def test_what_came_to_need_the_type_meanwhile_keeps_its_name(project: Project) -> None:
+    """The cut-over is refused as the plain DROP TYPE would be; where nothing needs the type any more, it goes on."""
+    target = released(project, "typeorm")
+    found = planned(target, safely(target))
+    for made, dropped in NEEDS.items():
+        raised = error_of(lambda made=made: execute(target, found, seen=lambda _: do(target, made)))  # type: ignore[misc]
+        assert "needs type public.kind, and did not when this was planned" in raised.message, made
+        of_column = "SELECT atttypid::regtype::text FROM pg_attribute WHERE attrelid = 'lines'::regclass AND attnum = 2"
+        assert rows(target, of_column) == [("kind",)]
+        assert rows(target, "SELECT 'x'::kind::text") == [("x",)]
+        do(target, dropped)
+    execute(target, found)
+    assert rows(target, "SELECT enum_range(NULL::kind)::text") == [("{new,late,done}",)]
+
+
+@pytest.mark.slow
+def test_a_list_that_the_server_refuses_is_told_as_any_other_statement(project: Project) -> None:
+    """A value that stands in it twice: the error has its line, and says that nothing changed."""
+    target = project(folder={"0001_a.sql": SPELLINGS["typeorm"].replace("'late'", "'new'")}, batch_rows=100)
+    do(target, TABLES)
+    raised = error_of(lambda: safely(target))
+    assert "step 2 of 0001_a (CREATE TYPE; 0001_a.sql, line 3) would fail" in raised.message
+    assert "Nothing changed in the target" in raised.state
+
+
+@pytest.mark.slow
+def test_values_that_a_cast_shortens_are_tried_before_a_row_is_written(project: Project) -> None:
+    """A cast through varchar(2) makes other values of those that both lists have; there is only the new type then."""
+    short = SPELLINGS["typeorm"].replace('"state"::"text"', '"state"::varchar(2)').replace("'done'", "'done', 'ne'")
+    target = project(folder={"0001_a.sql": short.replace("DEFAULT 'done', 'ne'", "DEFAULT 'done'")}, batch_rows=100)
+    do(target, TABLES)
+    found = planned(target, safely(target))
+    before = looks(target)
+    raised = error_of(lambda: execute(target, found))
+    assert 'values of "public"."orders" cannot be converted, in 150 of its rows' in raised.message
+    assert [(one.kind, one.name) for one in diff(before, looks(target))] == [("type", "public.pgrunbook_new_kind")]

@@ -197,7 +197,7 @@ class _Reader:
                 return False  # the server refuses it, too
             value = ast.TypeCast(arg=one.value, typeName=made)
         else:
-            one.is_cast = one.is_cast and _is_cast(using, one.column.name)
+            one.is_cast = one.is_cast and _is_cast(using, one.column.name, is_text=one.type is None)
             value = self._marked(mapped(using, lambda part: one.value if _is_of(part, one.column.name) else part))
         if type_ is not None:
             if self.made not in (None, type_):
@@ -277,7 +277,12 @@ def _is_of(part: Any, column: str) -> bool:
     return isinstance(part, ast.ColumnRef) and strings(part.fields)[-1:] == (column,)
 
 
-def _is_cast(node: Any, column: str) -> bool:
-    while isinstance(node, ast.TypeCast):
-        node = node.arg
-    return _is_of(node, column)
+def _is_cast(node: Any, column: str, *, is_text: bool) -> bool:
+    """Tell whether a value is only cast, through text of any length: such a cast fails for unknown values alone."""
+    if not isinstance(node, ast.TypeCast):
+        return _is_of(node, column)
+    inner, casts = node.arg, [node.typeName]
+    while isinstance(inner, ast.TypeCast):
+        inner, casts = inner.arg, [*casts, inner.typeName]
+    through = [one for one in casts if strings(one.names)[-1] in _TEXT and not one.typmods]
+    return _is_of(inner, column) and len(through) >= len(casts) - 1 and (is_text or bool(through))

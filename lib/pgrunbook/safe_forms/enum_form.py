@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import psycopg
 from psycopg import sql
 
 from pgrunbook.database.shadows import OLD_TYPE, Shadow, type_objects
@@ -51,6 +52,33 @@ BEGIN
 END
 """
 
+_UNUSED = """
+DECLARE
+    found text;
+BEGIN
+    SELECT pg_describe_object(d.classid, d.objid, d.objsubid) INTO found
+    FROM pg_type AS t
+    JOIN pg_depend AS d ON d.refclassid = 'pg_type'::regclass AND d.refobjid IN (t.oid, t.typarray)
+    WHERE t.oid = {aside}::regtype
+      AND (d.classid, d.objid) <> ('pg_type'::regclass::oid, t.typarray)
+      AND NOT (d.classid = 'pg_proc'::regclass
+               AND (SELECT p.pronamespace = 'pgrunbook'::regnamespace FROM pg_proc AS p WHERE p.oid = d.objid))
+      AND NOT EXISTS (SELECT
+                      FROM (VALUES {columns}) AS c (relation, name)
+                      JOIN LATERAL (SELECT c.relation::regclass::oid AS oid
+                                    UNION
+                                    SELECT p.relid FROM pg_partition_tree(c.relation::regclass) AS p) AS r ON true
+                      JOIN pg_attribute AS a ON a.attrelid = r.oid AND a.attname = c.name
+                      WHERE (d.classid, d.objid, d.objsubid) = ('pg_class'::regclass::oid, a.attrelid, a.attnum))
+    LIMIT 1;
+    IF found IS NOT NULL THEN
+        RAISE dependent_objects_still_exist USING
+            MESSAGE = format('%s needs type %s, and did not when this was planned', found, {old}),
+            HINT = 'Let it need the type no more, then go on; or roll this back.';
+    END IF;
+END
+"""
+
 
 @dataclass(frozen=True)
 class EnumForm:
@@ -77,7 +105,10 @@ def form(case: Case, change: EnumChange) -> EnumForm | str | None:
         return f"type {dotted_name(*types.aside)} of an earlier change waits for contract"
     with case.facts.conn.transaction(force_rollback=True):
         if types.is_made:
-            case.facts.conn.execute(types.creation.encode())
+            try:
+                case.facts.conn.execute(types.creation.encode())
+            except psycopg.Error as exc:
+                return f"the server refuses the new type: {exc.diag.message_primary}"
         tables = dict.fromkeys(one.table for one in change.columns)
         cases = [_case(case, change, types, [c for c in change.columns if c.table == table]) for table in tables]
         for one in cases:
@@ -211,7 +242,8 @@ class _EnumSteps:
         if new is not None and self.types.is_made:
             made.append(SafeStep(self.types.creation, f"Make the new type, as {dotted_name(*new)}."))
         before = [*self._counted(), *made, *(step for each in every for step in each[:-1])]
-        return [*before, self._cutover([each[-1] for each in every], self.types.there(), there=True)]
+        cuts = [each[-1] for each in every]
+        return [*before, self._cutover(cuts, self.types.there(), there=True, ends=[self._unused()])]
 
     def _back(self) -> list[SafeStep]:
         every = [one.way_back() for one in self.forms]
@@ -230,6 +262,16 @@ class _EnumSteps:
         says += f", and the new type is {dotted_name(*new)}" if there and new is not None else ""
         says = " ".join([f"{says}.", *(one.says for one in cuts)])
         return SafeStep(";\n".join([lock, *renames, *(one.sql for one in cuts), *ends]), says)
+
+    def _unused(self) -> str:
+        """Return the statement that fails where something else came to need the old type, which the plain SQL drops."""
+        every = [(one.table_sql, one.shadow_name) for form in self.forms for one in form.shadows()]
+        columns = [sql.SQL("({}, {})").format(sql.Literal(table), sql.Literal(column)) for table, column in every]
+        block = sql.SQL(_UNUSED).format(
+            aside=sql.Literal(name(*self.types.aside)), old=sql.Literal(dotted_name(*self.types.old)),
+            columns=sql.SQL(", ").join(columns),
+        )  # fmt: skip
+        return do(block).as_string(None)
 
     def _counted(self) -> list[SafeStep]:
         """Return the steps that count the values which the new type lacks."""
