@@ -344,3 +344,13 @@ def test_an_error_that_quotes_the_line_does_not_repeat_the_password() -> None:
 def test_a_role_without_a_password_is_a_statement_like_any_other(text: str) -> None:
     """Only the secret is kept out."""
     assert len(parse(text, "m.sql")) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "held", ["EXECUTE prepared", "EXPLAIN ANALYZE EXECUTE prepared", "CREATE TABLE x AS EXECUTE p"]
+)
+def test_what_was_prepared_may_hold_until_the_commit_of_its_part(held: str) -> None:
+    """It may be a call of any function; around the whole file it is no matter."""
+    assert not has_left_out(f"BEGIN; {held}; COMMIT; SELECT 1")
+    assert has_left_out(f"BEGIN; {held}; COMMIT")

@@ -163,6 +163,8 @@ def _holds_until_commit(node: Any) -> bool:
     match node:
         case ast.LockStmt() | ast.ConstraintsSetStmt() | ast.DeclareCursorStmt() | ast.DoStmt() | ast.CallStmt():
             return True
+        case ast.ExecuteStmt():  # of whatever was prepared
+            return True
         case ast.CreateStmt():
             return node.oncommit not in _KEEPS
         case ast.CreateTableAsStmt() if node.into.onCommit not in _KEEPS:
@@ -176,7 +178,9 @@ def _holds_until_commit(node: Any) -> bool:
 
 def _may_hold(part: Any) -> bool:
     """Tell whether a part of a query locks rows, or calls a function, which may lock and set whatever it likes."""
-    return isinstance(part, ast.FuncCall) or (isinstance(part, ast.SelectStmt) and bool(part.lockingClause))
+    return isinstance(part, ast.FuncCall | ast.ExecuteStmt) or (
+        isinstance(part, ast.SelectStmt) and bool(part.lockingClause)
+    )
 
 
 def has_left_out(sql: str) -> bool:
