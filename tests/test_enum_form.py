@@ -423,3 +423,36 @@ def test_values_that_a_cast_shortens_are_tried_before_a_row_is_written(project: 
     raised = error_of(lambda: execute(target, found))
     assert 'values of "public"."orders" cannot be converted, in 150 of its rows' in raised.message
     assert [(one.kind, one.name) for one in diff(before, looks(target))] == [("type", "public.pgrunbook_new_kind")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("before", ['ALTER TYPE "public"."kind" RENAME', "DROP TYPE"])
+def test_another_enum_that_is_renamed_is_no_part_of_it(project: Project, before: str) -> None:
+    """Right before the change, or in the middle of it: then that is none; the end is that of the plain SQL."""
+    text = SPELLINGS["typeorm"].replace(before, f"ALTER TYPE other RENAME TO another;\n{before}", 1)
+    target = project(folder={"0001_a.sql": text}, batch_rows=100)
+    do(target, TABLES + "CREATE TYPE other AS ENUM ('a')")
+    (change,) = safely(target).changes
+    (renamed,) = [one for one in change.statements if one.sql.startswith("ALTER TYPE other")]
+    assert renamed.sql in [step.sql for step in change.steps]
+    assert any(one.form == "replaced-enum" for one in change.statements) is (before != "DROP TYPE")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("spelling", "type_"), [("typeorm", "kind"), ("another name", "public.phase")])
+def test_no_value_is_renamed_before_contract(project: Project, spelling: str, type_: str) -> None:
+    """The old column could not hold it, and nothing would bring it back: in the same release it gives the form up."""
+    renames = f"ALTER TYPE {type_} RENAME VALUE 'done' TO 'over'"
+    target = released(project, spelling)
+    found = planned(target, safely(target))
+    assert target.migrations is not None
+    (Path(target.migrations) / "0002_b.sql").write_text(renames)
+    changes = safely(target).changes
+    assert "replaced-enum" not in [one.form for one in changes[0].statements]
+    says = [one.gate.says for one in changes[0].statements if one.gate is not None and one.gate.id == "runs-as-written"]
+    assert any("0002_b:1 renames a value" in one for one in says), says
+    execute(target, found)
+    raised = error_of(lambda: safely(target))
+    assert "could not plan 0002_b:1 (ALTER TYPE RENAME VALUE): public." in raised.message
+    assert "A value that one of their types calls otherwise, the other column cannot hold." in raised.detail
+    assert raised.hint == "pgrunbook run contract --target TARGET, then begin again."

@@ -162,8 +162,9 @@ class _Reader:
         gone = [one for one in self.marks if one.now is None]
         ends = {one.type for one in self.columns.values()}
         is_moved = bool(self.columns) and all(one.is_changed for one in self.columns.values())
-        is_unused = any(one.was is None and one is not self.made for one in self.marks)
-        if len(gone) != 1 or not is_moved or is_unused or ends != {self.made}:
+        # One that is made for nothing, or has another name for no column's sake, is no part of this.
+        is_other = any(one.now not in (None, one.was) and one is not self.made for one in self.marks)
+        if len(gone) != 1 or not is_moved or is_other or ends != {self.made}:
             return None
         return gone[0] if gone[0] is not self.made and gone[0].was is not None else None
 

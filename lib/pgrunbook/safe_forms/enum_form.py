@@ -84,13 +84,15 @@ END
 class EnumForm:
     """The form of a whole change: the expansion of its first statement, and those of the others.
 
-    ``shadows`` are the columns that live on until contract, ``old_type`` is what their type is called then.
+    ``shadows`` are the columns that live on until contract, ``old_type`` is what their type is called then, and
+    ``new_type`` that of the columns beside them, None for text.
     """
 
     first: Expansion
     others: tuple[Expansion, ...]
     shadows: tuple[Shadow, ...]
     old_type: tuple[str, str]
+    new_type: tuple[str, str] | None
     cases: tuple[Case, ...]
 
 
@@ -214,7 +216,7 @@ class _EnumSteps:
         )  # fmt: skip
         others = tuple(part(one, self.case) for one in self.change.statements[1:])
         shadows = tuple(each for one in self.forms for each in one.shadows())
-        return EnumForm(first, others, shadows, self.types.aside, tuple(cases))
+        return EnumForm(first, others, shadows, self.types.aside, self.types.new, tuple(cases))
 
     def _explains(self) -> str:
         old, new, last = dotted_name(*self.types.old), self.types.new, self.change.statements[-1]

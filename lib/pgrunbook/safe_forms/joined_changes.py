@@ -121,8 +121,11 @@ def _obstacle(found: EnumForm, case: Case, later: Sequence[Statement]) -> str:
     """Return why the columns cannot live on beside the new ones, "" where they can."""
     if table := row_security.hidden(case.facts, found.first):
         return f"row level security hides rows of {table} from this role"
-    for one in found.cases:
-        breaks = unfinished.breaking(replace(one, shadows=found.shadows), later, [found.old_type])
+    for one in later:
+        if found.new_type is not None and unfinished.renames_value(tree(one.sql), found.new_type):
+            return f"{one.place} renames a value that lives on beside it until contract"
+    for case_ in found.cases:
+        breaks = unfinished.breaking(replace(case_, shadows=found.shadows), later, [found.old_type])
         if breaks is not None:
             return f"{breaks.place} changes what would live on beside it until contract"
     return ""

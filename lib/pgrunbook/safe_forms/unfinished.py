@@ -43,7 +43,12 @@ def refuse(case: Case, *, is_taken_back: bool = False) -> None:
     raise Refused(
         f"could not plan {statement.place} ({statement.kind}): {found.label} lives beside {found.beside}",
         detail=f"{found.migration} ({found.kind}) leaves both until contract, and a trigger keeps them equal: no other"
-        " change of these columns, or of the name or schema of their table, may come before.",
+        " change of these columns, or of the name or schema of their table, may come before."
+        + (
+            " A value that one of their types calls otherwise, the other column cannot hold."
+            if _is_renamed(case)
+            else ""
+        ),
         state=NOTHING_CHANGED,
         hint="pgrunbook run contract --target TARGET, then begin again."
         if found.made_at
@@ -172,8 +177,12 @@ def _is_same(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
 
 
 def _touched(case: Case) -> Iterator[Shadow]:
-    if not case.shadows:
-        return
+    if case.shadows:
+        yield from _of_value(case)
+        yield from _of_statement(case)
+
+
+def _of_statement(case: Case) -> Iterator[Shadow]:
     node = case.node
     match node:
         case ast.RenameStmt() if node.renameType == Kind.OBJECT_COLUMN and node.relation is not None:
@@ -195,6 +204,31 @@ def _touched(case: Case) -> Iterator[Shadow]:
                     yield from _of(case, node.relation, cmd.name)
                 elif cmd.subtype == A.AT_AddColumn:
                     yield from _of(case, node.relation, cmd.def_.colname)
+
+
+def renames_value(node: Any, type_: tuple[str, ...]) -> bool:
+    """Tell whether a statement gives a value of an enum another name: the column beside keeps it by the old one."""
+    is_renamed = isinstance(node, ast.AlterEnumStmt) and node.oldVal is not None
+    return is_renamed and _is_same(strings(node.typeName), type_)
+
+
+def _is_renamed(case: Case) -> bool:
+    return isinstance(case.node, ast.AlterEnumStmt) and case.node.oldVal is not None
+
+
+def _of_value(case: Case) -> Iterator[Shadow]:
+    """Yield the shadows of which one of both columns has the enum whose value is renamed; not on a way back."""
+    if _is_renamed(case) and not case.is_back:
+        renamed = case.facts.type_oid(name(*strings(case.node.typeName)))
+        yield from (one for one in case.shadows if one.kind == "type change" and renamed in _enums_of(case, one))
+
+
+def _enums_of(case: Case, one: Shadow) -> set[int | None]:
+    """Return the types of both columns, or of the elements of their arrays."""
+    table = case.facts.named((one.table_schema, one.table_name))
+    columns = case.facts.columns(table) if table is not None else {}
+    there = [columns[each] for each in (one.column_name, one.shadow_name) if each in columns]
+    return {case.facts.type_oid(column.type.removesuffix("[]")) for column in there} - {None}
 
 
 def _type_of(case: Case, one: Shadow) -> int | None:
