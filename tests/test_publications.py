@@ -588,3 +588,26 @@ def test_a_publication_of_another_role_is_a_gate(server: Server) -> None:
         finally:
             conn.execute("RESET ROLE; REASSIGN OWNED BY owns_table TO postgres; DROP OWNED BY owns_table")
             conn.execute("DROP ROLE owns_table")
+
+
+@pytest.mark.slow
+def test_a_publication_that_was_renamed_sends_all_columns_again(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind contract; one that has a list of its own keeps it, also where that has all columns."""
+    if server.version < 15:
+        pytest.skip("lists of columns are new in PostgreSQL 15")
+    template = server.database("published_all", TABLE.format("integer", "id"), ROWS, PUBLISHED["all columns"][0])
+    lists = "SELECT p.pubname::text, r.prattrs::text FROM pg_publication_rel AS r JOIN pg_publication AS p"
+    lists += " ON p.oid = r.prpubid ORDER BY 1"
+    for renamed, ends in (("ALTER PUBLICATION p RENAME TO a", None), ("SELECT 1", "1 3 4")):
+        with server.copied("publisher", template), server.connect("publisher") as conn:
+            step_log.create(conn)
+            monkeypatch.setenv(URL, url_of(server, "publisher"))
+            perform(conn, plan(conn, CHANGE, batch_rows=100))
+            conn.execute(renamed.encode())
+            if ends is not None:
+                conn.execute("CREATE PUBLICATION a FOR TABLE app.t (id, k, n)")
+            contracted(stage_of(server, "publisher").target)
+            found = dict(conn.execute(lists).fetchall())  # type: ignore[arg-type]
+            assert found == ({"a": None} if ends is None else {"a": ends, "p": None})

@@ -92,7 +92,12 @@ BEGIN
             IF NOT one.is_listed
                OR NOT EXISTS (SELECT
                               FROM pgrunbook.published AS w
-                              WHERE (w.publication, w.table_schema, w.table_name) = (one.name, {schema}, {name})) THEN
+                              WHERE (w.table_schema, w.table_name) = ({schema}, {name})
+                                AND (w.publication = one.name
+                                     OR one.has_all  -- and it was renamed since
+                                        AND NOT EXISTS (SELECT
+                                                        FROM pg_publication AS p
+                                                        WHERE p.pubname = w.publication))) THEN
                 CONTINUE;
             END IF;
             IF NOT one.has_all THEN
