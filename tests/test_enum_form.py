@@ -456,3 +456,37 @@ def test_no_value_is_renamed_before_contract(project: Project, spelling: str, ty
     assert "could not plan 0002_b:1 (ALTER TYPE RENAME VALUE): public." in raised.message
     assert "A value that one of their types calls otherwise, the other column cannot hold." in raised.detail
     assert raised.hint == "pgrunbook run contract --target TARGET, then begin again."
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("old", "new"), [("'new','done','x'", "'a','b','new','c','done','x','d'"), ("", "'new','done'")]
+)
+def test_the_advice_to_add_values_can_be_followed(project: Project, old: str, new: str) -> None:
+    """Also where several come first, or the old list is empty: the statements end in the new list."""
+    text = SPELLINGS["typeorm"].replace("'new', 'late', 'done'", new)
+    assert f"ENUM({new})" in text
+    target = project(folder={"0001_a.sql": text}, batch_rows=100)
+    do(
+        target,
+        TABLES
+        if old
+        else TABLES.partition("INSERT")[0]
+        .replace("'new', 'done', 'x'", "")
+        .replace(" DEFAULT 'new'", "")
+        .replace(" DEFAULT '{new}'", ""),
+    )
+    if not old:
+        do(
+            target,
+            "ALTER TABLE orders ALTER state DROP NOT NULL; INSERT INTO orders SELECT FROM generate_series(1, 300)",
+        )
+    (change,) = safely(target).changes
+    advice = (
+        change.statements[0]
+        .explains.partition("only adds values: ")[2]
+        .removesuffix(" would do that without a second column.")
+    )
+    for statement in advice.split("; "):
+        do(target, statement)
+    assert rows(target, "SELECT enum_range(NULL::kind)::text[] = " + f"ARRAY[{new}]") == [(True,)]

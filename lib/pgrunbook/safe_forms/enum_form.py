@@ -232,10 +232,12 @@ class _EnumSteps:
     def _added(self) -> str:
         """Return the statements that add the values to the old type."""
         labels, found = self.types.labels, []
+        there = [label for label in labels if label in self.change.old.labels]
         for place, label in enumerate(labels):
-            if label not in self.change.old.labels:
-                at = f"AFTER {literal(labels[place - 1])}" if place else f"BEFORE {literal(labels[1])}"
-                found.append(f"ALTER TYPE {dotted_name(*self.types.old)} ADD VALUE {literal(label)} {at}")
+            if label not in there:
+                first = f" BEFORE {literal(there[0])}" if there else ""
+                at = f" AFTER {literal(labels[place - 1])}" if place else first
+                found.append(f"ALTER TYPE {dotted_name(*self.types.old)} ADD VALUE {literal(label)}{at}")
         return "; ".join(found)
 
     def _there(self) -> list[SafeStep]:
