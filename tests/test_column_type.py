@@ -64,6 +64,7 @@ def test_values_of_each_type_come_back(conn: Conn, type_: str, null: str) -> Non
     assert texts(conn, "t") == before
 
 
+@pytest.mark.first_case
 @pytest.mark.every_version
 @pytest.mark.parametrize(("old", "new", "value"), [("text", "text[]", "{a, b}"), ("text[]", "text", "{a,NULL}")])
 def test_arrays_and_texts_are_different_types(conn: Conn, old: str, new: str, value: str) -> None:
@@ -76,6 +77,7 @@ def test_arrays_and_texts_are_different_types(conn: Conn, old: str, new: str, va
     assert texts(conn, "t") == before
 
 
+@pytest.mark.first_case
 @pytest.mark.every_version
 @pytest.mark.parametrize("kind", ["DOMAIN {} AS text", "TYPE {} AS ENUM ('a')", "TYPE {} AS (a text)"])
 def test_a_type_may_have_any_name(conn: Conn, kind: str) -> None:

@@ -342,6 +342,7 @@ SECURITY = [
 ]
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(
     ("default", "said", "inside", "after"),
     [("on", *case) for case in SECURITY] + [("off", *case) for case in SECURITY if "RESET" not in case[0]],

@@ -174,6 +174,7 @@ def test_rows_that_differ_keep_the_column(target: Target) -> None:
     assert waiting(target) == ["public.nodes.ip"]
 
 
+@pytest.mark.slow
 def test_a_trigger_that_is_switched_behind_the_proof_keeps_the_column(target: Target) -> None:
     """Off, one name written, and on again, in one transaction: nothing is dropped until the rows are compared anew."""
     here = up_to_the_drop(accept="all")

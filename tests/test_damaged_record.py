@@ -200,6 +200,7 @@ def rows_of_a() -> int:
     return int(str(rows(targets.load("demo"), "SELECT count(*) FROM pg_attribute WHERE attname = 'number'")[0][0]))
 
 
+@pytest.mark.slow
 def test_a_journal_with_a_hole_is_refused_and_half_a_last_line_is_not(made: Run) -> None:
     """A crash cuts the last line off, and never takes one out of the middle."""
     lines = made.journal.path.read_bytes().splitlines(keepends=True)

@@ -23,6 +23,7 @@ def needs(target: Target) -> list[Need]:
         return disk_space.needs(conn, release.unproven(target, conn, pending, {}))
 
 
+@pytest.mark.slow
 def test_what_builds_an_index_or_writes_a_table_anew_needs_room(project: Project) -> None:
     """As much again as the table, and its WAL; what only writes the catalog needs none."""
     target = project(

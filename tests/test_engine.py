@@ -184,6 +184,7 @@ def test_the_papermill_command_tells_nothing_but_the_run(out: Path) -> None:
     assert [*own.iterdir()] == []
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_statement_in_the_server(

@@ -180,6 +180,7 @@ def writing(target: Target, *, casts: bool) -> Iterator[list[str]]:
         thread.join()
 
 
+@pytest.mark.slow
 def test_a_plan_without_a_gate(project: Project) -> None:
     """All statements come to one change, and the way back is proven; up, down and up again on an empty branch."""
     (change,) = safely(released(project, "typeorm")).changes

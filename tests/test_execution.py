@@ -771,6 +771,7 @@ def own_server(
     server.destroy()
 
 
+@pytest.mark.slow
 def test_a_server_that_is_gone_leaves_the_state_open_until_it_is_back(
     own_server: Callable[[dict[str, str]], Target],
 ) -> None:

@@ -234,6 +234,7 @@ def test_a_commit_under_way_when_its_process_was_killed_is_not_done_beside(place
     assert versions(target) == ["0001_a"]
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @pytest.mark.parametrize("middle", MIDDLES)
 def test_a_server_that_was_stopped_in_the_middle_goes_on_when_it_is_back(

@@ -166,6 +166,7 @@ def test_what_somebody_stepped_through_is_compared_with_the_log_of_its_cells(run
     assert told(run) == [f"{log.name}: 1 cell of it did not run, as the journal says"]
 
 
+@pytest.mark.slow
 def test_what_differs_is_in_the_seal(project: Project, command: Command, tmp_path: Path) -> None:
     """A row that somebody deletes: the run is sealed all the same, and its record says so."""
     target = project(folder={"0001_t.sql": "CREATE TABLE t (a int);"}, restore_points=False)

@@ -335,6 +335,7 @@ def seen(tool: str) -> dict[str, tuple[Callable[[dict[str, str]], dict[str, str]
     }
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @pytest.mark.parametrize("tool", FOLDERS)
 def test_what_a_team_does_to_applied_files_is_seen_as_its_tool_sees_it(project: Project, tool: str) -> None:

@@ -278,6 +278,7 @@ def test_a_text_is_read_only_where_the_servers_own_functions_put_it_together(sta
     assert found_by_review(stage, f"SET search_path = public, pg_catalog; {block}")
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(("id_", "sql"), IN_FRONT)
 def test_what_is_new_hides_nothing_that_was_there(stage: Stage, id_: str, sql: str) -> None:
     """A view, a parent or a referenced table of this release leads to rows that it has not made."""

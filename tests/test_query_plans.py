@@ -61,6 +61,7 @@ def test_a_query_that_writes_is_planned_and_executed_only_where_that_is_asked_fo
     assert rows(target, "SELECT count(*), min(n) FROM a") == [(2000, 1)]
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(
     ("query", "told"),
     [

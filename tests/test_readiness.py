@@ -357,6 +357,7 @@ def standby(own_server: Server, tmp_path: Path) -> Iterator[Target]:
     own_server.run("pg_ctl", "stop", "-D", str(data), "-m", "immediate", "-w")
 
 
+@pytest.mark.slow
 def test_a_replica_is_refused_and_its_lag_watched(own_server: Server, standby: Target) -> None:
     """On the replica: stop. On the primary: its lag, once replay pauses and WAL goes on."""
     with connect(standby) as replica, own_server.connect() as primary:

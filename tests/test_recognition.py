@@ -286,6 +286,7 @@ REFUSED_MARKS = {
 }
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("whose", REFUSED_MARKS)
 def test_both_directions_in_one_file_are_never_run_one_after_the_other(
     conn: Connection, tmp_path: Path, whose: str

@@ -353,6 +353,7 @@ def test_code_that_nobody_could_read_is_a_finding() -> None:
     assert [[h.id for h in each.hazards] for each in found] == [["code-not-readable"], ["code-not-readable"], [], []]
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(
     ("head", "call"),
     [

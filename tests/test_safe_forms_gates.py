@@ -388,6 +388,7 @@ def test_a_new_identity_goes_on_behind_the_rows_that_were_there(stage: Stage) ->
     assert conn.execute("SELECT n, (SELECT count(DISTINCT n) FROM t) FROM t WHERE id = 1000").fetchone() == (201, 201)
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize(
     ("first", "bound"),
     sample(

@@ -101,6 +101,7 @@ def foreign_process() -> subprocess.Popen[bytes]:
     return subprocess.Popen(["sleep", "300"], cwd="/", user=account.uid if account else None)
 
 
+@pytest.mark.slow
 def test_a_new_server_listens_on_its_socket_only_and_archives_its_wal(server: Server) -> None:
     """From the first minute everything is there for a restore, and nobody else can connect."""
     with server.connect() as conn:

@@ -694,6 +694,7 @@ BECAUSE = {
 }
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("what", sample([*NOT_CARRIED], 6))
 def test_what_is_not_carried_over_is_a_gate(server: Server, what: str) -> None:
     """The statement is not split, and says why; nothing that hangs on a column is passed over."""

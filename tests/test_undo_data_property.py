@@ -68,6 +68,7 @@ changes = st.builds(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.first_case
 @pytest.mark.parametrize("partitioned", [False, True])
 @settings(

@@ -708,6 +708,7 @@ THERE_AND_BACK = {
 }
 
 
+@pytest.mark.first_case
 @pytest.mark.parametrize("statement", THERE_AND_BACK)
 def test_the_ways_back_that_are_computed_are_understood(conn: Conn, statement: str) -> None:
     """What the inverse of a statement demands holds right behind it, or is about what is to be back first."""
