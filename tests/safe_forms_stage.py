@@ -252,11 +252,15 @@ def giving_way(conn: Conn, target: Target | None, work: Callable[[], object]) ->
 def _alone(conn: Conn, place: str, step: SafeStep) -> None:
     """Clear away what is left, and ask whether an earlier attempt took effect, where there was one."""
     clear(conn, step)
-    began = _did(conn, f"{place} began")
-    if began and step.done is not None and conn.execute(step.done).fetchone() == (True,):
+    if _did(conn, f"{place} began") and took_effect(conn, step):
         return
     conn.execute("INSERT INTO performed.did VALUES (%s)", [f"{place} began"])
     conn.execute(step.sql)
+
+
+def took_effect(conn: Conn, step: SafeStep) -> bool:
+    """Tell whether an attempt that was cancelled at its very end has done its work."""
+    return step.done is not None and conn.execute(step.done).fetchone() == (True,)
 
 
 def clear(conn: Conn, step: SafeStep) -> None:

@@ -23,7 +23,7 @@ from pgrunbook.draft.expected_differences import is_declared
 from pgrunbook.online.batches import run_batches
 from pgrunbook.plan.step import Expansion, SafeStep
 from pgrunbook.sql.classify import Policy
-from safe_forms_stage import clear, giving_way, perform, plan, undo
+from safe_forms_stage import clear, giving_way, perform, plan, took_effect, undo
 from servers import Server
 
 pytestmark = pytest.mark.usefixtures("none_is_small")
@@ -222,12 +222,24 @@ def planned(conn: Conn, statements: str, target: Target | None = None) -> list[E
     return found
 
 
+def _undone_alone(conn: Conn, step: SafeStep, target: Target | None) -> None:
+    attempts: list[int] = []
+
+    def attempt() -> None:
+        clear(conn, step)
+        if not attempts or not took_effect(conn, step):
+            attempts.append(len(attempts))
+            conn.execute(step.sql)
+
+    giving_way(conn, target, attempt)
+
+
 def undone(conn: Conn, expansions: list[Expansion], target: Target | None = None) -> None:
     """Take changes back by their own ways, each step in a transaction of its own."""
     for expansion in reversed(expansions):
         for step in expansion.back:
             if step.policy is Policy.ALONE:
-                giving_way(conn, target, lambda step=step: (clear(conn, step), conn.execute(step.sql)))  # type: ignore[misc]
+                _undone_alone(conn, step, target)
             else:
                 with conn.transaction():
                     conn.execute(step.sql)
