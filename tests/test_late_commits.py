@@ -89,7 +89,7 @@ def throttle(conn: Connection) -> Throttle:
 def test_it_waits_for_the_disk_where_others_are_at_work_or_standbys_are_to_be_waited_for(
     servers: Servers, version: int, monkeypatch: pytest.MonkeyPatch, alone: bool, given: dict[str, str], told: str
 ) -> None:
-    """Without a throttle it always does."""
+    """Where the caller does not allow for a crash it always does."""
     server, database = servers.get(version, **given), f"waiting_{os.getpid()}"
     monkeypatch.setattr(Brakes, "is_alone", lambda _: alone)
     server.make(database)
@@ -98,9 +98,9 @@ def test_it_waits_for_the_disk_where_others_are_at_work_or_standbys_are_to_be_wa
     try:
         with server.connect(database) as conn:
             assert isinstance(conn, Connection)
-            run_batches(conn, TELLS, resume_from="throttled", throttle=throttle(conn))
+            run_batches(conn, TELLS, resume_from="throttled", throttle=throttle(conn), late=True)
             assert conn.execute("SELECT DISTINCT told FROM t").fetchall() == [(told,)]
-            run_batches(conn, TELLS, resume_from="not throttled")
+            run_batches(conn, TELLS, resume_from="not allowed", throttle=throttle(conn))
             assert conn.execute("SELECT DISTINCT told FROM t").fetchall() == [("on" if told == "off" else told,)]
     finally:
         server.administer(f"DROP DATABASE {database} WITH (FORCE)")
@@ -117,12 +117,12 @@ def test_a_crash_in_the_middle_takes_back_whole_batches(crashing: Crashing) -> N
             crashing.crash()
 
     with crashing.connect() as conn, pytest.raises(psycopg.OperationalError):
-        run_batches(conn, PLUS_ONE, resume_from="loop", throttle=throttle(conn), on_batch=on_batch)
+        run_batches(conn, PLUS_ONE, resume_from="loop", throttle=throttle(conn), late=True, on_batch=on_batch)
     batches, rows, changed = crashing.found()
     assert batches <= 5
     assert rows == changed == 30 * batches
     with crashing.connect() as conn:
-        assert run_batches(conn, PLUS_ONE, resume_from="loop", throttle=throttle(conn)).rows == ROWS
+        assert run_batches(conn, PLUS_ONE, resume_from="loop", throttle=throttle(conn), late=True).rows == ROWS
     assert crashing.found() == (10, ROWS, ROWS)
 
 
@@ -134,10 +134,10 @@ def test_behind_its_end_a_crash_takes_nothing_back(crashing: Crashing, end: str)
         if end == "a row is refused":
             conn.execute("ALTER TABLE t ADD CHECK (id <> 200 OR c = 0)")
             with pytest.raises(psycopg.errors.CheckViolation):
-                run_batches(conn, PLUS_ONE, resume_from="loop", throttle=throttle(conn))
+                run_batches(conn, PLUS_ONE, resume_from="loop", throttle=throttle(conn), late=True)
         else:
             most = None if end == "done" else 4
-            run_batches(conn, PLUS_ONE, resume_from="loop", throttle=throttle(conn), most_batches=most)
+            run_batches(conn, PLUS_ONE, resume_from="loop", throttle=throttle(conn), late=True, most_batches=most)
         crashing.crash()
     assert crashing.found() == {
         "done": (10, ROWS, ROWS), "to go on later": (4, 120, 120), "a row is refused": (6, 180, 180),

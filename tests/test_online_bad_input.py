@@ -328,3 +328,22 @@ def test_standby_that_falls_behind_for_good_ends_the_patience(lagging: Place) ->
     assert "are filled and committed; its trigger is there." in told
     take_away(told)
     assert lagging.left == []
+
+
+@pytest.mark.slow
+@pytest.mark.every_version
+def test_session_that_is_lost_says_what_a_crash_may_have_taken_back(place: Place) -> None:
+    """Batches that were alone have not waited for the disk; the same run goes on, and all rows are filled."""
+    place.sql(
+        "CREATE FUNCTION ends() RETURNS trigger LANGUAGE plpgsql AS"
+        " 'BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NEW; END'"
+    )
+    place.sql("CREATE TRIGGER ends BEFORE UPDATE ON orders FOR EACH ROW WHEN (OLD.id = 9000) EXECUTE FUNCTION ends()")
+    made, code = run("backfill", **FILL)
+    assert (made.status, code) != (Status.DONE, 0)
+    told = error(made)
+    assert "If the server crashed, it may have taken back those of its last moment, which are filled again." in told
+    place.sql("DROP TRIGGER ends ON orders")
+    made, code = run("backfill", **FILL)
+    assert (made.status, code) == (Status.DONE, 0), error(made)
+    assert place.sql("SELECT count(*) FROM orders WHERE cents IS DISTINCT FROM round(total * 100)") == [(0,)]

@@ -97,6 +97,7 @@ class BackfillRun:
             self.conn, self.batches_of(form != "key"), resume_from=self.made.loop(self.run_id, form),
             on_batch=on_batch, lock_timeout_ms=self.lock_timeout_ms, statement_timeout_ms=STATEMENT_TIMEOUT_MS,
             throttle=self.throttle, bad_rows=self.bad, most_batches=most, one_pass=self.in_sync, first_page=first_page,
+            late=True,
         )  # fmt: skip
 
     @property

@@ -77,13 +77,13 @@ class BatchSession:
         self.is_late = False
 
 
-def session_of(conn: Connection, lock_timeout_ms: int, statement_timeout_ms: int) -> BatchSession:
+def session_of(conn: Connection, lock_timeout_ms: int, statement_timeout_ms: int, *, late: bool) -> BatchSession:
     """Return what the batches of a loop set on this server, and may with this role."""
     (row,) = rows(conn, "relations", "batch_session")
     wait_ms = min(lock_timeout_ms, max(1, round(row["deadlock_timeout_ms"] * OF_DEADLOCK_TIMEOUT)))
     knows_lz4 = conn.info.server_version >= _LZ4_SINCE
     compress = knows_lz4 and bool(rows(conn, "relations", "may_compress_wal")[0]["may"])
-    return BatchSession(wait_ms, statement_timeout_ms, compress, not row["has_synchronous_standbys"])
+    return BatchSession(wait_ms, statement_timeout_ms, compress, late and not row["has_synchronous_standbys"])
 
 
 def begin(

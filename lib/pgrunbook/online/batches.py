@@ -13,8 +13,8 @@
 5. A batch that the server refuses for a row stops the loop, and a note names the row; or it is halved until that row
    stands alone, is recorded and passed over (``online.bad_rows``).
 6. Between two batches the loop obeys the control row (``database.control``), or its throttle (``online.throttle``).
-7. While nobody else is at work, a batch does not wait for the disk; before the loop returns, or raises, all of them are
-   there. A crash of the server takes back the last of them whole: the loop does these again.
+7. Where the caller allows it, and nobody else is at work, a batch does not wait for the disk; before the loop returns,
+   or raises, all are there. A crash of the server takes back the last of them whole: the loop does these again.
 """
 
 from __future__ import annotations
@@ -80,13 +80,14 @@ def run_batches(
     most_batches: int | None = None,
     one_pass: bool = False,
     first_page: int = 0,
+    late: bool = False,
 ) -> BatchProgress:
     """Execute the statement batch by batch, from the progress row ``resume_from`` on; return the final progress.
 
     ``on_batch`` is called after each commit, ``on_pause`` when somebody asks the loop to pause. With a ``throttle``
     that one says when a batch begins, and of how many rows. After ``most_batches`` the loop returns, to go on later.
     With ``one_pass`` a loop by pages ends behind the last page: nobody else makes rows that are not done. It begins at
-    ``first_page``, for a trial.
+    ``first_page``, for a trial. With ``late`` a batch does not wait for the disk while nobody else is at work.
     The connection must be in autocommit mode, outside a transaction.
 
     Raises psycopg's errors unchanged (a lock timeout, a row that the server refuses, which a note names): committed
@@ -98,7 +99,7 @@ def run_batches(
     step_log.create(conn)
     if bad_rows.policy == "skip":
         refusals.create(conn)
-    session = batch_progress.session_of(conn, lock_timeout_ms, statement_timeout_ms)
+    session = batch_progress.session_of(conn, lock_timeout_ms, statement_timeout_ms, late=late)
     loop = _Loop(conn, batches, resume_from, lock_timeout_ms, haste, bad_rows, throttle, one_pass, first_page, session)
     obedience, made = Obedience(conn, on_pause), 0
     try:

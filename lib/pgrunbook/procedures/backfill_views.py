@@ -241,6 +241,8 @@ def explained(
     """Return the error for what ended the batches, with what is committed."""
     there = "; its trigger is there" if run.in_sync else ""
     state = f"{counted(run.rows, 'row is', 'rows are')} filled and committed{there}."
+    if run.conn.closed:  # batches that were alone have not waited for the disk
+        state += " If the server crashed, it may have taken back those of its last moment, which are filled again."
     here.journal("backfill-stopped", error=str(exc).partition("\n")[0], kind=type(exc).__name__, rows=run.rows)
     if isinstance(exc, RunbookError):
         exc.state, exc.hint = state, f"{exc.hint} {away(here)}".strip()
